@@ -1,0 +1,216 @@
+"""Which loss, trained by the same recipe, detects unknown classes best? Many runs of train.py, one table.
+
+    python experiments/compare.py bundled                            4 losses x 5 splits x 3 seeds
+    python experiments/compare.py cifar10 --data npz:cifar10.npz     4 losses x 2 families x 3 splits
+    python experiments/compare.py recipe                             what decides the recipe, known classes only
+
+Every cell is one run of experiments/train.py in a directory of its own, so the command resumes where it was
+stopped, and any cell can be repeated by the command in its log. Intervals: seeds are averaged within a split,
+then a 95 % t interval over splits; differences are taken run by run (same split, same seed) and treated alike.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from osrjax import intervals, report
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Run and tabulate one comparison."""
+
+    table: Annotated[Literal["bundled", "cifar10", "recipe", "margin", "smoke"], tyro.conf.Positional]
+    """Which comparison."""
+    out: Path = Path("runs/compare")
+    """Directory of the runs and tables."""
+    data: str | None = None
+    """Where the images come from, if not where the comparison says: cifar10 (prepared by TFDS) or npz:FILE."""
+    workers: int = 0
+    """Runs at a time, each on its share of the cores; 0: one per core."""
+    only_table: bool = False
+    """Tabulate the finished runs and start none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Arms (options of train.py), the rows of cells to run each on, and what differences are taken against."""
+
+    arms: dict[str, str]
+    common: str
+    groups: dict[str, str]
+    """Name and options of each split: the unit that intervals are taken over."""
+    seeds: int
+    reference: str
+
+
+LOSSES = {
+    "m-OvR": "--loss m_ovr",
+    "OvR": "--loss ovr",
+    "cosine softmax": "--loss cosine_softmax",
+    "softmax": "--loss softmax",
+}
+COMPARISONS = {
+    "bundled": Comparison(
+        arms=LOSSES,
+        common="--preset bundled",
+        groups={f"neal {k}": f"--family neal --split {k}" for k in range(5)},
+        seeds=3,
+        reference="m-OvR",
+    ),
+    "cifar10": Comparison(
+        arms=LOSSES,
+        common="--preset cifar10-small",
+        groups={
+            f"{family} {k}": f"--family {family} --split {k}"
+            for family, indices in (("neal", (0, 1, 2)), ("split_2020", (0, 2, 3)))
+            for k in indices  # split 1 of split_2020 repeats split 0
+        },
+        seeds=1,
+        reference="m-OvR",
+    ),
+    "smoke": Comparison(
+        arms={"m-OvR": "--loss m_ovr", "softmax": "--loss softmax"},
+        common="--smoke",
+        groups={f"neal {k}": f"--split {k}" for k in range(2)},
+        seeds=1,
+        reference="m-OvR",
+    ),
+}
+METRICS = ("closed_set_accuracy", "auroc", "oscr")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs what is missing, then prints and stores the table."""
+    config = tyro.cli(Config, args=arguments, description=__doc__)
+    comparison = COMPARISONS[config.table]
+    if config.workers < 0:
+        print(f"compare.py: workers={config.workers} must not be negative", file=sys.stderr)
+        return 2
+    cells = {
+        (arm, group, seed): config.out / config.table / f"{arm}-{group}-{seed}".replace(" ", "_")
+        for seed in range(comparison.seeds)  # seeds outermost: a stopped comparison is still balanced
+        for group in comparison.groups
+        for arm in comparison.arms
+    }
+    if not config.only_table:
+        failed = run_cells(config, comparison, cells)
+        if failed:
+            print(f"compare.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
+            return 1
+    text, numbers = tabulate(comparison, cells)
+    stem = config.out / f"{config.table}"
+    stem.with_suffix(".md").write_text(text + "\n")
+    stem.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
+    print(text)
+    return 0
+
+
+def run_cells(config: Config, comparison: Comparison, cells: dict) -> list[str]:
+    """Runs every unfinished cell; returns the logs of those that failed."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    workers = config.workers or max(len(cores), 1)
+    shares: Queue = Queue()
+    for worker in range(workers):
+        shares.put(set(cores[worker::workers]) or set(cores))
+    missing = {cell: out for cell, out in cells.items() if not (out / "results.json").exists()}
+    print(f"{len(cells) - len(missing)} of {len(cells)} runs are finished", flush=True)
+    started = time.monotonic()
+
+    def run(cell: tuple[str, str, int]) -> str | None:
+        arm, group, seed = cell
+        out = missing[cell]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        options = (
+            f"{comparison.common} {comparison.arms[arm]} {comparison.groups[group]} --seed {seed}".split()
+        )
+        if config.data:
+            options += ["--data", config.data]
+        cache = config.out / "compilation_cache"
+        command = [sys.executable, str(Path(__file__).with_name("train.py")), *options, "--out", str(out)]
+        log = out.with_suffix(".log")
+        share = shares.get()
+        try:
+            with log.open("w") as file:
+                file.write(" ".join(command) + "\n")
+                file.flush()
+                process = subprocess.Popen(
+                    [*command, "--compilation-cache", str(cache)], stdout=file, stderr=subprocess.STDOUT
+                )
+                if share:
+                    os.sched_setaffinity(process.pid, share)
+                code = process.wait()
+        finally:
+            shares.put(share)
+        done = sum((path / "results.json").exists() for path in cells.values())
+        print(f"{done}/{len(cells)} {out.name}: exit {code}, {time.monotonic() - started:.0f} s", flush=True)
+        return str(log) if code else None
+
+    with ThreadPoolExecutor(workers) as pool:
+        return [log for log in pool.map(run, missing) if log]
+
+
+def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
+    """Mean and interval of every arm and score, and differences to the reference arm, as Markdown and JSON."""
+    stored = {
+        cell: json.loads((out / "results.json").read_text())["trained"]["scores"]
+        for cell, out in cells.items()
+        if (out / "results.json").exists()
+    }
+    shape = (len(comparison.groups), comparison.seeds)
+
+    def values(arm: str, score: str, metric: str) -> np.ndarray:
+        found = np.full(shape, np.nan)
+        for i, group in enumerate(comparison.groups):
+            for seed in range(comparison.seeds):
+                if (arm, group, seed) in stored:
+                    found[i, seed] = stored[arm, group, seed][score][metric]["value"]
+        return found
+
+    scores_of = {
+        arm: list(next((stored[cell] for cell in stored if cell[0] == arm), {})) for arm in comparison.arms
+    }
+    rows, numbers = [], {}
+    for arm, names in scores_of.items():
+        for score in names:
+            found = {metric: intervals.t_interval(values(arm, score, metric)) for metric in METRICS}
+            numbers[f"{arm} / {score}"] = {metric: estimate._asdict() for metric, estimate in found.items()}
+            texts = {metric: estimate_text(found[metric]) for metric in METRICS}
+            rows.append({"arm": arm, "score": score, **texts})
+    differences = []
+    reference = comparison.reference
+    for arm in comparison.arms:
+        if arm == reference or not scores_of[arm] or not scores_of[reference]:
+            continue
+        # The first score of each arm is the default one of its head.
+        pairs = {
+            metric: intervals.paired_difference(
+                values(reference, scores_of[reference][0], metric), values(arm, scores_of[arm][0], metric)
+            )
+            for metric in METRICS
+        }
+        numbers[f"{reference} - {arm}"] = {metric: estimate._asdict() for metric, estimate in pairs.items()}
+        texts = {metric: estimate_text(pairs[metric]) for metric in METRICS}
+        differences.append({"difference, default scores": f"{reference} - {arm}", **texts})
+    title = f"{len(stored)} of {len(cells)} runs: {shape[0]} splits x {shape[1]} seeds, mean [95 % t interval over splits]"
+    return f"{title}\n\n{report.results_table(rows)}\n\n{report.results_table(differences)}", numbers
+
+
+def estimate_text(estimate: intervals.Estimate) -> str:
+    """0.012 [-0.003, 0.027]."""
+    low, high = estimate.interval
+    return f"{estimate.mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,520 @@
+"""How well does a model trained on the known classes tell unknown ones? The main job, in one command.
+
+    python experiments/train.py                          m-OvR on the bundled images, first `neal` split
+    python experiments/train.py --preset cifar10-wrn16-4 --data npz:cifar10.npz
+    python experiments/train.py --help                   every field; PRESET's values with --preset PRESET --help
+
+Trains, resumes where it was stopped when the same command is given again, scores the test images of known and
+unknown classes, and writes everything to a run directory (osrjax/run.py lists its files). Model selection
+sees known training images only, and the LAST step is what is reported. Exit codes: 0 done, 1 stopped by a
+non-finite loss, 2 bad input (nothing was started), 143 or 130 stopped by SIGTERM or Ctrl-C (state saved).
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from osrjax import metrics, report, sharding, splits
+from osrjax.assessment import DEFAULT_SCORES, OpenSetOutputs, assess, open_set_scores
+from osrjax.checkpoint import Checkpoints
+from osrjax.data import OpenSetData, batch_indices, open_set_data, open_source, pseudo_unknown_data
+from osrjax.models import NETWORKS, OpenSetNetwork
+from osrjax.objectives import CLASS_LOSSES, Batch, make_classify_objective, make_crop_and_flip
+from osrjax.run import Run, StopSignal, provenance
+from osrjax.train import (
+    Predictions,
+    estimate_statistics,
+    evaluate,
+    init_state,
+    make_sgd,
+    make_train_step,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train on known classes, detect unknown ones."""
+
+    preset: str = "bundled"
+    """The named recipe that gives the defaults of all other fields; see the list in the epilogue."""
+    out: Path | None = None
+    """Run directory; the same command with the same directory resumes. Default: runs/ + a name of the run."""
+
+    data: str = "fashion_mnist_small"
+    """fashion_mnist_small (bundled), digits, mnist, fashion_mnist, cifar10, cifar100, svhn_cropped,
+    tiny_imagenet (prepared by TFDS), npz:FILE, or folder:DIRECTORY."""
+    unknown_data: str | None = None
+    """Where unknown test images come from, if not from `data`: cifar100 or npz:FILE for CIFAR+10 and +50."""
+    data_dir: Path | None = None
+    """Directory of prepared TFDS sets; default: TFDS's own."""
+    dataset: str | None = None
+    """Whose class lists to take from the split family (mnist, svhn, cifar10, cifar+10, cifar+50,
+    tiny_imagenet); default: what fits `data`."""
+    family: str = "neal"
+    """Family of class splits: neal, split_2020, macro_f1, cssr, cac; random: drawn from split as the seed."""
+    split: int = 0
+    """Index of the split in its family."""
+    openness: float = 0.2254
+    """With family=random: 1 - sqrt(2 K / (2 K + U)) for K known and U unknown classes."""
+    known: tuple[int, ...] = ()
+    """Your own known classes, instead of a family's."""
+    unknown: tuple[int, ...] = ()
+    """Your own unknown classes; empty: all others."""
+    held_out: tuple[int, ...] = ()
+    """Recipe selection: known classes to leave out of training as pseudo-unknowns (class ids). Validation
+    images then take the place of test images, which are never seen."""
+    validation_share: float = 0.1
+    """Share of the known training images held out for validation."""
+
+    network: Literal["small_cnn", "classifier32", "wrn16_4", "resnet18", "resnet34", "resnet50"] = "small_cnn"
+    """Backbone."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype of training; parameters, scores and evaluation stay float32."""
+    loss: Literal["m_ovr", "m_ovr_target", "ovr", "cosine_softmax", "softmax", "doc"] = "m_ovr"
+    """m_ovr (margin on all angles), m_ovr_target (on the labelled class alone), ovr (no margin),
+    cosine_softmax, softmax and doc (linear logits)."""
+    margin: float = 0.5
+    """m of m-OvR, radians."""
+    scale: float = 32.0
+    """T, by which cosines are multiplied."""
+    intra_weight: float = 1.0
+    """Weight of the labelled class's term of a one-vs-rest loss."""
+    inter_weight: float = 1.0
+    """Weight of the other classes' terms of a one-vs-rest loss."""
+    rotations: Literal["none", "one", "all"] = "one"
+    """Self-supervision: predict the rotation of no copy, one randomly rotated copy, or all four."""
+    rotation_weight: float = 0.1
+    """lambda_self, the weight of the rotation loss."""
+
+    steps: int = 500
+    """Optimiser steps."""
+    epochs: int | None = None
+    """Passes over the training images, instead of `steps`."""
+    batch_size: int = 128
+    """Global batch size, over all devices."""
+    learning_rate: float = 0.1
+    """Peak learning rate, cosine to final_learning_rate."""
+    final_learning_rate: float = 1e-5
+    """Learning rate of the last step."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-3
+    """L2 decay of kernels and prototypes."""
+    crop_padding: int = 4
+    """Padding of the random crop, pixels; 0: no crop."""
+    flip: bool = True
+    """Random horizontal flip; turn it off for digits."""
+    seed: int = 0
+    """Seed of initialisation, order and augmentation. The validation images depend on the split alone."""
+
+    log_every: int = 20
+    """Steps between logged metrics."""
+    save_every: int = 250
+    """Steps between checkpoints; each also measures the validation accuracy."""
+    eval_batch_size: int = 500
+    """Images per evaluation call."""
+    resamples: int = 1000
+    """Bootstrap resamples of the 95 % intervals; 0: none."""
+    reject_share: float = 0.1
+    """Share of known validation images that the operating threshold rejects."""
+    devices: int | None = None
+    """Devices to share each batch; default: all."""
+    compilation_cache: Path | None = None
+    """Directory of JAX's persistent compilation cache; default: none."""
+    smoke: bool = False
+    """Seconds-long version of the run: digits, 20 steps, small batches."""
+
+
+PAPER = Config(
+    steps=20_000, save_every=1000, log_every=100, rotations="all", data="cifar10"
+)  # arXiv 2209.11436, sec. 5
+PRESETS = {
+    "bundled": Config(),
+    "digits": Config(preset="digits", data="digits", flip=False, crop_padding=1, batch_size=64),
+}
+for _network in ("wrn16_4", "classifier32", "resnet18"):
+    for _data, _changes in {
+        "mnist": {"flip": False},
+        "fashion_mnist": {},
+        "svhn": {"data": "svhn_cropped", "flip": False},
+        "cifar10": {},
+        "cifar+10": {"data": "cifar10", "unknown_data": "cifar100", "dataset": "cifar+10"},
+        "cifar+50": {"data": "cifar10", "unknown_data": "cifar100", "dataset": "cifar+50"},
+        "tiny_imagenet": {"crop_padding": 8},
+    }.items():
+        _name = f"{_data}-{_network.replace('_', '-')}"
+        PRESETS[_name] = dataclasses.replace(
+            PAPER, **{"preset": _name, "network": _network, "data": _data, **_changes}
+        )
+        if _network == "resnet18":
+            PRESETS[_name] = dataclasses.replace(
+                PRESETS[_name], learning_rate=0.06, final_learning_rate=0.0, epochs=200
+            )
+SMOKE = {
+    "data": "digits",
+    "unknown_data": None,
+    "dataset": None,
+    "crop_padding": 1,
+    "steps": 20,
+    "batch_size": 32,
+    "save_every": 10,
+    "log_every": 5,
+    "resamples": 50,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, checks, runs; returns the exit code."""
+    try:
+        config = parse(sys.argv[1:] if arguments is None else arguments)
+        return train_and_evaluate(config)
+    except ValueError as error:  # every refusal of bad input is one; internal errors keep their traceback
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(arguments: list[str]) -> Config:
+    """The configuration of a command line: a preset, then whatever it overrides."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="bundled")
+    name = first.parse_known_args(arguments)[0].preset
+    if name not in PRESETS:
+        raise ValueError(f"preset={name!r} does not exist: choose from {', '.join(PRESETS)}")
+    config = tyro.cli(
+        Config,
+        args=arguments,
+        default=PRESETS[name],
+        description=f"{__doc__}\nPresets: {', '.join(PRESETS)}.",
+    )
+    return dataclasses.replace(config, **SMOKE) if config.smoke else config
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+def check(config: Config) -> None:
+    """Refuses what would fail late or give a plausible wrong number. Data and splits check themselves."""
+    positive = ("steps", "batch_size", "learning_rate", "scale", "log_every", "save_every", "eval_batch_size")
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)!r} must be above 0")
+    not_negative = (
+        "margin",
+        "final_learning_rate",
+        "weight_decay",
+        "rotation_weight",
+        "intra_weight",
+        "inter_weight",
+        "crop_padding",
+        "resamples",
+        "split",
+        "seed",
+    )
+    for name in not_negative:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name}={getattr(config, name)!r} must not be negative")
+    if not config.margin < np.pi:
+        raise ValueError(f"margin={config.margin!r} is an angle in radians: give one below pi, such as 0.5")
+    if not 0 <= config.momentum < 1:
+        raise ValueError(f"momentum={config.momentum!r} must be in [0, 1)")
+    if not 0 < config.reject_share < 1:
+        raise ValueError(f"reject_share={config.reject_share!r} must be between 0 and 1, such as 0.1")
+    if config.epochs is not None and config.epochs < 1:
+        raise ValueError(f"epochs={config.epochs!r} must be at least 1")
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+FAMILY_NAMES = {"fashion_mnist_small": "mnist", "fashion_mnist": "mnist", "digits": "mnist"}
+FAMILY_NAMES |= {"svhn_cropped": "svhn"}  # the digits and Fashion-MNIST borrow the MNIST lists of ids
+
+
+def load_data(config: Config):
+    """The class split and its images."""
+    source = open_source(config.data, data_dir=config.data_dir)
+    unknown_source = (
+        open_source(config.unknown_data, data_dir=config.data_dir) if config.unknown_data else None
+    )
+    classes = len(source.class_names)
+    if config.known:
+        split = splits.custom_split(config.known, config.unknown or None, num_classes=classes)
+    elif config.family == "random":
+        split = splits.random_split(classes, openness=config.openness, seed=config.split)
+    else:
+        name = Path(config.data.partition(":")[2]).stem if ":" in config.data else config.data
+        dataset = config.dataset or FAMILY_NAMES.get(name, name)
+        split = splits.class_split(config.family, dataset, config.split)
+    data = open_set_data(
+        source,
+        split,
+        unknown_source=unknown_source,
+        validation_share=config.validation_share,
+        seed=config.split,  # the same validation images for every seed and loss: comparisons are paired
+    )
+    if config.held_out:
+        missing = sorted(set(config.held_out) - set(split.known))
+        if missing:
+            raise ValueError(f"held_out={missing} are not among the known classes {list(split.known)}")
+        data = pseudo_unknown_data(data, [split.known.index(c) for c in config.held_out])
+    return split, data
+
+
+# ------------------------------------------------------------------------------- model, step, loop
+
+
+def train_and_evaluate(config: Config) -> int:
+    """The whole run; returns the exit code."""
+    check(config)
+    mesh = sharding.data_mesh(config.devices)
+    sharding.check_batch_size(config.batch_size, mesh)
+    split, data = load_data(config)
+    if config.batch_size > len(data.train.images):
+        raise ValueError(
+            f"batch_size={config.batch_size} exceeds the {len(data.train.images)} training images: lower it"
+        )
+    steps = config.steps
+    if config.epochs is not None:
+        steps = config.epochs * len(data.train.images) // config.batch_size
+    if config.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+    classes = len(data.known_classes)
+    class_loss = CLASS_LOSSES[config.loss]
+    train_network, eval_network = (
+        OpenSetNetwork(NETWORKS[config.network](dtype=dtype), classes, class_loss.head)
+        for dtype in (jnp.dtype(config.dtype), jnp.float32)
+    )
+    augmentation = make_crop_and_flip(crop_padding=config.crop_padding, flip=config.flip)
+    objective = make_classify_objective(train_network, class_loss, augmentation, rotations=config.rotations)
+    optimizer = make_sgd(total_steps=steps, momentum=config.momentum)
+    hyper = {
+        name: jnp.float32(getattr(config, name))
+        for name in (
+            "learning_rate",
+            "final_learning_rate",
+            "weight_decay",
+            "margin",
+            "scale",
+            "intra_weight",
+            "inter_weight",
+            "rotation_weight",
+        )
+    }
+    key = jax.random.key(config.seed)
+    init_key, train_key = jax.random.split(key)
+    step_function = make_train_step(objective, optimizer)
+
+    def train_step(state, images, labels, indices):
+        batch = Batch(images[indices], labels[indices])
+        batch = jax.lax.with_sharding_constraint(batch, sharding.batch_sharding(mesh))
+        return step_function(state, batch, train_key, hyper)
+
+    train_step = jax.jit(train_step, donate_argnums=0)
+    forward = jax.jit(lambda variables, images: eval_network.apply(variables, images, train=False))
+
+    def predict(state, images) -> Predictions:
+        variables = {"params": state.params, "batch_stats": state.stats}
+        return evaluate(lambda rows: forward(variables, rows), images, batch_size=config.eval_batch_size)
+
+    image_shape = data.train.images.shape[1:]
+    # Compiled as one program: initialising layer by layer takes many times as long.
+    new_state = jax.jit(
+        lambda: init_state(init_key, train_network, optimizer, hyper, image_shape=image_shape),
+        out_shardings=sharding.replicated(mesh),
+    )
+    state = new_state()
+
+    out = config.out or Path("runs") / run_name(config)
+    stop = StopSignal()
+    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    environment = ("out", "data_dir", "devices", "compilation_cache")
+    with (
+        Run(out, fields, ignore=environment) as run,
+        stop,
+        Checkpoints(run.directory / "checkpoints") as kept,
+    ):
+        print(f"{run.directory}: {config.loss} on {describe(data, split)}", flush=True)
+        if (done := run.read_json("results.json")) is not None:
+            print("finished before; the stored results:\n" + done["table"])
+            return 0
+        run.write_json("provenance.json", {**provenance(), **data_provenance(data, split)})
+        restored = kept.restore_latest(state)
+        start = 0
+        if restored is not None:
+            for line in restored.reports:
+                print(line, file=sys.stderr)
+            start, state = restored.step, restored.state
+            print(f"going on from step {start}", flush=True)
+        run.start_log(start)
+        images, labels = jax.device_put((data.train.images, data.train.labels), sharding.replicated(mesh))
+        stream = batch_indices(len(data.train.images), config.batch_size, seed=config.seed)
+        pending = []  # device scalars of steps not yet looked at: reading them would wait for the device
+        clock, clock_step = time.perf_counter(), start
+        bar = tqdm(total=steps, initial=start, unit="step", disable=None, mininterval=0.5)
+        for step in range(start + 1, steps + 1):
+            state, step_metrics = train_step(state, images, labels, np.asarray(stream[step - 1]))
+            pending.append((step, step_metrics))
+            bar.update()
+            saving = step % config.save_every == 0 or step == steps or stop.requested
+            if not (saving or step % config.log_every == 0):
+                continue
+            for logged_step, values in jax.device_get(pending):
+                if not all(np.isfinite(value) for value in values.values()):
+                    bar.close()
+                    kept.wait()
+                    last = max(kept.steps(), default=0)
+                    print(
+                        f"train.py: non-finite {[n for n, v in values.items() if not np.isfinite(v)]} at step "
+                        f"{logged_step}: stopped; the checkpoint of step {last} is good. Lower learning_rate="
+                        f"{config.learning_rate} or raise the precision",
+                        file=sys.stderr,
+                    )
+                    return 1
+            pending = []
+            now = time.perf_counter()
+            speed = (step - clock_step) * config.batch_size / (now - clock)
+            record = {f"train/{name}": float(value) for name, value in values.items()}
+            bar.set_postfix_str(f"loss {values['loss']:.3f}, {speed:.0f} images/s")
+            if saving:
+                logits = predict(state, data.validation.images).logits
+                accuracy = metrics.closed_set_accuracy(logits.argmax(-1), data.validation.labels)
+                record["validation/accuracy"] = accuracy
+                kept.save(step, state, accuracy=accuracy)
+            run.log(step, {**record, "train/images_per_second": speed})
+            clock, clock_step = time.perf_counter(), step
+            if stop.requested and step < steps:
+                bar.close()
+                kept.wait()
+                print(f"train.py: stopped by {stop.name} after saving step {step}; the same command goes on")
+                return stop.exit_code
+        bar.close()
+        kept.wait()
+
+        # ------------------------------------------------------------------------------- evaluation
+        untrained = estimate_statistics(
+            new_state(), train_network, data.train.images, batch_size=config.batch_size
+        )
+        found = {}
+        for name, network_state in {"untrained": untrained, "trained": state}.items():
+            validation, known, unknown = (
+                predict(network_state, part.images)
+                for part in (data.validation, data.test_known, data.test_unknown)
+            )
+            outputs = OpenSetOutputs(
+                validation.logits,
+                data.validation.labels,
+                *known,
+                data.test_known.labels,
+                *unknown,
+                data.test_unknown.labels,
+            )
+            found[name] = assess(
+                outputs,
+                head=class_loss.head,
+                scale=config.scale,
+                margin=config.margin,
+                reject_share=config.reject_share,
+                resamples=config.resamples,
+            )
+        run.write_arrays("scores.npz", outputs._asdict())
+        run.write_network({"params": state.params, "batch_stats": state.stats})
+        draw_figures(run.directory / "figures", outputs, config, class_loss.head)
+        table = results_text(found, class_loss.head, data, config)
+        run.write_json("results.json", {**found, "steps": steps, "table": table})
+        print(table)
+        return 0
+
+
+def draw_figures(directory: Path, outputs: OpenSetOutputs, config: Config, head: str) -> None:
+    """Histogram of the head's default score; ROC and OSCR curves of every score."""
+    known, unknown = (
+        open_set_scores(logits, head=head, scale=config.scale, margin=config.margin)
+        for logits in (outputs.known_logits, outputs.unknown_logits)
+    )
+    pairs = {name: (known[name], unknown[name]) for name in known}
+    correct = outputs.known_logits.argmax(-1) == outputs.known_labels
+    name = DEFAULT_SCORES[head]
+    directory.mkdir(exist_ok=True)
+    histogram = report.score_histogram(*pairs[name], score_name=f"{name} (larger = more unknown)")
+    report.save_figure(histogram, directory / "scores")
+    report.save_figure(report.roc_figure(pairs), directory / "roc")
+    report.save_figure(report.oscr_figure(pairs, correct), directory / "oscr")
+
+
+def results_text(found: dict, head: str, data: OpenSetData, config: Config) -> str:
+    """The final table: one row per score, then the default score of the untrained network."""
+    columns = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1")
+    default = DEFAULT_SCORES[head]
+    trained, untrained = found["trained"]["scores"], found["untrained"]["scores"]
+    named = {name + (" *" if name == default else ""): values for name, values in trained.items()}
+    rows = [
+        {"score": name, **{column.split("_unknown")[0]: interval_text(values[column]) for column in columns}}
+        for name, values in {**named, f"{default}, untrained": untrained[default]}.items()
+    ]
+    what = "validation images, held-out classes as unknown" if config.held_out else "test images"
+    lines = [
+        report.results_table(rows),
+        f"* default score of this head; unknown = positive; [95 % bootstrap interval over {what}]",
+        f"closed-set accuracy {interval_text(trained[default]['closed_set_accuracy'])}, "
+        f"on validation {found['trained']['validation_accuracy']:.3f}; "
+        f"Davies-Bouldin {found['trained']['davies_bouldin']:.3f}",
+        f"{len(data.test_known.labels)} known and {len(data.test_unknown.labels)} unknown images",
+    ]
+    for name, _, complete in data.sources:
+        lines.append(f"source: {name} ({'complete' if complete else 'NOT the complete data set'})")
+    return "\n".join(lines)
+
+
+def interval_text(value: dict) -> str:
+    """0.912 [0.900, 0.922]."""
+    text = f"{value['value']:.3f}"
+    return text if value["low"] is None else f"{text} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def describe(data: OpenSetData, split: splits.ClassSplit) -> str:
+    """One line that says what is known and what is not."""
+    many = len(data.unknown_names) > 10
+    unknown = f"{len(data.unknown_names)} classes" if many else ", ".join(data.unknown_names)
+    return (
+        f"{split.family} split {split.index} of {split.dataset}; known: {', '.join(data.known_names)}; "
+        f"unknown: {unknown}; {len(data.train.labels)} training, {len(data.validation.labels)} validation images"
+    )
+
+
+def data_provenance(data: OpenSetData, split: splits.ClassSplit) -> dict:
+    """What run.provenance cannot know: sources, classes, counts."""
+    return {
+        "split": dataclasses.asdict(split),
+        "known_names": list(data.known_names),
+        "unknown_names": list(data.unknown_names),
+        "sources": [
+            {"name": name, "provenance": text, "complete": complete} for name, text, complete in data.sources
+        ],
+        "image_shape": data.train.images.shape[1:],
+        "images": {
+            part: len(getattr(data, part).labels)
+            for part in ("train", "validation", "test_known", "test_unknown")
+        },
+    }
+
+
+def run_name(config: Config) -> str:
+    """A directory name that tells apart the runs that are usually compared."""
+    known = "own" if config.known else f"{config.family}{config.split}"
+    held_out = "".join(f"-without{c}" for c in config.held_out)
+    smoke = "-smoke" if config.smoke else ""
+    return f"{config.preset}-{config.loss}-{known}{held_out}-seed{config.seed}{smoke}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Checkpoints of a run: asynchronous, the latest few and the best, checked when they are read.
+
+The only file that knows Orbax. A checkpoint is complete or invisible (Orbax writes to a temporary directory
+and renames it), carries a checksum of every leaf, and is read back bit for bit. A checkpoint that cannot be
+read, or whose checksums differ, is reported, moved aside and passed over for the one before it.
+"""
+
+import logging
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+__all__ = ["Checkpoints", "Restored"]
+
+State = TypeVar("State")
+policies = ocp.training.preservation_policies
+
+
+class Restored(NamedTuple):
+    """A state read back, its step, and the lines that say which checkpoints were passed over and why."""
+
+    step: int
+    state: Any
+    reports: tuple[str, ...]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory.
+
+    Args:
+      directory: made if it does not exist; nothing else may live in it.
+      keep_latest: how many of the newest checkpoints are kept, at least 1; 2 or more leave something to go
+        back to when the newest is damaged.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> with tempfile.TemporaryDirectory() as directory, Checkpoints(directory) as checkpoints:
+      ...     checkpoints.save(7, {"w": jnp.arange(3.0)}, accuracy=0.5)
+      ...     checkpoints.wait()
+      ...     restored = checkpoints.restore_latest({"w": jnp.zeros(3)})
+      >>> restored.step, restored.state["w"].tolist()
+      (7, [0.0, 1.0, 2.0])
+    """
+
+    def __init__(self, directory: str | Path, *, keep_latest: int = 2) -> None:
+        if keep_latest < 1:
+            raise ValueError(f"{keep_latest=} is below 1: keep at least the newest checkpoint")
+        self.directory = Path(directory).resolve()
+        self._keep_latest = keep_latest
+        self._checkpointer = self._open()
+
+    def _open(self) -> ocp.training.Checkpointer:
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a save at INFO
+        return ocp.training.Checkpointer(
+            self.directory,
+            # The caller decides when to save; every call saves.
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(self._keep_latest),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics["accuracy"],
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+        )
+
+    def save(self, step: int, state: Any, *, accuracy: float | None = None) -> None:
+        """Starts writing a state; returns once its values are copied, the writing goes on behind.
+
+        Args:
+          step: the number of steps taken; a step that is already stored is left as it is.
+          state: a tree of arrays.
+          accuracy: the value by which the best checkpoint is kept: accuracy on KNOWN validation images.
+        """
+        if any(info.step == step for info in self._checkpointer.checkpoints):
+            return
+        metrics = None if accuracy is None else {"accuracy": float(accuracy)}
+        self._checkpointer.save_async(
+            step, state, metrics=metrics, custom_metadata={"crc32": _checksums(state)}
+        )
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk."""
+        self._checkpointer.wait()
+
+    def steps(self) -> list[int]:
+        """The stored steps, ascending."""
+        return sorted(info.step for info in self._checkpointer.checkpoints)
+
+    def best_step(self) -> int | None:
+        """The stored step with the highest accuracy, the latest of equals; None if none has one."""
+        scored = [
+            (info.metrics["accuracy"], info.step)
+            for info in self._checkpointer.checkpoints
+            if isinstance(info.metrics, dict)
+        ]
+        return max(scored)[1] if scored else None
+
+    def restore(self, step: int, like: State) -> State:
+        """The state stored at a step, bit for bit.
+
+        Args:
+          step: one of :meth:`steps`.
+          like: a tree of arrays (or of ``jax.ShapeDtypeStruct`` with shardings) of the stored structure.
+
+        Returns:
+          The stored tree, placed as ``like`` is.
+
+        Raises:
+          ValueError: the stored bytes are not the ones that were written.
+          Exception: whatever Orbax raises for a missing or unreadable file.
+        """
+        state = self._checkpointer.load(step, jax.tree.map(_abstract, like))
+        stored = self._checkpointer.metadata(step).custom_metadata
+        if stored != {"crc32": _checksums(state)}:
+            raise ValueError(f"checksums of {step=} differ from those that were written")
+        return state
+
+    def restore_latest(self, like: State) -> Restored | None:
+        """The newest readable state; damaged ones are moved to ``damaged-STEP`` beside the directory.
+
+        Args:
+          like: as for :meth:`restore`.
+
+        Returns:
+          The state with its step and reports, or None where nothing is stored.
+
+        Raises:
+          RuntimeError: checkpoints exist and none of them can be read (nothing is deleted).
+        """
+        reports = []
+        for step in reversed(self.steps()):
+            try:
+                state = self.restore(step, like)
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                reason = (
+                    str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+                )
+                reports.append(f"checkpoint of step {step} is damaged ({reason}): set aside")
+                continue
+            self._set_aside([other for other in self.steps() if other > step])
+            return Restored(step, state, tuple(reports))
+        if reports:
+            raise RuntimeError(
+                f"no readable checkpoint in {self.directory}: "
+                + "; ".join(reports)
+                + ". Start in a new run directory, or delete this one"
+            )
+        return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps:
+            return
+        self._checkpointer.close()
+        for step in steps:
+            target = self.directory.parent / f"damaged-{step}"
+            for attempt in range(1, 1000):
+                if not target.exists():
+                    break
+                target = self.directory.parent / f"damaged-{step}.{attempt}"
+            (self.directory / str(step)).rename(target)
+        self._checkpointer = self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._checkpointer.close()
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+
+def _checksums(state: Any) -> list[int]:
+    """CRC-32 of every leaf's bytes; of the local shards where a leaf is spread over processes."""
+    sums = []
+    for leaf in jax.tree.leaves(state):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            pieces = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        else:
+            pieces = [np.asarray(leaf)]
+        crc = 0
+        for piece in pieces:
+            crc = zlib.crc32(np.ascontiguousarray(piece).tobytes(), crc)
+        sums.append(crc)
+    return sums

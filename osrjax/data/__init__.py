@@ -1,0 +1,26 @@
+"""Data sets: named sources of uint8 images, the parts that a class split takes from them, and batches.
+
+Importing this package reads no data and imports neither JAX, grain, scikit-learn nor TensorFlow Datasets.
+"""
+
+from osrjax.data.batches import Batches, batch_indices, stream
+from osrjax.data.catalogue import SOURCES, open_source
+from osrjax.data.open_set import OpenSetData, open_set_data, pseudo_unknown_data
+from osrjax.data.prepared import PREPARED_SETS, element_sequence
+from osrjax.data.source import Examples, MissingDataError, Source
+
+__all__ = [
+    "PREPARED_SETS",
+    "SOURCES",
+    "Batches",
+    "Examples",
+    "MissingDataError",
+    "OpenSetData",
+    "Source",
+    "batch_indices",
+    "element_sequence",
+    "open_set_data",
+    "open_source",
+    "pseudo_unknown_data",
+    "stream",
+]

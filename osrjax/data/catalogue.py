@@ -1,0 +1,49 @@
+"""Opening a data set by its name."""
+
+from pathlib import Path
+
+from osrjax.data.bundled import bundled_source
+from osrjax.data.digits import digits_source
+from osrjax.data.folders import folder_source
+from osrjax.data.npz_files import npz_source
+from osrjax.data.prepared import PREPARED_SETS, prepared_source
+from osrjax.data.source import Source
+
+__all__ = ["SOURCES", "open_source"]
+
+SOURCES = ("fashion_mnist_small", "digits", *PREPARED_SETS, "npz:PATH", "folder:PATH")
+
+
+def open_source(name: str, *, data_dir: Path | None = None) -> Source:
+    """Find a data set on this machine.
+
+    Nothing is downloaded and nothing is decoded yet; a missing set is an error, never another set.
+
+    Args:
+      name: "fashion_mnist_small" (inside the package), "digits" (inside scikit-learn), a prepared set
+        ("mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped", "tiny_imagenet"), "npz:PATH" for
+        arrays or "folder:PATH" for image files.
+      data_dir: folder of the prepared sets; TFDS_DATA_DIR or ~/tensorflow_datasets if None.
+
+    Returns:
+      The source.
+
+    Raises:
+      MissingDataError: if the data is not there, with the command that gets it.
+      ValueError: for a name that is none of the above, or data that is not what its name says.
+
+    Example:
+      >>> source = open_source("digits")
+      >>> source.splits["test"].images.shape, source.complete
+      ((360, 8, 8, 1), True)
+    """
+    kind, colon, path = name.partition(":")
+    if colon and kind in ("npz", "folder") and path:
+        return npz_source(Path(path)) if kind == "npz" else folder_source(Path(path))
+    if name == "fashion_mnist_small":
+        return bundled_source()
+    if name == "digits":
+        return digits_source()
+    if name in PREPARED_SETS:
+        return prepared_source(name, data_dir=data_dir)
+    raise ValueError(f"data set name={name!r} is unknown: choose one of {', '.join(SOURCES)}")

@@ -1,0 +1,243 @@
+"""Data sets that TensorFlow Datasets keeps prepared as ArrayRecord files, read without TensorFlow.
+
+They lie under DATA_DIR/NAME/VERSION. Preparing the official ones takes TensorFlow, once a machine; any of
+them can be prepared without it from local arrays (see `osrjax.data.prepare`). Nothing here uses the network.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from osrjax.data.source import (
+    DecodedSplits,
+    Examples,
+    MissingDataError,
+    Source,
+    checked_examples,
+    decoded_image,
+)
+from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
+from osrjax.splits import check_tiny_imagenet_order
+
+__all__ = [
+    "MADE_HERE",
+    "PREPARED_SETS",
+    "Elements",
+    "PublishedSet",
+    "default_data_dir",
+    "element_sequence",
+    "prepared_source",
+    "prepared_versions",
+]
+
+
+class PublishedSet(NamedTuple):
+    """What a published data set holds when it is whole."""
+
+    train: int
+    test: int
+    num_classes: int
+    shape: tuple[int, int, int]
+
+
+PREPARED_SETS = {
+    "mnist": PublishedSet(60_000, 10_000, 10, (28, 28, 1)),
+    "fashion_mnist": PublishedSet(60_000, 10_000, 10, (28, 28, 1)),
+    "cifar10": PublishedSet(50_000, 10_000, 10, (32, 32, 3)),
+    "cifar100": PublishedSet(50_000, 10_000, 100, (32, 32, 3)),
+    "svhn_cropped": PublishedSet(73_257, 26_032, 10, (32, 32, 3)),
+    "tiny_imagenet": PublishedSet(100_000, 10_000, 200, (64, 64, 3)),
+}
+
+# First words of the description of a set that `osrjax.data.prepare` made; the source's provenance follows.
+MADE_HERE = "Prepared by osrjax from "
+
+_CHUNK = 1024  # records in flight while a split is decoded: bounds the memory for encoded bytes
+
+
+def default_data_dir() -> Path:
+    """Where prepared sets are looked for when no folder is named.
+
+    Returns:
+      The environment variable TFDS_DATA_DIR, or ~/tensorflow_datasets as in TensorFlow Datasets itself.
+    """
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def prepared_versions(name: str, data_dir: Path) -> list[Path]:
+    """Folders of the prepared versions of a set, oldest first.
+
+    Args:
+      name: name of the set.
+      data_dir: folder of all prepared sets.
+
+    Returns:
+      Folders DATA_DIR/NAME/X.Y.Z that hold a finished set; none if it was never prepared.
+    """
+    found = (info.parent for info in (data_dir / name).glob("*/dataset_info.json"))
+    versions = [folder for folder in found if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
+    return sorted(versions, key=lambda folder: tuple(int(n) for n in folder.name.split(".")))
+
+
+def prepared_source(name: str, *, data_dir: Path | None = None) -> Source:
+    """A published data set that was prepared on this machine.
+
+    The newest prepared version is read. TinyImageNet may also lie there as its authors' folder,
+    DATA_DIR/tiny-imagenet-200.
+
+    Args:
+      name: one of `PREPARED_SETS`.
+      data_dir: folder of the prepared sets; `default_data_dir` if None.
+
+    Returns:
+      The source; `complete` compares the number of images with the published one.
+
+    Raises:
+      MissingDataError: if the set was not prepared there, with the command that prepares it.
+      ValueError: if what lies there cannot be read without TensorFlow, or is another data set.
+    """
+    data_dir = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    versions = prepared_versions(name, data_dir)
+    if not versions:
+        if name == "tiny_imagenet" and (data_dir / "tiny-imagenet-200").is_dir():
+            return tiny_imagenet_folder_source(data_dir / "tiny-imagenet-200")
+        raise MissingDataError(_missing(name, data_dir))
+    builder = _builder(versions[-1])
+    whole = PREPARED_SETS[name]
+    class_names = tuple(builder.info.features["label"].names)
+    if name == "tiny_imagenet":
+        check_tiny_imagenet_order(class_names)
+    if len(class_names) != whole.num_classes:
+        raise ValueError(
+            f"{versions[-1]}: has {len(class_names)} classes, but {name} has {whole.num_classes}:"
+            " remove the folder and prepare the set again"
+        )
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    description = builder.info.description or ""
+    origin = description if description.startswith(MADE_HERE) else "made by TensorFlow Datasets"
+
+    def read(split: str) -> Examples:
+        elements = Elements(_data_source(builder, split), whole.shape[-1])
+        return checked_examples(*elements.stacked(), num_classes=len(class_names), where=f"{name} {split}")
+
+    return Source(
+        name=name,
+        provenance=f"prepared set {name} {versions[-1].name}: {' '.join(origin.split())}",
+        complete=counts.get("train") == whole.train and counts.get("test") == whole.test,
+        class_names=class_names,
+        splits=DecodedSplits({split: lambda split=split: read(split) for split in counts}),
+    )
+
+
+class Elements:
+    """The examples of a prepared split, each decoded when it is asked for.
+
+    Args:
+      data_source: random access to undecoded records with "image" and "label".
+      channels: 1 for gray, 3 for RGB.
+    """
+
+    def __init__(self, data_source: Any, channels: int):
+        self._data_source = data_source
+        self._channels = channels
+
+    def __len__(self) -> int:
+        return len(self._data_source)
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        record = self._data_source[row]
+        return {
+            "image": decoded_image(record["image"], self._channels),
+            "label": np.asarray(record["label"], np.int32),
+        }
+
+    def stacked(self) -> tuple[np.ndarray, np.ndarray]:
+        """All images and labels, in the order of the files."""
+        images, labels = None, np.empty(len(self), np.int32)
+        for start in range(0, len(self), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(self)))
+            for row, record in zip(rows, self._data_source.__getitems__(rows), strict=True):
+                image = decoded_image(record["image"], self._channels)
+                if images is None:
+                    images = np.empty((len(self), *image.shape), np.uint8)
+                if image.shape != images.shape[1:]:
+                    raise ValueError(
+                        f"record {row} has shape {image.shape}, the first one {images.shape[1:]}:"
+                        " prepare the set with images of one size"
+                    )
+                images[row], labels[row] = image, record["label"]
+        if images is None:
+            images = np.empty((0, 1, 1, self._channels), np.uint8)
+        return images, labels
+
+
+def element_sequence(name: str, split: str, *, data_dir: Path | None = None) -> Elements:
+    """Random access to the examples of a prepared split, for sets that do not fit into memory.
+
+    Args:
+      name: one of `PREPARED_SETS`.
+      split: "train", "test", or a slice that TensorFlow Datasets understands, such as "train[:10%]".
+      data_dir: folder of the prepared sets; `default_data_dir` if None.
+
+    Returns:
+      A sequence of dictionaries with "image" (uint8) and "label"; feed it to `osrjax.data.stream`.
+
+    Raises:
+      MissingDataError: if the set was not prepared there, with the command that prepares it.
+      ValueError: if the split does not exist.
+    """
+    data_dir = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    versions = prepared_versions(name, data_dir)
+    if not versions:
+        raise MissingDataError(_missing(name, data_dir))
+    builder = _builder(versions[-1])
+    if split.partition("[")[0] not in builder.info.splits:
+        raise ValueError(f"split={split!r} does not exist in {name}: it has {', '.join(builder.info.splits)}")
+    return Elements(_data_source(builder, split), PREPARED_SETS[name].shape[-1])
+
+
+def _builder(folder: Path):
+    import tensorflow_datasets as tfds  # 1 s of import, only paid by who reads a prepared set
+
+    builder = tfds.builder_from_directory(str(folder))
+    formats = {f.value for f in builder.info.available_file_formats()}
+    if "array_record" not in formats:
+        raise ValueError(
+            f"{folder}: is prepared as {'/'.join(sorted(formats))}, which only TensorFlow reads: pip"
+            " install 'osrjax[prepare]' && tfds convert_format"
+            f" --dataset_version_dir={folder} --out_file_format=array_record"
+        )
+    return builder
+
+
+def _data_source(builder, split: str):
+    import tensorflow_datasets as tfds
+
+    # Decoding is done by `decoded_image`, the same for every source; TFDS would ask for OpenCV first.
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _missing(name: str, data_dir: Path) -> str:
+    prepare = "python -m osrjax.data.prepare"
+    target = f"--name {name} --data-dir {data_dir}"
+    if name == "tiny_imagenet":
+        return (
+            f"data set {name!r} is not under {data_dir}: curl -O"
+            " http://cs231n.stanford.edu/tiny-imagenet-200.zip && unzip -q tiny-imagenet-200.zip -d"
+            f" {data_dir} (then, to make later starts faster, {prepare} --tiny-imagenet"
+            f" {data_dir / 'tiny-imagenet-200'} {target})"
+        )
+    if name == "fashion_mnist":
+        return (
+            f"data set {name!r} is not prepared under {data_dir}: apt-get install"
+            f" dataset-fashion-mnist && {prepare} --idx /usr/share/datasets/fashion-mnist {target}"
+        )
+    without = f"--idx DIR {target}" if name == "mnist" else f"--npz FILE {target}"
+    return (
+        f"data set {name!r} is not prepared under {data_dir}: pip install 'osrjax[prepare]' && tfds"
+        f" build {name} --file_format=array_record --data_dir={data_dir} (or, from local files and"
+        f" without TensorFlow, {prepare} {without})"
+    )

@@ -1,0 +1,193 @@
+"""What a training step minimises, as functions ``(params, stats, batch, key, hyper) -> (loss, aux)``.
+
+An objective is a pure function, built once by a ``make_`` function from the parts that change the compiled
+program: network, loss, augmentation, kind of self-supervision. Everything else is in ``hyper``, a flat
+mapping of traced scalars, so that another margin or weight never recompiles and a sweep is a ``vmap``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, UInt8
+
+from osrjax import augment, losses
+from osrjax.models import OpenSetNetwork
+
+__all__ = [
+    "CLASS_LOSSES",
+    "Batch",
+    "ClassLoss",
+    "Hyper",
+    "Objective",
+    "ObjectiveAux",
+    "make_classify_objective",
+    "make_crop_and_flip",
+]
+
+PyTree = Any
+Hyper = Mapping[str, float | Float[Array, ""]]
+
+
+class Batch(NamedTuple):
+    """Images as they are stored and their positions in ``known_classes``."""
+
+    images: UInt8[Array, "batch height width channels"]
+    labels: Int[Array, " batch"]
+
+
+class ObjectiveAux(NamedTuple):
+    """What an objective returns beside the loss: new running statistics and scalar metrics."""
+
+    stats: PyTree
+    metrics: dict[str, Float[Array, ""]]
+
+
+Objective = Callable[[PyTree, PyTree, Batch, Array, Hyper], tuple[Array, ObjectiveAux]]
+
+
+class ClassLoss(NamedTuple):
+    """A classification loss, the head whose output it reads, and the hyper-parameters that it reads."""
+
+    head: Literal["cosine", "linear"]
+    function: Callable[[Array, Array, Hyper], Array]
+    hyper: tuple[str, ...]
+
+
+def _m_ovr(cosines: Array, labels: Array, hyper: Hyper) -> Array:
+    names = ("margin", "scale", "intra_weight", "inter_weight")
+    return losses.m_ovr_loss(cosines, labels, **{name: hyper[name] for name in names})
+
+
+def _m_ovr_target(cosines: Array, labels: Array, hyper: Hyper) -> Array:
+    names = ("margin", "scale", "intra_weight", "inter_weight")
+    return losses.m_ovr_loss(cosines, labels, margin_on="target", **{name: hyper[name] for name in names})
+
+
+def _ovr(cosines: Array, labels: Array, hyper: Hyper) -> Array:
+    return _m_ovr(cosines, labels, {**hyper, "margin": 0.0})
+
+
+def _cosine_softmax(cosines: Array, labels: Array, hyper: Hyper) -> Array:
+    return losses.cosine_softmax_loss(cosines, labels, scale=hyper["scale"])
+
+
+def _softmax(logits: Array, labels: Array, hyper: Hyper) -> Array:
+    del hyper
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _doc(logits: Array, labels: Array, hyper: Hyper) -> Array:
+    return losses.ovr_loss(
+        logits, labels, intra_weight=hyper["intra_weight"], inter_weight=hyper["inter_weight"]
+    )
+
+
+CLASS_LOSSES: dict[str, ClassLoss] = {
+    "m_ovr": ClassLoss("cosine", _m_ovr, ("margin", "scale", "intra_weight", "inter_weight")),
+    "m_ovr_target": ClassLoss("cosine", _m_ovr_target, ("margin", "scale", "intra_weight", "inter_weight")),
+    "ovr": ClassLoss("cosine", _ovr, ("scale", "intra_weight", "inter_weight")),
+    "cosine_softmax": ClassLoss("cosine", _cosine_softmax, ("scale",)),
+    "softmax": ClassLoss("linear", _softmax, ()),
+    "doc": ClassLoss("linear", _doc, ("intra_weight", "inter_weight")),
+}
+
+
+def make_crop_and_flip(*, crop_padding: int = 4, flip: bool = True) -> Callable[[Array, Array], Array]:
+    """Returns the augmentation ``(key, uint8 images) -> float images``: random crop and horizontal flip.
+
+    Args:
+      crop_padding: pixels of padding on each side before the crop; 0 turns the crop off.
+      flip: mirror each image with probability one half; turn it off for digits and letters.
+
+    Returns:
+      A function of a key and uint8 images that gives float32 images in [-1, 1].
+
+    Raises:
+      ValueError: a negative ``crop_padding``.
+
+    References:
+      Park et al., arXiv 2209.11436, sec. 5 (augmentation A).
+    """
+    if crop_padding < 0:
+        raise ValueError(f"{crop_padding=} is negative: give 0 for no crop, 4 as in the paper")
+
+    def crop_and_flip(key: Array, images: Array) -> Array:
+        crop_key, flip_key = jax.random.split(key)
+        images = augment.to_float(images)
+        if crop_padding:
+            images = augment.random_crop(crop_key, images, padding=crop_padding)
+        if flip:
+            images = augment.random_flip(flip_key, images)
+        return images
+
+    return crop_and_flip
+
+
+def make_classify_objective(
+    network: OpenSetNetwork,
+    class_loss: ClassLoss,
+    augmentation: Callable[[Array, Array], Array],
+    *,
+    rotations: Literal["none", "one", "all"] = "none",
+) -> Objective:
+    r"""Returns the objective of a classifier with optional rotation prediction.
+
+    .. math:: L = \mathrm{mean}_i\, L_{class}(x_i, y_i) + \lambda_{self}\, \mathrm{mean}_i\, L_{rotation}(x_i).
+
+    The class loss and the running statistics see upright images only; rotated copies pass through the network
+    once more, with statistics of their own batch. *Cost* in passes over the batch: 1 without rotations, 2 with
+    one random rotation an image, 4 with all four.
+
+    Args:
+      network: gives ``Outputs``; its head must be the one that the loss reads.
+      class_loss: an entry of ``CLASS_LOSSES`` or one's own.
+      augmentation: ``(key, uint8 images) -> float images``, such as :func:`make_crop_and_flip`.
+      rotations: ``"none"``; ``"one"``: each image at one of the four rotations, drawn at random; ``"all"``.
+
+    Returns:
+      An objective. It reads from ``hyper`` what the loss names, and ``rotation_weight`` unless ``"none"``.
+
+    Raises:
+      ValueError: the network's head is not the one that the loss reads; unknown ``rotations``.
+
+    References:
+      Park et al., arXiv 2209.11436, sec. 5 (objective and self-supervision S).
+    """
+    if network.head != class_loss.head:
+        raise ValueError(f"{network.head=} does not fit a loss on the {class_loss.head} head: use that head")
+    if rotations not in ("none", "one", "all"):
+        raise ValueError(f'{rotations=} is not one of "none", "one", "all"')
+
+    def objective(
+        params: PyTree, stats: PyTree, batch: Batch, key: Array, hyper: Hyper
+    ) -> tuple[Array, ObjectiveAux]:
+        image_key, turn_key = jax.random.split(key)
+        images = augmentation(image_key, batch.images)
+        variables = {"params": params, "batch_stats": stats}
+
+        def forward(images: Array) -> tuple:
+            return network.apply(variables, images, train=True, mutable="batch_stats")
+
+        outputs, new_variables = forward(images)
+        loss = jnp.mean(class_loss.function(outputs.logits, batch.labels, hyper))
+        correct = jnp.argmax(outputs.logits, axis=-1) == batch.labels
+        metrics = {"class_loss": loss, "accuracy": jnp.mean(correct.astype(jnp.float32))}
+        if rotations != "none":
+            size = images.shape[0]
+            if rotations == "one":
+                turns = jax.random.randint(turn_key, (size,), 0, 4)
+                rotated, _ = forward(augment.quarter_turns(images, turns))
+                rotation_logits = rotated.rotation_logits
+            else:
+                turns = jnp.repeat(jnp.arange(4), size)
+                rotated, _ = forward(jnp.concatenate([jnp.rot90(images, k, (1, 2)) for k in (1, 2, 3)]))
+                rotation_logits = jnp.concatenate([outputs.rotation_logits, rotated.rotation_logits])
+            rotation_loss = jnp.mean(losses.rotation_loss(rotation_logits, turns))
+            loss = loss + hyper["rotation_weight"] * rotation_loss
+            metrics["rotation_loss"] = rotation_loss
+        return loss, ObjectiveAux(new_variables["batch_stats"], metrics)
+
+    return objective

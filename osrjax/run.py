@@ -1,0 +1,261 @@
+"""The run directory: what a run was, what it measured, and nothing written by anyone else.
+
+::
+
+    RUN/config.json        the resolved configuration      RUN/metrics.jsonl   one line per logged step
+    RUN/provenance.json    versions, data, split, device   RUN/events/         the same for TensorBoard
+    RUN/checkpoints/       osrjax.checkpoint               RUN/scores.npz      outputs of the final network
+    RUN/figures/           PNG and SVG                     RUN/results.json    the final numbers
+
+Files appear whole or not at all (written beside and renamed), so a kill at any moment leaves a directory from
+which the same command goes on.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+__all__ = ["Run", "StopSignal", "provenance", "read_network"]
+
+PACKAGES = ("osrjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "grain")
+
+
+class Run:
+    """One run directory, locked while it is open.
+
+    Args:
+      directory: made if it does not exist.
+      config: plain JSON values. A directory that holds another configuration is refused.
+      ignore: names of fields that may differ between two starts of one run (the directory itself, say).
+
+    Raises:
+      ValueError: the directory belongs to another configuration, is in use by another process, is not
+        writable, or is not empty and no run directory.
+    """
+
+    def __init__(
+        self, directory: str | Path, config: Mapping[str, Any], *, ignore: tuple[str, ...] = ()
+    ) -> None:
+        self.directory = Path(directory)
+        self._events: Any = None
+        config = json.loads(json.dumps(config))
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            present = {path.name for path in self.directory.iterdir()}
+            if present and "config.json" not in present and present != {".lock"}:
+                raise ValueError(
+                    f"directory={str(self.directory)!r} is neither empty nor a run directory: choose another"
+                )
+            self._lock = (self.directory / ".lock").open("w")
+        except OSError as error:
+            raise ValueError(
+                f"directory={str(self.directory)!r} cannot be written ({error.strerror}): choose another one"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ValueError(
+                f"directory={str(self.directory)!r} is in use by another process: wait for it or choose another"
+            ) from error
+        path = self.directory / "config.json"
+        if path.exists():
+            stored = json.loads(path.read_text())
+            names = sorted((stored.keys() | config.keys()) - set(ignore))
+            differing = [name for name in names if stored.get(name) != config.get(name)]
+            if differing:
+                self._lock.close()
+                name = differing[0]
+                raise ValueError(
+                    f"directory={str(self.directory)!r} belongs to another configuration: there"
+                    f" {name}={stored.get(name)!r}, now {config.get(name)!r}"
+                    + (f" ({len(differing) - 1} more differ)" if len(differing) > 1 else "")
+                    + "; choose another directory or repeat the stored configuration"
+                )
+        else:
+            self.write_json("config.json", config)
+
+    def start_log(self, step: int) -> None:
+        """Opens the logs for steps after ``step`` and drops later lines, which a killed run may have left."""
+        from tensorboardX import SummaryWriter
+
+        path = self.directory / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
+            _write_whole(path, "".join(line + "\n" for line in kept).encode())
+        self._log = path.open("a")
+        self._events = SummaryWriter(str(self.directory / "events"), purge_step=step + 1 if step else None)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends scalars to metrics.jsonl and to the TensorBoard events.
+
+        Args:
+          step: the number of steps taken.
+          metrics: finite or not; names such as ``train/loss``.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        self._log.write(json.dumps({"step": step, **values}) + "\n")
+        self._log.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON file whole or not at all."""
+        _write_whole(self.directory / name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes a compressed .npz file whole or not at all."""
+        temporary = self.directory / f".{name}.partial.npz"
+        named: dict[str, Any] = dict(arrays)
+        np.savez_compressed(temporary, **named)
+        temporary.replace(self.directory / name)
+
+    def write_network(self, variables: Any) -> None:
+        """Writes parameters and statistics to network.npz, one array per ``/``-joined path."""
+        import jax
+
+        leaves = jax.tree.leaves_with_path(variables)
+        self.write_arrays(
+            "network.npz",
+            {
+                jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+                for path, leaf in leaves
+            },
+        )
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file of the run, or None where it does not exist yet."""
+        path = self.directory / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def close(self) -> None:
+        """Flushes the logs and releases the lock; safe to call twice."""
+        if self._events is not None:
+            self._events.close()
+            self._log.close()
+            self._events = None
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_network(path: str | Path) -> dict[str, Any]:
+    """The nested mapping of arrays that :meth:`Run.write_network` stored.
+
+    Args:
+      path: the network.npz of a run.
+
+    Returns:
+      ``{"params": ..., "batch_stats": ...}``, as ``network.apply`` takes it.
+    """
+    variables: dict[str, Any] = {}
+    with np.load(path) as arrays:
+        for name in arrays.files:
+            *parents, leaf = name.split("/")
+            node = variables
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = arrays[name]
+    return variables
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into a request that the training loop looks at between two steps.
+
+    A second signal of the kind acts as if nothing were in its way. ``exit_code`` is 128 + the signal's number,
+    as a shell reports it, so that a queue or an `&&` does not take a stopped run for a finished one.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.name = ""
+        self.exit_code = 0
+        self._previous: dict[int, Any] = {}
+
+    def _request(self, number: int, frame: Any) -> None:
+        del frame
+        self.requested, self.name, self.exit_code = True, signal.Signals(number).name, 128 + number
+        signal.signal(number, self._previous[number])
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def provenance() -> dict[str, Any]:
+    """What must be known to repeat a run: versions of packages, source revision, machine and devices.
+
+    Returns:
+      Plain JSON values. ``revision`` is None outside a git checkout; ``modified`` says whether tracked files
+      differed from it.
+    """
+    import jax
+
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "revision": git("rev-parse", "HEAD"),
+        "modified": bool(changes) if changes is not None else None,
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # the last line of a killed run may be cut
+        warnings.warn(f"metrics.jsonl: a cut line is dropped: {line[:40]!r}", stacklevel=3)
+        return float("inf")
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
