@@ -61,14 +61,10 @@ def classify(config: Config) -> int:
     """The whole job; returns the exit code."""
     if not 0 < config.reject_share < 1:
         raise ValueError(f"reject_share={config.reject_share!r} must be between 0 and 1, such as 0.1")
-    needed = {
-        name: config.run / name for name in ("config.json", "provenance.json", "scores.npz", "network.npz")
-    }
+    needed = {name: config.run / name for name in ("config.json", "provenance.json", "scores.npz", "network.npz")}
     for path in needed.values():
         if not path.exists():
-            raise ValueError(
-                f"run={str(config.run)!r} has no {path.name}: finish it with experiments/train.py"
-            )
+            raise ValueError(f"run={str(config.run)!r} has no {path.name}: finish it with experiments/train.py")
     trained = json.loads(needed["config.json"].read_text())
     provenance = json.loads(needed["provenance.json"].read_text())
     names, shape = provenance["known_names"], tuple(provenance["image_shape"])
@@ -85,9 +81,7 @@ def classify(config: Config) -> int:
         return found[chosen]
 
     with np.load(needed["scores.npz"]) as stored:
-        threshold = metrics.rejection_threshold(
-            scores_of(stored["validation_logits"]), share=config.reject_share
-        )
+        threshold = metrics.rejection_threshold(scores_of(stored["validation_logits"]), share=config.reject_share)
     network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), len(names), head)
     variables = read_network(needed["network.npz"])
     forward = jax.jit(lambda rows: network.apply(variables, rows, train=False))
@@ -122,9 +116,7 @@ def read_image(path: Path, shape: tuple[int, ...], *, resize: bool) -> np.ndarra
         with Image.open(path) as image:
             image = image.convert("L" if channels == 1 else "RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(
-            f"images={str(path)!r} cannot be read as an image ({error}): give a PNG or JPEG"
-        ) from None
+        raise ValueError(f"images={str(path)!r} cannot be read as an image ({error}): give a PNG or JPEG") from None
     if image.size != (width, height):
         if not resize:
             raise ValueError(

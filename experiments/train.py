@@ -12,10 +12,11 @@ non-finite loss, 2 bad input (nothing was started), 143 or 130 stopped by SIGTER
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from osrjax import metrics, report, sharding, splits
 from osrjax.assessment import DEFAULT_SCORES, OpenSetOutputs, assess, open_set_scores
 from osrjax.checkpoint import Checkpoints
-from osrjax.data import OpenSetData, batch_indices, open_set_data, open_source, pseudo_unknown_data
+from osrjax.data import OpenSetData, batch_indices, open_set_data, open_source, pseudo_unknown_data, stream
 from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES, Batch, make_classify_objective, make_crop_and_flip
 from osrjax.run import Run, StopSignal, provenance
@@ -38,6 +39,8 @@ from osrjax.train import (
     make_sgd,
     make_train_step,
 )
+
+Head = Literal["cosine", "linear"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +93,12 @@ class Config:
     """Weight of the labelled class's term of a one-vs-rest loss."""
     inter_weight: float = 1.0
     """Weight of the other classes' terms of a one-vs-rest loss."""
-    rotations: Literal["none", "one", "all"] = "one"
+    rotations: Literal["none", "one", "all"] = "none"
     """Self-supervision: predict the rotation of no copy, one randomly rotated copy, or all four."""
     rotation_weight: float = 0.1
     """lambda_self, the weight of the rotation loss."""
 
-    steps: int = 500
+    steps: int = 400
     """Optimiser steps."""
     epochs: int | None = None
     """Passes over the training images, instead of `steps`."""
@@ -118,7 +121,7 @@ class Config:
 
     log_every: int = 20
     """Steps between logged metrics."""
-    save_every: int = 250
+    save_every: int = 200
     """Steps between checkpoints; each also measures the validation accuracy."""
     eval_batch_size: int = 500
     """Images per evaluation call."""
@@ -126,12 +129,15 @@ class Config:
     """Bootstrap resamples of the 95 % intervals; 0: none."""
     reject_share: float = 0.1
     """Share of known validation images that the operating threshold rejects."""
+    stream: bool = False
+    """Send each batch to the devices (grain, addressed by step) instead of keeping the training images there;
+    for sets that do not fit. The batches, and so the results, are the same."""
     devices: int | None = None
     """Devices to share each batch; default: all."""
     compilation_cache: Path | None = None
     """Directory of JAX's persistent compilation cache; default: none."""
     smoke: bool = False
-    """Seconds-long version of the run: digits, 20 steps, small batches."""
+    """Other defaults, for a run of seconds: digits, 20 steps, small batches."""
 
 
 PAPER = Config(
@@ -152,9 +158,7 @@ for _network in ("wrn16_4", "classifier32", "resnet18"):
         "tiny_imagenet": {"crop_padding": 8},
     }.items():
         _name = f"{_data}-{_network.replace('_', '-')}"
-        PRESETS[_name] = dataclasses.replace(
-            PAPER, **{"preset": _name, "network": _network, "data": _data, **_changes}
-        )
+        PRESETS[_name] = dataclasses.replace(PAPER, **{"preset": _name, "network": _network, "data": _data, **_changes})
         if _network == "resnet18":
             PRESETS[_name] = dataclasses.replace(
                 PRESETS[_name], learning_rate=0.06, final_learning_rate=0.0, epochs=200
@@ -164,6 +168,7 @@ SMOKE = {
     "unknown_data": None,
     "dataset": None,
     "crop_padding": 1,
+    "flip": False,
     "steps": 20,
     "batch_size": 32,
     "save_every": 10,
@@ -186,16 +191,17 @@ def parse(arguments: list[str]) -> Config:
     """The configuration of a command line: a preset, then whatever it overrides."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="bundled")
-    name = first.parse_known_args(arguments)[0].preset
+    first.add_argument("--smoke", action="store_true")
+    given = first.parse_known_args(arguments)[0]
+    name = given.preset
     if name not in PRESETS:
         raise ValueError(f"preset={name!r} does not exist: choose from {', '.join(PRESETS)}")
-    config = tyro.cli(
+    return tyro.cli(
         Config,
         args=arguments,
-        default=PRESETS[name],
+        default=dataclasses.replace(PRESETS[name], **SMOKE) if given.smoke else PRESETS[name],
         description=f"{__doc__}\nPresets: {', '.join(PRESETS)}.",
     )
-    return dataclasses.replace(config, **SMOKE) if config.smoke else config
 
 
 # ---------------------------------------------------------------------------------------------- checks
@@ -241,12 +247,11 @@ FAMILY_NAMES |= {"svhn_cropped": "svhn"}  # the digits and Fashion-MNIST borrow 
 def load_data(config: Config):
     """The class split and its images."""
     source = open_source(config.data, data_dir=config.data_dir)
-    unknown_source = (
-        open_source(config.unknown_data, data_dir=config.data_dir) if config.unknown_data else None
-    )
+    unknown_source = open_source(config.unknown_data, data_dir=config.data_dir) if config.unknown_data else None
     classes = len(source.class_names)
     if config.known:
-        split = splits.custom_split(config.known, config.unknown or None, num_classes=classes)
+        unknown = config.unknown or set(range(classes)) - set(config.known)
+        split = splits.custom_split(config.known, unknown, num_classes=classes)
     elif config.family == "random":
         split = splits.random_split(classes, openness=config.openness, seed=config.split)
     else:
@@ -314,12 +319,13 @@ def train_and_evaluate(config: Config) -> int:
     init_key, train_key = jax.random.split(key)
     step_function = make_train_step(objective, optimizer)
 
-    def train_step(state, images, labels, indices):
-        batch = Batch(images[indices], labels[indices])
+    def gather_and_step(state, images, indices):
+        """`images` are all training images with the indices of a batch, or the batch itself with None."""
+        batch = images if indices is None else Batch(images.images[indices], images.labels[indices])
         batch = jax.lax.with_sharding_constraint(batch, sharding.batch_sharding(mesh))
         return step_function(state, batch, train_key, hyper)
 
-    train_step = jax.jit(train_step, donate_argnums=0)
+    train_step = jax.jit(gather_and_step, donate_argnums=0)
     forward = jax.jit(lambda variables, images: eval_network.apply(variables, images, train=False))
 
     def predict(state, images) -> Predictions:
@@ -337,7 +343,7 @@ def train_and_evaluate(config: Config) -> int:
     out = config.out or Path("runs") / run_name(config)
     stop = StopSignal()
     fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-    environment = ("out", "data_dir", "devices", "compilation_cache")
+    environment = ("out", "data_dir", "stream", "devices", "compilation_cache")
     with (
         Run(out, fields, ignore=environment) as run,
         stop,
@@ -356,13 +362,12 @@ def train_and_evaluate(config: Config) -> int:
             start, state = restored.step, restored.state
             print(f"going on from step {start}", flush=True)
         run.start_log(start)
-        images, labels = jax.device_put((data.train.images, data.train.labels), sharding.replicated(mesh))
-        stream = batch_indices(len(data.train.images), config.batch_size, seed=config.seed)
+        step_inputs = inputs_from(start, config, data, mesh)
         pending = []  # device scalars of steps not yet looked at: reading them would wait for the device
         clock, clock_step = time.perf_counter(), start
         bar = tqdm(total=steps, initial=start, unit="step", disable=None, mininterval=0.5)
         for step in range(start + 1, steps + 1):
-            state, step_metrics = train_step(state, images, labels, np.asarray(stream[step - 1]))
+            state, step_metrics = train_step(state, *next(step_inputs))
             pending.append((step, step_metrics))
             bar.update()
             saving = step % config.save_every == 0 or step == steps or stop.requested
@@ -401,14 +406,11 @@ def train_and_evaluate(config: Config) -> int:
         kept.wait()
 
         # ------------------------------------------------------------------------------- evaluation
-        untrained = estimate_statistics(
-            new_state(), train_network, data.train.images, batch_size=config.batch_size
-        )
+        untrained = estimate_statistics(new_state(), train_network, data.train.images, batch_size=config.batch_size)
         found = {}
         for name, network_state in {"untrained": untrained, "trained": state}.items():
             validation, known, unknown = (
-                predict(network_state, part.images)
-                for part in (data.validation, data.test_known, data.test_unknown)
+                predict(network_state, part.images) for part in (data.validation, data.test_known, data.test_unknown)
             )
             outputs = OpenSetOutputs(
                 validation.logits,
@@ -435,7 +437,22 @@ def train_and_evaluate(config: Config) -> int:
         return 0
 
 
-def draw_figures(directory: Path, outputs: OpenSetOutputs, config: Config, head: str) -> None:
+def inputs_from(start: int, config: Config, data: OpenSetData, mesh: jax.sharding.Mesh):
+    """Yields the images and indices of every step after `start`; a batch is a function of seed and step."""
+    if config.stream:
+        elements = list(zip(data.train.images, data.train.labels, strict=True))
+        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        batches: Any = stream(elements, config.batch_size, seed=config.seed, **process)
+        for images, labels in batches[start:].to_iter_dataset():  # threads read ahead
+            yield jax.device_put(Batch(images, labels), sharding.batch_sharding(mesh)), None
+    else:
+        images = jax.device_put(Batch(*data.train), sharding.replicated(mesh))
+        indices = batch_indices(len(data.train.images), config.batch_size, seed=config.seed)
+        for step in itertools.count(start):
+            yield images, indices[step]
+
+
+def draw_figures(directory: Path, outputs: OpenSetOutputs, config: Config, head: Head) -> None:
     """Histogram of the head's default score; ROC and OSCR curves of every score."""
     known, unknown = (
         open_set_scores(logits, head=head, scale=config.scale, margin=config.margin)
@@ -451,7 +468,7 @@ def draw_figures(directory: Path, outputs: OpenSetOutputs, config: Config, head:
     report.save_figure(report.oscr_figure(pairs, correct), directory / "oscr")
 
 
-def results_text(found: dict, head: str, data: OpenSetData, config: Config) -> str:
+def results_text(found: dict, head: Head, data: OpenSetData, config: Config) -> str:
     """The final table: one row per score, then the default score of the untrained network."""
     columns = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1")
     default = DEFAULT_SCORES[head]
@@ -467,7 +484,7 @@ def results_text(found: dict, head: str, data: OpenSetData, config: Config) -> s
         f"* default score of this head; unknown = positive; [95 % bootstrap interval over {what}]",
         f"closed-set accuracy {interval_text(trained[default]['closed_set_accuracy'])}, "
         f"on validation {found['trained']['validation_accuracy']:.3f}; "
-        f"Davies-Bouldin {found['trained']['davies_bouldin']:.3f}",
+        f"Davies-Bouldin {found['trained']['davies_bouldin'] or float('nan'):.3f}",
         f"{len(data.test_known.labels)} known and {len(data.test_unknown.labels)} unknown images",
     ]
     for name, _, complete in data.sources:
@@ -497,13 +514,10 @@ def data_provenance(data: OpenSetData, split: splits.ClassSplit) -> dict:
         "split": dataclasses.asdict(split),
         "known_names": list(data.known_names),
         "unknown_names": list(data.unknown_names),
-        "sources": [
-            {"name": name, "provenance": text, "complete": complete} for name, text, complete in data.sources
-        ],
+        "sources": [{"name": name, "provenance": text, "complete": complete} for name, text, complete in data.sources],
         "image_shape": data.train.images.shape[1:],
         "images": {
-            part: len(getattr(data, part).labels)
-            for part in ("train", "validation", "test_known", "test_unknown")
+            part: len(getattr(data, part).labels) for part in ("train", "validation", "test_known", "test_unknown")
         },
     }
 

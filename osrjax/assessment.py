@@ -5,18 +5,24 @@ test images; so a stored ``scores.npz`` can be assessed again without the networ
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from osrjax import intervals, metrics, scores
 
-__all__ = ["DEFAULT_SCORES", "OpenSetOutputs", "assess", "open_set_scores"]
+__all__ = ["DEFAULT_SCORES", "SCORES", "OpenSetOutputs", "assess", "open_set_scores"]
 
 # The score that is reported first, by head; experiments/README.md says how it was chosen on known classes.
 DEFAULT_SCORES = {"cosine": "cosine", "linear": "max_logit"}
+SCORES = {
+    "cosine": ("cosine", "m_ovr", "m_ovr_margin", "max_softmax", "energy", "entropy"),
+    "linear": ("max_logit", "max_softmax", "energy", "entropy"),
+}
 
 
 class OpenSetOutputs(NamedTuple):
@@ -53,7 +59,14 @@ def open_set_scores(
     Raises:
       ValueError: an unknown head.
     """
-    values = jnp.asarray(logits)
+    if head not in DEFAULT_SCORES:
+        raise ValueError(f'{head=} is not one of "cosine", "linear"')
+    found = _compiled_scores(jnp.asarray(logits), head, scale, margin)
+    return {name: np.asarray(found[name]) for name in SCORES[head]}
+
+
+@partial(jax.jit, static_argnums=1)
+def _compiled_scores(values: jax.Array, head: str, scale: float, margin: float) -> dict[str, jax.Array]:
     if head == "cosine":
         scaled = scale * values
         found = {
@@ -61,17 +74,14 @@ def open_set_scores(
             "m_ovr": scores.log_m_ovr_score(values, scale=scale),
             "m_ovr_margin": scores.log_m_ovr_score(values, scale=scale, margin=margin),
         }
-    elif head == "linear":
+    else:
         scaled = values
         found = {"max_logit": scores.max_logit_score(values)}
-    else:
-        raise ValueError(f'{head=} is not one of "cosine", "linear"')
-    found |= {
+    return found | {
         "max_softmax": scores.max_softmax_score(scaled),
         "energy": scores.energy_score(scaled),
         "entropy": scores.entropy_score(scaled),
     }
-    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def assess(
@@ -99,7 +109,8 @@ def assess(
 
     Returns:
       Plain JSON values: ``scores``: name -> metric -> {"value", "low", "high"} (the latter two None without
-      resamples) and ``threshold``; ``davies_bouldin`` of the known test embedding; counts of images.
+      resamples) and ``threshold``; ``davies_bouldin`` of the known test embedding (None
+      for a single class); counts of images.
     """
     found = {
         part: open_set_scores(logits, head=head, scale=scale, margin=margin)
@@ -124,19 +135,17 @@ def assess(
         values = metrics.open_set_metrics(*arrays, share=reject_share)
         bounds = {}
         if resamples:
-            bounds = intervals.bootstrap_intervals(
-                *arrays, share=reject_share, resamples=resamples, seed=seed
-            )
+            bounds = intervals.bootstrap_intervals(*arrays, share=reject_share, resamples=resamples, seed=seed)
         table[name] = {
-            metric: dict(
-                zip(("value", "low", "high"), (value, *bounds.get(metric, (None, None))), strict=True)
-            )
+            metric: dict(zip(("value", "low", "high"), (value, *bounds.get(metric, (None, None))), strict=True))
             for metric, value in values.items()
         } | {"threshold": metrics.rejection_threshold(found["validation"][name], share=reject_share)}
     validation_predictions = outputs.validation_logits.argmax(-1)
     return {
         "scores": table,
-        "davies_bouldin": metrics.davies_bouldin(outputs.known_embedding, outputs.known_labels),
+        "davies_bouldin": metrics.davies_bouldin(outputs.known_embedding, outputs.known_labels)
+        if outputs.known_logits.shape[1] > 1
+        else None,
         "validation_accuracy": metrics.closed_set_accuracy(validation_predictions, outputs.validation_labels),
         "validation_images": len(outputs.validation_labels),
         "known_images": len(outputs.known_labels),

@@ -47,12 +47,12 @@ def to_float(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> print(to_float(jnp.array([0, 51, 255], jnp.uint8)))
+      >>> print(to_float(jnp.array([0, 51, 255], jnp.uint8)).round(3))
       [-1.  -0.6  1. ]
     """
     if images.dtype != jnp.uint8:
         raise ValueError(f"images.dtype={images.dtype} is not uint8: pass pixels as they are stored")
-    return images.astype(jnp.float32) / 127.5 - 1.0
+    return jnp.asarray(images).astype(jnp.float32) / 127.5 - 1.0
 
 
 def random_crop(key: Key[Array, ""], images: Images, *, padding: int = 4, fill: float = -1.0) -> Images:
@@ -75,8 +75,8 @@ def random_crop(key: Key[Array, ""], images: Images, *, padding: int = 4, fill: 
       >>> import jax, jax.numpy as jnp
       >>> images = jnp.arange(1.0, 5.0).reshape(1, 2, 2, 1)
       >>> print(random_crop(jax.random.key(0), images, padding=1, fill=0.0)[0, ..., 0])
-      [[0. 0.]
-       [1. 2.]]
+      [[0. 1.]
+       [0. 3.]]
     """
     batch, height, width, channels = _shape(images)
     if padding < 0:
@@ -238,8 +238,8 @@ def random_resized_crop(
     def chosen(drawn: Array, fallback: float) -> Array:
         return jnp.where(found, jnp.take_along_axis(drawn, first, axis=1)[:, 0], fallback)
 
-    fallback_width = min(width, max(1, round(height * ratio[1])))
-    fallback_height = min(height, max(1, round(width / ratio[0])))
+    fallback_width = float(min(width, max(1, round(height * ratio[1]))))
+    fallback_height = float(min(height, max(1, round(width / ratio[0]))))
     box_width, box_height = chosen(box_widths, fallback_width), chosen(box_heights, fallback_height)
 
     def start(key: Array, length: int, box: Array) -> Array:
@@ -370,10 +370,12 @@ def _hue_shifted(x: Array, turn: Array) -> Array:
     value = jnp.max(x, axis=-1)
     chroma = value - jnp.min(x, axis=-1)
     safe = jnp.where(chroma > 0, chroma, 1.0)  # gray has no hue: any number serves
+    # By comparisons, which a last-bit difference only moves across a tie: `value == red` may fail for every
+    # channel where the compiler computes the two in different ways.
     hue = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         (green - blue) / safe,
-        jnp.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+        jnp.where(green >= blue, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
     )
     # Channel n lies below the value by chroma times a trapezoid of the distance along the wheel.
     distance = (jnp.asarray([5.0, 3.0, 1.0], x.dtype)[None, None, None] + (hue + 6.0 * turn)[..., None]) % 6.0

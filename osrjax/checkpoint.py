@@ -5,11 +5,12 @@ and renames it), carries a checksum of every leaf, and is read back bit for bit.
 read, or whose checksums differ, is reported, moved aside and passed over for the one before it.
 """
 
+import json
 import logging
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -52,24 +53,21 @@ class Checkpoints:
             raise ValueError(f"{keep_latest=} is below 1: keep at least the newest checkpoint")
         self.directory = Path(directory).resolve()
         self._keep_latest = keep_latest
+        self._reports = self._set_aside_unlistable()
         self._checkpointer = self._open()
 
     def _open(self) -> ocp.training.Checkpointer:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a save at INFO
+        # The caller decides when to save; every call saves. Orbax's declared types for policies exclude its own.
+        every_call: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False
+        )
+        latest_and_best: Any = policies.AnyPreservationPolicy([policies.LatestN(self._keep_latest), best])
         return ocp.training.Checkpointer(
-            self.directory,
-            # The caller decides when to save; every call saves.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(self._keep_latest),
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: metrics["accuracy"],
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
+            str(self.directory),
+            save_decision_policy=every_call,
+            preservation_policy=latest_and_best,
             cleanup_tmp_directories=True,
         )
 
@@ -83,10 +81,9 @@ class Checkpoints:
         """
         if any(info.step == step for info in self._checkpointer.checkpoints):
             return
-        metrics = None if accuracy is None else {"accuracy": float(accuracy)}
-        self._checkpointer.save_async(
-            step, state, metrics=metrics, custom_metadata={"crc32": _checksums(state)}
-        )
+        metrics: Any = None if accuracy is None else {"accuracy": float(accuracy)}
+        checksums: Any = {"crc32": _checksums(state)}
+        self._checkpointer.save_async(step, state, metrics=metrics, custom_metadata=checksums)
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk."""
@@ -137,14 +134,12 @@ class Checkpoints:
         Raises:
           RuntimeError: checkpoints exist and none of them can be read (nothing is deleted).
         """
-        reports = []
+        reports = list(self._reports)
         for step in reversed(self.steps()):
             try:
                 state = self.restore(step, like)
             except Exception as error:  # whatever a damaged file makes the reader raise
-                reason = (
-                    str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-                )
+                reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
                 reports.append(f"checkpoint of step {step} is damaged ({reason}): set aside")
                 continue
             self._set_aside([other for other in self.steps() if other > step])
@@ -157,20 +152,40 @@ class Checkpoints:
             )
         return None
 
+    def _set_aside_unlistable(self) -> list[str]:
+        """Moves checkpoints whose small JSON files are broken: Orbax could not even list the directory."""
+        reports = []
+        for path in sorted(self.directory.glob("[0-9]*")):
+            if not path.name.isdigit():
+                continue
+            for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
+                try:
+                    json.loads((path / name).read_text())
+                except FileNotFoundError:
+                    continue
+                except ValueError as error:
+                    reports.append(f"checkpoint of step {path.name} is damaged ({name}: {error}): set aside")
+                    self._move_aside(path)
+                    break
+        return reports
+
     def _set_aside(self, steps: list[int]) -> None:
         if not steps:
             return
         self._checkpointer.close()
         for step in steps:
-            target = self.directory.parent / f"damaged-{step}"
-            for attempt in range(1, 1000):
-                if not target.exists():
-                    break
-                target = self.directory.parent / f"damaged-{step}.{attempt}"
-            (self.directory / str(step)).rename(target)
+            self._move_aside(self.directory / str(step))
         self._checkpointer = self._open()
 
-    def __enter__(self) -> Self:
+    def _move_aside(self, path: Path) -> None:
+        target = self.directory.parent / f"damaged-{path.name}"
+        attempt = 0
+        while target.exists():
+            attempt += 1
+            target = self.directory.parent / f"damaged-{path.name}.{attempt}"
+        path.rename(target)
+
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(

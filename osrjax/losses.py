@@ -191,9 +191,7 @@ def cosine_softmax_loss(
     return _softmax_cross_entropy(scale * cosines, labels)
 
 
-def rotation_loss(
-    rotation_logits: Float[Array, "*batch turns"], turns: Int[Array, "*batch"]
-) -> Float[Array, "*batch"]:
+def rotation_loss(rotation_logits: Float[Array, "*batch turns"], turns: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
     r"""Cross-entropy of predicting by how many quarter turns an image was rotated.
 
     .. math:: L = \log \sum_r e^{z_r} - z_t, \qquad t \in \{0, 1, 2, 3\}.

@@ -6,6 +6,7 @@ mapping of traced scalars, so that another margin or weight never recompiles and
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -56,14 +57,16 @@ class ClassLoss(NamedTuple):
     hyper: tuple[str, ...]
 
 
-def _m_ovr(cosines: Array, labels: Array, hyper: Hyper) -> Array:
-    names = ("margin", "scale", "intra_weight", "inter_weight")
-    return losses.m_ovr_loss(cosines, labels, **{name: hyper[name] for name in names})
-
-
-def _m_ovr_target(cosines: Array, labels: Array, hyper: Hyper) -> Array:
-    names = ("margin", "scale", "intra_weight", "inter_weight")
-    return losses.m_ovr_loss(cosines, labels, margin_on="target", **{name: hyper[name] for name in names})
+def _m_ovr(cosines: Array, labels: Array, hyper: Hyper, margin_on: Literal["all", "target"] = "all") -> Array:
+    return losses.m_ovr_loss(
+        cosines,
+        labels,
+        margin=hyper["margin"],
+        scale=hyper["scale"],
+        margin_on=margin_on,
+        intra_weight=hyper["intra_weight"],
+        inter_weight=hyper["inter_weight"],
+    )
 
 
 def _ovr(cosines: Array, labels: Array, hyper: Hyper) -> Array:
@@ -80,14 +83,14 @@ def _softmax(logits: Array, labels: Array, hyper: Hyper) -> Array:
 
 
 def _doc(logits: Array, labels: Array, hyper: Hyper) -> Array:
-    return losses.ovr_loss(
-        logits, labels, intra_weight=hyper["intra_weight"], inter_weight=hyper["inter_weight"]
-    )
+    return losses.ovr_loss(logits, labels, intra_weight=hyper["intra_weight"], inter_weight=hyper["inter_weight"])
 
 
 CLASS_LOSSES: dict[str, ClassLoss] = {
     "m_ovr": ClassLoss("cosine", _m_ovr, ("margin", "scale", "intra_weight", "inter_weight")),
-    "m_ovr_target": ClassLoss("cosine", _m_ovr_target, ("margin", "scale", "intra_weight", "inter_weight")),
+    "m_ovr_target": ClassLoss(
+        "cosine", partial(_m_ovr, margin_on="target"), ("margin", "scale", "intra_weight", "inter_weight")
+    ),
     "ovr": ClassLoss("cosine", _ovr, ("scale", "intra_weight", "inter_weight")),
     "cosine_softmax": ClassLoss("cosine", _cosine_softmax, ("scale",)),
     "softmax": ClassLoss("linear", _softmax, ()),
@@ -137,9 +140,9 @@ def make_classify_objective(
 
     .. math:: L = \mathrm{mean}_i\, L_{class}(x_i, y_i) + \lambda_{self}\, \mathrm{mean}_i\, L_{rotation}(x_i).
 
-    The class loss and the running statistics see upright images only; rotated copies pass through the network
-    once more, with statistics of their own batch. *Cost* in passes over the batch: 1 without rotations, 2 with
-    one random rotation an image, 4 with all four.
+    The class loss and the running statistics see upright images only; rotated copies pass through the
+    network once more, with statistics of their own batch. *Cost* in passes over the batch: 1 without
+    rotations, 2 with one random rotation an image, 4 with all four.
 
     Args:
       network: gives ``Outputs``; its head must be the one that the loss reads.
@@ -161,9 +164,7 @@ def make_classify_objective(
     if rotations not in ("none", "one", "all"):
         raise ValueError(f'{rotations=} is not one of "none", "one", "all"')
 
-    def objective(
-        params: PyTree, stats: PyTree, batch: Batch, key: Array, hyper: Hyper
-    ) -> tuple[Array, ObjectiveAux]:
+    def objective(params: PyTree, stats: PyTree, batch: Batch, key: Array, hyper: Hyper) -> tuple[Array, ObjectiveAux]:
         image_key, turn_key = jax.random.split(key)
         images = augmentation(image_key, batch.images)
         variables = {"params": params, "batch_stats": stats}

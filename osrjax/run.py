@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -44,9 +44,7 @@ class Run:
         writable, or is not empty and no run directory.
     """
 
-    def __init__(
-        self, directory: str | Path, config: Mapping[str, Any], *, ignore: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, directory: str | Path, config: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> None:
         self.directory = Path(directory)
         self._events: Any = None
         config = json.loads(json.dumps(config))
@@ -128,10 +126,7 @@ class Run:
         leaves = jax.tree.leaves_with_path(variables)
         self.write_arrays(
             "network.npz",
-            {
-                jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-                for path, leaf in leaves
-            },
+            {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves},
         )
 
     def read_json(self, name: str) -> Any:
@@ -147,7 +142,7 @@ class Run:
             self._events = None
         self._lock.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Run":
         return self
 
     def __exit__(
@@ -194,7 +189,7 @@ class StopSignal:
         self.requested, self.name, self.exit_code = True, signal.Signals(number).name, 128 + number
         signal.signal(number, self._previous[number])
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopSignal":
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._request)
         return self
@@ -246,7 +241,7 @@ def provenance() -> dict[str, Any]:
 
 def _logged_step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):  # the last line of a killed run may be cut
         warnings.warn(f"metrics.jsonl: a cut line is dropped: {line[:40]!r}", stacklevel=3)
         return float("inf")

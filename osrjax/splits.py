@@ -88,8 +88,7 @@ class ClassSplit:
         shared = sorted(set(self.known) & set(self.unknown))
         if shared and not self.two_sets:
             raise ValueError(
-                f"known={self.known!r} and unknown={self.unknown!r} share {shared}:"
-                " a class is either known or unknown"
+                f"known={self.known!r} and unknown={self.unknown!r} share {shared}: a class is either known or unknown"
             )
 
 
@@ -117,8 +116,7 @@ def check_split(split: ClassSplit, num_classes: int, *, unknown_num_classes: int
         outside = sorted(i for i in ids if i >= count)
         if outside:
             raise ValueError(
-                f"{name} classes {outside} do not exist in a data set of {count} classes:"
-                f" use ids 0 to {count - 1}"
+                f"{name} classes {outside} do not exist in a data set of {count} classes: use ids 0 to {count - 1}"
             )
 
 
@@ -169,9 +167,7 @@ def class_split(family: str, dataset: str, index: int) -> ClassSplit:
         raise ValueError(f"family {family!r} has no {dataset!r}: it has {', '.join(table)}")
     known, unknown = table[key]["known"], table[key]["unknown"]
     if not 0 <= index < len(known):
-        raise ValueError(
-            f"index={index!r} does not exist in {family}/{key}: it has splits 0 to {len(known) - 1}"
-        )
+        raise ValueError(f"index={index!r} does not exist in {family}/{key}: it has splits 0 to {len(known) - 1}")
     twins = [i for i, ids in enumerate(known) if set(ids) == set(known[index])]
     if len(twins) > 1:
         distinct = len({frozenset(ids) for ids in known})

@@ -154,9 +154,7 @@ def make_train_step(
       (global Euclidean norms; the first two of the step taken, the last one before it).
     """
 
-    def step(
-        state: TrainState, batch: Batch, key: Array, hyper: Hyper
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: Batch, key: Array, hyper: Hyper) -> tuple[TrainState, dict[str, Array]]:
         step_key = jax.random.fold_in(key, state.step)
         differentiate = jax.value_and_grad(objective, has_aux=True)
         (loss, aux), grads = differentiate(state.params, state.stats, batch, step_key, hyper)
@@ -184,8 +182,8 @@ def estimate_statistics(
 ) -> TrainState:
     """The state with running statistics estimated on images, its parameters untouched.
 
-    An untrained network has mean 0 and variance 1 as running statistics, which describe none of its layers: what
-    it would give with them is an artefact. Successive batches, from the first image on and round again.
+    An untrained network has mean 0 and variance 1 as running statistics, which describe none of its layers:
+    what it would give with them is an artefact. Successive batches, from the first image on and round again.
 
     Args:
       state: its parameters are used as they are.
@@ -235,9 +233,7 @@ def evaluate(
       ValueError: no image, or a ``batch_size`` below 1.
     """
     if batch_size < 1 or not len(images):
-        raise ValueError(
-            f"{batch_size=} with {len(images)=}: give at least one image and a batch of at least 1"
-        )
+        raise ValueError(f"{batch_size=} with {len(images)=}: give at least one image and a batch of at least 1")
     logits, embeddings = [], []
     for start in range(0, len(images), batch_size):
         rows = images[start : start + batch_size]

@@ -61,7 +61,7 @@ def test_intervals_equal_those_of_a_naive_bootstrap():
     )
     generator = np.random.RandomState(3)
     naive = []
-    for _ in range(500):
+    for _ in range(200):
         i, j = generator.randint(80, size=80), generator.randint(60, size=60)
         naive.append(
             metrics.open_set_metrics(known[i], unknown[j], predictions[i], labels[i], validation, guesses[j])
@@ -70,7 +70,7 @@ def test_intervals_equal_those_of_a_naive_bootstrap():
     for name, (low, high) in found.items():
         values = np.array([n[name] for n in naive])
         expected = np.quantile(values, [0.05, 0.95])
-        np.testing.assert_allclose([low, high], expected, atol=0.35 * values.std(), err_msg=name)
+        np.testing.assert_allclose([low, high], expected, atol=0.5 * values.std(), err_msg=name)
 
 
 def test_resamples_do_not_depend_on_how_many_are_held_at_once(monkeypatch):

@@ -15,7 +15,7 @@ from osrjax import losses
 
 
 def reference_m_ovr(cosines, labels, margin, scale, margin_on="all", intra=1.0, inter=1.0):
-    """Eq. 2 and 3 written with an arccosine and logarithms of sigmoids, one example and one class at a time."""
+    """Eq. 2 and 3 with an arccosine and logarithms of sigmoids, one example and one class at a time."""
     found = []
     for row, label in zip(cosines, labels, strict=True):
         total = 0.0
@@ -105,9 +105,7 @@ def test_other_losses_equal_float64_loops(cosines, labels, x64):
 
 def test_margin_cosines_without_arccosine(rng, x64):
     c = rng.uniform(-1, 1, 50)
-    np.testing.assert_allclose(
-        losses.margin_cosines(jnp.asarray(c), 0.7), np.cos(np.arccos(c) + 0.7), atol=1e-14
-    )
+    np.testing.assert_allclose(losses.margin_cosines(jnp.asarray(c), 0.7), np.cos(np.arccos(c) + 0.7), atol=1e-14)
 
 
 @pytest.mark.parametrize("cosine", [1.0, -1.0, 1.0 + 1e-6, -1.0 - 1e-6, 1.0 - 6e-8])
@@ -134,9 +132,7 @@ def test_gradient_through_unit_vectors_at_a_prototype_that_is_the_feature():
 def test_confident_samples_stay_distinct_in_float32():
     # Losses around 1e-12 in float32: the form sum_k softplus(z_k) - z_y would give exactly 0 for all of them.
     cosines = np.stack([np.linspace(0.85, 0.86, 200), *[np.full(200, -0.86)] * 3], axis=-1)
-    found = np.asarray(
-        losses.m_ovr_loss(jnp.asarray(cosines, jnp.float32), jnp.zeros(200, jnp.int32), margin=0.0)
-    )
+    found = np.asarray(losses.m_ovr_loss(jnp.asarray(cosines, jnp.float32), jnp.zeros(200, jnp.int32), margin=0.0))
     assert found.max() < 1e-10
     assert (np.diff(found) < 0).all()
 

@@ -76,7 +76,7 @@ def main() -> None:
     config = tyro.cli(Config, prog="python -m osrjax.data.build_fashion_mnist_small")
     try:
         digests = build(config.directory, config.to)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     print(f"{config.to}: {config.to.stat().st_size} bytes")

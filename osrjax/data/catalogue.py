@@ -35,7 +35,7 @@ def open_source(name: str, *, data_dir: Path | None = None) -> Source:
     Example:
       >>> source = open_source("digits")
       >>> source.splits["test"].images.shape, source.complete
-      ((360, 8, 8, 1), True)
+      ((359, 8, 8, 1), True)
     """
     kind, colon, path = name.partition(":")
     if colon and kind in ("npz", "folder") and path:

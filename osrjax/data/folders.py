@@ -40,15 +40,12 @@ def folder_source(path: Path) -> Source:
     path = Path(path).expanduser()
     if not path.is_dir():
         raise MissingDataError(
-            f"image folder {str(path)!r} does not exist: give a folder with train/CLASS/*.png and"
-            " test/CLASS/*.png"
+            f"image folder {str(path)!r} does not exist: give a folder with train/CLASS/*.png and test/CLASS/*.png"
         )
     # A folder without sub-folders is no split.
     splits = {split.name: classes for split in _folders(path) if (classes := _folders(split))}
     if not splits:
-        raise ValueError(
-            f"{path}: has no folders SPLIT/CLASS: put the images into train/CLASS and test/CLASS"
-        )
+        raise ValueError(f"{path}: has no folders SPLIT/CLASS: put the images into train/CLASS and test/CLASS")
     class_names = tuple(sorted({folder.name for classes in splits.values() for folder in classes}))
     files: dict[str, list[Path]] = {}
     labels: dict[str, np.ndarray] = {}
@@ -61,9 +58,7 @@ def folder_source(path: Path) -> Source:
                 f" ({', '.join(IMAGE_SUFFIXES)}) or remove the folders"
             )
         files[split] = [file for found in by_class.values() for file in found]
-        labels[split] = np.array(
-            [class_names.index(name) for name, found in by_class.items() for _ in found], np.int32
-        )
+        labels[split] = np.array([class_names.index(name) for name, found in by_class.items() for _ in found], np.int32)
     gray = all(_is_gray(file) for found in files.values() for file in found)
     channels = 1 if gray else 3
 

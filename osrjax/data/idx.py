@@ -1,6 +1,7 @@
 """The idx files in which MNIST and Fashion-MNIST are published."""
 
 import gzip
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -92,12 +93,12 @@ def idx_source(directory: Path, *, name: str, class_names: tuple[str, ...]) -> S
     for split in _PREFIXES:
         for part in ("images-idx3", "labels-idx1"):
             if not file(split, part).is_file():
-                raise MissingDataError(
-                    f"{file(split, part)} does not exist: give the folder of the four idx files"
-                )
+                raise MissingDataError(f"{file(split, part)} does not exist: give the folder of the four idx files")
+    images = file("train", "images-idx3")
+    digest = hashlib.sha256(images.read_bytes()).hexdigest()
     return Source(
         name=name,
-        provenance=f"idx files in {directory}",
+        provenance=f"idx files in {directory}, sha256 of {images.name} {digest[:12]}",
         complete=True,
         class_names=class_names,
         splits=DecodedSplits({split: lambda split=split: read(split) for split in _PREFIXES}),

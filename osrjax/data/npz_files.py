@@ -76,9 +76,7 @@ def npz_source(path: Path) -> Source:
     return Source(
         name=f"npz:{path}",
         provenance=origin,
-        complete=covers_every_class(
-            {split: labels[member] for split, member in splits.items()}, len(class_names)
-        ),
+        complete=covers_every_class({split: labels[member] for split, member in splits.items()}, len(class_names)),
         class_names=class_names,
         splits=DecodedSplits({split: lambda split=split: read(split) for split in splits}),
     )
@@ -94,22 +92,22 @@ def covers_every_class(labels: Mapping[str, np.ndarray], num_classes: int) -> bo
     Returns:
       True if both splits exist and hold every label.
     """
-    return all(
-        split in labels and len(np.unique(labels[split])) == num_classes for split in ("train", "test")
-    )
+    return all(split in labels and len(np.unique(labels[split])) == num_classes for split in ("train", "test"))
 
 
 def _arrays(path: Path) -> list[str]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy would leave a file that it opened itself open when it is no zip archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return list(archive.files)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        # TypeError: a .npy file loads as an array, which is no context manager.
         raise ValueError(f"{path}: is not an .npz file: write it with numpy.savez") from error
 
 
 def _array(path: Path, name: str) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return archive[name]
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: array {name} cannot be read: {error}") from error

@@ -110,7 +110,7 @@ def prepare(source: Source, name: str, data_dir: Path) -> Path:
         builder = builder_class(source, data_dir=str(data_dir), file_format="array_record")
         with tempfile.TemporaryDirectory() as downloads:  # nothing is downloaded, but TFDS wants a folder
             builder.download_and_prepare(download_dir=downloads)
-    except PermissionError as error:
+    except OSError as error:
         raise ValueError(f"data_dir={str(data_dir)!r} cannot be written to: {error}") from error
     written = prepared_source(name, data_dir=data_dir)
     for split in source.splits:

@@ -206,9 +206,8 @@ def _builder(folder: Path):
     formats = {f.value for f in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise ValueError(
-            f"{folder}: is prepared as {'/'.join(sorted(formats))}, which only TensorFlow reads: pip"
-            " install 'osrjax[prepare]' && tfds convert_format"
-            f" --dataset_version_dir={folder} --out_file_format=array_record"
+            f"{folder}: is prepared as {'/'.join(sorted(formats))}, which only TensorFlow reads: remove it,"
+            f" then {_with_tensorflow(folder.parent.name, folder.parent.parent)}"
         )
     return builder
 
@@ -237,7 +236,15 @@ def _missing(name: str, data_dir: Path) -> str:
         )
     without = f"--idx DIR {target}" if name == "mnist" else f"--npz FILE {target}"
     return (
-        f"data set {name!r} is not prepared under {data_dir}: pip install 'osrjax[prepare]' && tfds"
-        f" build {name} --file_format=array_record --data_dir={data_dir} (or, from local files and"
-        f" without TensorFlow, {prepare} {without})"
+        f"data set {name!r} is not prepared under {data_dir}: {_with_tensorflow(name, data_dir)} (or, from"
+        f" local files and without TensorFlow, {prepare} {without})"
+    )
+
+
+def _with_tensorflow(name: str, data_dir: Path) -> str:
+    # Not the `tfds build` command: in TFDS 4.9.10 that imports Apache Beam as well.
+    return (
+        "pip install 'osrjax[prepare]' && python -c \"import tensorflow_datasets as tfds;"
+        f" tfds.builder('{name}', data_dir='{data_dir}',"
+        " file_format='array_record').download_and_prepare()\""
     )

@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,6 +15,7 @@ __all__ = [
     "Examples",
     "MissingDataError",
     "Source",
+    "Splits",
     "checked_examples",
     "decoded_image",
     "split_of",
@@ -31,6 +32,26 @@ class Examples(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """Split name to examples: a dictionary, or `DecodedSplits`.
+
+    Not `Mapping[str, Examples]`: a run-time type checker would look up a value to check it, and decode it.
+    """
+
+    def __getitem__(self, name: str, /) -> Examples:
+        """The examples of a split."""
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+
+    def __len__(self) -> int:
+        """Number of splits."""
+
+    def __contains__(self, name: object, /) -> bool:
+        """Whether there is such a split."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +71,7 @@ class Source:
     provenance: str
     complete: bool
     class_names: tuple[str, ...]
-    splits: Mapping[str, Examples]
+    splits: Splits
 
 
 class MissingDataError(ValueError):
@@ -94,9 +115,7 @@ def split_of(source: Source, split: str) -> Examples:
       ValueError: if the source has no such split.
     """
     if split not in source.splits:
-        raise ValueError(
-            f"split={split!r} does not exist in {source.name}: it has {', '.join(source.splits)}"
-        )
+        raise ValueError(f"split={split!r} does not exist in {source.name}: it has {', '.join(source.splits)}")
     return source.splits[split]
 
 
@@ -143,9 +162,7 @@ def checked_examples(images: np.ndarray, labels: np.ndarray, *, num_classes: int
     return Examples(images, labels.astype(np.int32))
 
 
-def decoded_image(
-    file: bytes | Path | IO[bytes], channels: int
-) -> UInt8[np.ndarray, "height width channels"]:
+def decoded_image(file: bytes | Path | IO[bytes], channels: int) -> UInt8[np.ndarray, "height width channels"]:
     """The pixels of an encoded image.
 
     Args:

@@ -56,16 +56,12 @@ def tiny_imagenet_folder_source(directory: Path) -> Source:
             where=f"tiny_imagenet {split}",
         )
 
-    counts = {
-        split: np.bincount([label for _, label in rows], minlength=200) for split, rows in files.items()
-    }
+    counts = {split: np.bincount([label for _, label in rows], minlength=200) for split, rows in files.items()}
     return Source(
         name="tiny_imagenet",
         provenance=f"tiny-imagenet-200 files in {directory} (test: its val images)",
         complete=bool((counts["train"] == 500).all() and (counts["test"] == 50).all()),
-        class_names=tuple(
-            f"{wnid} {words[wnid].split(',')[0].strip()}" if wnid in words else wnid for wnid in wnids
-        ),
+        class_names=tuple(f"{wnid} {words[wnid].split(',')[0].strip()}" if wnid in words else wnid for wnid in wnids),
         splits=DecodedSplits({split: lambda split=split: read(split) for split in files}),
     )
 

@@ -1,0 +1,77 @@
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from osrjax import cpu
+
+
+def _convolution(images, kernel):
+    return jax.lax.conv_general_dilated(
+        images, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def test_options_are_known_to_this_compiler():
+    assert cpu.compiler_options()
+
+
+def test_options_leave_gradients_of_a_convolution_as_they_are(rng):
+    images = jnp.asarray(rng.normal(size=(4, 6, 6, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 5)), jnp.float32)
+
+    def loss(images, kernel):
+        return jnp.sum(jnp.sin(_convolution(images, kernel)))
+
+    gradients = jax.grad(loss, argnums=(0, 1))
+    plain = jax.jit(gradients)(images, kernel)
+    fast = jax.jit(gradients, compiler_options=cpu.compiler_options())(images, kernel)
+    for expected, actual in zip(plain, fast, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_convolutions_do_not_go_to_ynnpack():
+    images, kernel = jnp.ones((4, 32, 32, 16)), jnp.ones((3, 3, 16, 16))
+    gradient = jax.grad(lambda kernel: jnp.sum(_convolution(images, kernel) ** 2))
+    compiled = jax.jit(gradient, compiler_options=cpu.compiler_options()).lower(kernel).compile()
+    entry = compiled.as_text().split("ENTRY")[1]
+    assert " convolution(" in entry  # in a library fusion it would stand in a computation of its own
+
+
+def test_another_backend_gets_no_options(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert cpu.compiler_options() == {}
+    assert not cpu.reuse_host_memory()
+
+
+@pytest.mark.parametrize("name", ["_OPTION", "_LIBRARY_FUSIONS"])
+def test_a_compiler_without_the_option_gets_none(monkeypatch, name):
+    monkeypatch.setattr(cpu, name, "no_such_option_or_value")
+    assert cpu.compiler_options() == {}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_used_again():
+    # A process of its own: the setting lasts. Page faults count memory that the system had to provide.
+    script = """
+import ctypes, resource
+from osrjax.cpu import reuse_host_memory
+print(reuse_host_memory())
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc(100 << 20)
+    ctypes.memset(block, 1, 100 << 20)
+    libc.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    effect, faults = run.stdout.split()
+    if effect == "False":
+        pytest.skip("another C library")
+    assert int(faults) < 100  # 25,600 pages otherwise

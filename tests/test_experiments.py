@@ -1,0 +1,318 @@
+"""The scripts as a user runs them: bad input, kills, SIGTERM, prediction, comparison."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+# One device, one configuration of numerics for every process whose bits are compared.
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "error"}
+
+
+def load(name):
+    """The script as a module, with nothing run."""
+    spec = importlib.util.spec_from_file_location(f"experiments_{name}", EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def start(script, *arguments):
+    return subprocess.Popen(
+        [sys.executable, str(EXPERIMENTS / f"{script}.py"), *map(str, arguments)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, timeout=240):
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+def wait_for_step(run, step, process):
+    """Returns when the run has logged a step."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        log = run / "metrics.jsonl"
+        if log.exists() and any(f'"step": {s},' in log.read_text() for s in range(step, step + 10)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached: {process.communicate()[0]}")
+
+
+LONG = ("--smoke", "--steps", 300, "--save-every", 100, "--log-every", 10, "--resamples", 0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A finished run that nothing happened to; made by the command line, read by several tests."""
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    code, output = finish(start("train", *LONG, "--out", run))
+    assert code == 0, output
+    return run, output
+
+
+def final_arrays(run):
+    """Every leaf of the last checkpoint: step, parameters, statistics and optimiser state."""
+    from orbax.checkpoint import v1 as ocp
+
+    leaves = __import__("jax").tree.leaves_with_path(ocp.load(run / "checkpoints" / "300"))
+    return {str(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_run(found, wanted):
+    a, b = final_arrays(found), final_arrays(wanted)
+    assert a.keys() == b.keys()
+    assert len(a) > 40
+    for name in a:
+        assert a[name].tobytes() == b[name].tobytes(), name
+    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (found, wanted)]
+    for x, y in zip(*lines, strict=True):
+        assert {k: v for k, v in x.items() if "second" not in k} == {k: v for k, v in y.items() if "second" not in k}
+
+
+def test_the_run_directory_holds_what_it_promises(undisturbed):
+    run, output = undisturbed
+    for name in ("config.json", "provenance.json", "metrics.jsonl", "scores.npz", "network.npz", "results.json"):
+        assert (run / name).stat().st_size > 0, name
+    figures = {path.name for path in (run / "figures").iterdir()}
+    assert figures == {f"{stem}.{kind}" for stem in ("scores", "roc", "oscr") for kind in ("png", "svg")}
+    assert list((run / "events").glob("events.out.tfevents.*"))
+    results = json.loads((run / "results.json").read_text())
+    assert results["table"] in output
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["split"]["known"] == [0, 1, 2, 4, 5, 9]
+    assert provenance["sources"][0]["complete"]
+    # The stored outputs give the stored numbers again.
+    from sklearn.metrics import accuracy_score, roc_auc_score
+
+    with np.load(run / "scores.npz") as stored:
+        cosine = [-stored[f"{part}_logits"].max(-1) for part in ("known", "unknown")]
+        accuracy = accuracy_score(stored["known_labels"], stored["known_logits"].argmax(-1))
+    found = results["trained"]["scores"]["cosine"]
+    truth = np.repeat([0, 1], [len(part) for part in cosine])
+    assert found["auroc"]["value"] == pytest.approx(roc_auc_score(truth, np.concatenate(cosine)))
+    assert found["closed_set_accuracy"]["value"] == pytest.approx(accuracy)
+    assert accuracy > 0.8
+
+
+@pytest.mark.parametrize("at", [130, 240])
+def test_a_killed_run_ends_with_the_same_bits(undisturbed, tmp_path, at):
+    wanted, _ = undisturbed
+    run = tmp_path / "killed"
+    process = start("train", *LONG, "--out", run)
+    wait_for_step(run, at, process)  # between two saves
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (run / "results.json").exists()
+    code, output = finish(start("train", *LONG, "--out", run))
+    assert code == 0, output
+    assert "going on from step" in output
+    assert_same_run(run, wanted)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, tmp_path):
+    wanted, _ = undisturbed
+    run = tmp_path / "stopped"
+    process = start("train", *LONG, "--out", run)
+    wait_for_step(run, 30, process)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 143, output
+    assert "stopped by SIGTERM after saving step" in output
+    saved = max(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert 30 <= saved < 300
+    code, output = finish(start("train", *LONG, "--out", run))
+    assert code == 0, output
+    assert f"going on from step {saved}" in output
+    a, b = final_arrays(run), final_arrays(wanted)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_prediction_from_a_finished_run(undisturbed, tmp_path, capsys):
+    from osrjax.data import open_source
+
+    run, _ = undisturbed
+    predict = load("predict")
+    examples = open_source("digits").splits["test"]
+    rows = [int(np.flatnonzero(examples.labels == digit)[i]) for digit in range(10) for i in range(5)]
+    for row in rows:
+        Image.fromarray(examples.images[row, :, :, 0]).save(tmp_path / f"{examples.labels[row]}-{row:04}.png")
+    assert predict.main([str(run), str(tmp_path), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 50
+    known = [line for line in lines if int(Path(line["file"]).name[0]) in (0, 1, 2, 4, 5, 9)]
+    assert np.mean([line["nearest_class"] == Path(line["file"]).name[0] for line in known]) > 0.8
+    for line in lines:
+        rejected = line["score"] > line["threshold"]
+        assert line["decision"] == ("unknown" if rejected else line["nearest_class"])
+    # The command line's numbers are those of the run: the same images score the same there.
+    with np.load(run / "scores.npz") as stored:
+        stored_scores = -stored["known_logits"].max(-1)
+    assert all(np.isclose(stored_scores, line["score"], atol=1e-5).any() for line in known)
+
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    (tmp_path / "text.png").write_text("no image")
+    for arguments, message in (
+        ([run, tmp_path / "wide.png"], "9x8 pixels, the run takes 8x8"),
+        ([run, tmp_path / "text.png"], "cannot be read as an image"),
+        ([run, tmp_path / "nothing.png"], "does not exist"),
+        ([tmp_path, tmp_path / "wide.png"], "has no config.json"),
+        ([run, tmp_path / "wide.png", "--reject-share", "2"], "reject_share=2.0"),
+        ([run, tmp_path / "wide.png", "--resize", "--score", "luck"], "score='luck' does not exist"),
+    ):
+        assert predict.main([str(a) for a in arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert predict.main([str(run), str(tmp_path / "wide.png"), "--resize"]) == 0
+
+
+BAD = {
+    "--preset bundle": "preset='bundle' does not exist",
+    "--data imagenet": "imagenet",
+    "--family nael": "nael",
+    "--split 5": "5",
+    "--known 0 1 2 --unknown 2 3": "2",
+    "--known 0 0 1": "0",
+    "--known 0 1 77": "77",
+    "--held-out 3": "held_out=[3]",
+    "--margin -0.1": "margin=-0.1",
+    "--margin 3.5": "margin=3.5",
+    "--steps 0": "steps=0",
+    "--scale 0": "scale=0.0",
+    "--learning-rate nan": "learning_rate=nan",
+    "--batch-size 30 --devices 4": "no multiple of 4 devices",
+    "--devices 64": "devices=64",
+    "--batch-size 100000 --devices 1": "exceeds",
+    "--validation-share 1.5": "validation_share=1.5",
+    "--family random --openness 1.5": "openness=1.5",
+    "--weight-decay -1": "weight_decay=-1.0",
+    "--reject-share 1": "reject_share=1.0",
+    "--data npz:nowhere.npz": "nowhere.npz",
+    "--data cifar10 --data-dir nowhere": "cifar10",
+}
+
+
+@pytest.mark.parametrize("line", list(BAD))
+def test_bad_input_is_one_clear_line_and_exit_code_2_before_any_work(line, tmp_path, capsys):
+    train = load("train")
+    began = time.monotonic()
+    assert train.main(["--smoke", "--out", str(tmp_path / "run"), *line.split()]) == 2
+    assert time.monotonic() - began < 5
+    error = capsys.readouterr().err
+    assert error.startswith("train.py: ")
+    assert error.count("\n") == 1
+    assert BAD[line] in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_run_directories(undisturbed, tmp_path, capsys):
+    train = load("train")
+    run, _ = undisturbed
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        ([*LONG, "--out", run, "--margin", 0.4], "belongs to another configuration: there margin=0.5, now 0.4"),
+        (["--smoke", "--out", tmp_path / "file" / "run"], "cannot be written"),
+        (["--smoke", "--out", tmp_path], "neither empty nor a run directory"),
+    ):
+        assert train.main([str(a) for a in arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert train.main([str(a) for a in (*LONG, "--out", run)]) == 0  # finished: shows its results again
+    assert "stored results" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"train_images": np.zeros((20, 8, 8, 1), np.float32)}, "float32"),
+        ({"train_images": np.zeros((20, 64), np.uint8)}, "64"),
+        ({"train_labels": np.full(20, -3)}, "-3"),
+        ({"train_labels": np.zeros(20, np.int64)}, "class"),  # class 1 is empty
+        ({"train_labels": np.arange(19) % 3}, "19"),
+    ],
+)
+def test_bad_arrays_are_one_clear_line(arrays, message, tmp_path, capsys):
+    train = load("train")
+    good = {
+        f"{part}_{name}": value
+        for part in ("train", "test")
+        for name, value in (("images", np.zeros((20, 8, 8, 1), np.uint8)), ("labels", np.arange(20) % 3))
+    }
+    np.savez(tmp_path / "set.npz", **{**good, **arrays})
+    options = f"--data npz:{tmp_path}/set.npz --known 0 1 --unknown 2 --batch-size 4 --steps 1".split()
+    assert train.main([*options, "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_non_finite_loss_stops_the_run_naming_the_step(tmp_path, capsys):
+    train = load("train")
+    options = ["--smoke", "--learning-rate", "1e30", "--loss", "doc", "--out", str(tmp_path / "run")]
+    assert train.main(options) == 1
+    error = capsys.readouterr().err
+    assert "non-finite" in error
+    assert "at step" in error
+
+
+def test_help_explains_every_field(capsys):
+    import dataclasses
+
+    train = load("train")
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(train.Config):
+        assert f"--{field.name.replace('_', '-')}" in text, field.name
+    assert "cifar10-wrn16-4" in text
+    source = (EXPERIMENTS / "train.py").read_text()
+    for field in dataclasses.fields(train.Config):  # each field has a line of its own that explains it
+        assert f"\n    {field.name}: " in source
+    assert source.count('\n    """') >= len(dataclasses.fields(train.Config))
+
+
+@pytest.mark.parametrize(
+    "preset", ["cifar10-wrn16-4", "tiny_imagenet-resnet18", "svhn-classifier32", "cifar+10-wrn16-4"]
+)
+def test_paper_presets(preset):
+    config = load("train").parse(["--preset", preset])
+    assert config.preset == preset
+    assert config.batch_size == 128
+    assert (config.scale, config.margin, config.weight_decay, config.rotation_weight) == (32.0, 0.5, 1e-3, 0.1)
+    if "resnet18" in preset:
+        assert (config.epochs, config.learning_rate, config.final_learning_rate) == (200, 0.06, 0.0)
+    else:
+        assert (config.steps, config.learning_rate, config.final_learning_rate) == (20_000, 0.1, 1e-5)
+    assert config.flip == (not preset.startswith("svhn"))
+
+
+def test_comparison_of_two_losses_resumes_and_tabulates(tmp_path):
+    code, output = finish(start("compare", "smoke", "--out", tmp_path))
+    assert code == 0, output
+    numbers = json.loads((tmp_path / "smoke.json").read_text())
+    runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("smoke/m-OvR*/results.json"))]
+    values = [run["trained"]["scores"]["cosine"]["auroc"]["value"] for run in runs]
+    assert len(values) == 2
+    assert numbers["m-OvR / cosine"]["auroc"]["mean"] == pytest.approx(np.mean(values))
+    code, again = finish(start("compare", "smoke", "--out", tmp_path))
+    assert code == 0
+    assert "4 of 4 runs are finished" in again
+    assert again.splitlines()[1:] == output.splitlines()[-len(again.splitlines()) + 1 :]
