@@ -83,9 +83,9 @@ COMPARISONS = {
         arms={
             "m-OvR": "",
             "one rotation an image": "--rotations one",
-            "200 steps": "--steps 200",
             "800 steps": "--steps 800",
             "learning rate 0.03": "--learning-rate 0.03",
+            "learning rate 0.3": "--learning-rate 0.3",
             "weight decay 5e-3": "--weight-decay 5e-3",
             "T = 16": "--scale 16",
             "m = 0.25": "--margin 0.25",

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from osrjax import metrics, report, sharding, splits
 from osrjax.assessment import DEFAULT_SCORES, OpenSetOutputs, assess, open_set_scores
 from osrjax.checkpoint import Checkpoints
+from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, batch_indices, open_set_data, open_source, pseudo_unknown_data, stream
 from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES, Batch, make_classify_objective, make_crop_and_flip
@@ -279,6 +280,7 @@ def load_data(config: Config):
 def train_and_evaluate(config: Config) -> int:
     """The whole run; returns the exit code."""
     check(config)
+    reuse_host_memory()
     mesh = sharding.data_mesh(config.devices)
     sharding.check_batch_size(config.batch_size, mesh)
     split, data = load_data(config)
@@ -319,14 +321,17 @@ def train_and_evaluate(config: Config) -> int:
     init_key, train_key = jax.random.split(key)
     step_function = make_train_step(objective, optimizer)
 
-    def gather_and_step(state, images, indices):
+    def gather_and_step(state, images, indices, key, hyper):
         """`images` are all training images with the indices of a batch, or the batch itself with None."""
         batch = images if indices is None else Batch(images.images[indices], images.labels[indices])
         batch = jax.lax.with_sharding_constraint(batch, sharding.batch_sharding(mesh))
-        return step_function(state, batch, train_key, hyper)
+        return step_function(state, batch, key, hyper)
 
-    train_step = jax.jit(gather_and_step, donate_argnums=0)
-    forward = jax.jit(lambda variables, images: eval_network.apply(variables, images, train=False))
+    options = compiler_options()
+    train_step = jax.jit(gather_and_step, donate_argnums=0, compiler_options=options)
+    forward = jax.jit(
+        lambda variables, images: eval_network.apply(variables, images, train=False), compiler_options=options
+    )
 
     def predict(state, images) -> Predictions:
         variables = {"params": state.params, "batch_stats": state.stats}
@@ -367,7 +372,7 @@ def train_and_evaluate(config: Config) -> int:
         clock, clock_step = time.perf_counter(), start
         bar = tqdm(total=steps, initial=start, unit="step", disable=None, mininterval=0.5)
         for step in range(start + 1, steps + 1):
-            state, step_metrics = train_step(state, *next(step_inputs))
+            state, step_metrics = train_step(state, *next(step_inputs), train_key, hyper)
             pending.append((step, step_metrics))
             bar.update()
             saving = step % config.save_every == 0 or step == steps or stop.requested

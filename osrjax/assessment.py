@@ -11,11 +11,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from osrjax import intervals, metrics, scores
 
 __all__ = ["DEFAULT_SCORES", "SCORES", "OpenSetOutputs", "assess", "open_set_scores"]
+
+Scalar = float | Float[Array, ""]
 
 # The score that is reported first, by head; experiments/README.md says how it was chosen on known classes.
 DEFAULT_SCORES = {"cosine": "cosine", "linear": "max_logit"}
@@ -66,7 +68,7 @@ def open_set_scores(
 
 
 @partial(jax.jit, static_argnums=1)
-def _compiled_scores(values: jax.Array, head: str, scale: float, margin: float) -> dict[str, jax.Array]:
+def _compiled_scores(values: Array, head: str, scale: Scalar, margin: Scalar) -> dict[str, Array]:
     if head == "cosine":
         scaled = scale * values
         found = {
