@@ -63,7 +63,7 @@ LOSSES = {
 COMPARISONS = {
     "bundled": Comparison(
         arms=LOSSES,
-        common="--preset bundled",
+        common="--preset bundled --steps 400",
         groups={f"neal {k}": f"--family neal --split {k}" for k in range(5)},
         seeds=3,
         reference="m-OvR",
@@ -84,17 +84,15 @@ COMPARISONS = {
             "m-OvR": "",
             "one rotation an image": "--rotations one",
             "800 steps": "--steps 800",
-            "learning rate 0.03": "--learning-rate 0.03",
             "learning rate 0.3": "--learning-rate 0.3",
             "weight decay 5e-3": "--weight-decay 5e-3",
             "T = 16": "--scale 16",
             "m = 0.25": "--margin 0.25",
             "m = 0.5 on the target": "--loss m_ovr_target",
             "OvR": "--loss ovr",
-            "cosine softmax": "--loss cosine_softmax",
             "softmax": "--loss softmax",
         },
-        common="--preset bundled --family neal --split 0",
+        common="--preset bundled --family neal --split 0 --steps 400 --scale 32",
         groups={f"without {a} {b}": f"--held-out {a} {b}" for a, b in ((0, 1), (2, 4), (5, 9))},
         seeds=1,
         reference="m-OvR",
@@ -197,29 +195,34 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
                     found[i, seed] = stored[arm, group, seed][score][metric]["value"]
         return found
 
-    scores_of = {arm: list(next((stored[cell] for cell in stored if cell[0] == arm), {})) for arm in comparison.arms}
+    scores_of, own_score = {}, {}
+    for arm in comparison.arms:
+        done = [cell for cell in stored if cell[0] == arm]
+        if done:
+            scores_of[arm] = list(stored[done[0]])
+            loss = json.loads((cells[done[0]] / "config.json").read_text())["loss"]
+            own_score[arm] = CLASS_LOSSES[loss].score
     rows, numbers = [], {}
     for arm, names in scores_of.items():
         for score in names:
             found = {metric: intervals.t_interval(values(arm, score, metric)) for metric in METRICS}
             numbers[f"{arm} / {score}"] = {metric: estimate._asdict() for metric, estimate in found.items()}
             texts = {metric: estimate_text(found[metric]) for metric in METRICS}
-            rows.append({"arm": arm, "score": score, **texts})
+            rows.append({"arm": arm, "score": score + (" *" if score == own_score[arm] else ""), **texts})
     differences = []
     reference = comparison.reference
     for arm in comparison.arms:
-        if arm == reference or not scores_of[arm] or not scores_of[reference]:
+        if arm == reference or arm not in own_score or reference not in own_score:
             continue
-        # The first score of each arm is the default one of its head.
         pairs = {
             metric: intervals.paired_difference(
-                values(reference, scores_of[reference][0], metric), values(arm, scores_of[arm][0], metric)
+                values(reference, own_score[reference], metric), values(arm, own_score[arm], metric)
             )
             for metric in METRICS
         }
         numbers[f"{reference} - {arm}"] = {metric: estimate._asdict() for metric, estimate in pairs.items()}
         texts = {metric: estimate_text(pairs[metric]) for metric in METRICS}
-        differences.append({"difference, default scores": f"{reference} - {arm}", **texts})
+        differences.append({"difference of the scores marked *": f"{reference} - {arm}", **texts})
     title = (
         f"{len(stored)} of {len(cells)} runs: {shape[0]} splits x {shape[1]} seeds, mean [95 % t interval over splits]"
     )

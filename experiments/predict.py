@@ -20,7 +20,7 @@ import tyro
 from PIL import Image, UnidentifiedImageError
 
 from osrjax import metrics
-from osrjax.assessment import DEFAULT_SCORES, open_set_scores
+from osrjax.assessment import open_set_scores
 from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES
 from osrjax.run import read_network
@@ -40,7 +40,7 @@ class Config:
     reject_share: float = 0.1
     """Share of known validation images that the threshold rejects; smaller calls fewer images unknown."""
     score: str | None = None
-    """Open-set score; default: the first one of the run's table."""
+    """Open-set score; default: the one that belongs to the run's loss."""
     resize: bool = False
     """Resize images of another size (bilinear) instead of refusing them."""
     json: bool = False
@@ -71,18 +71,18 @@ def classify(config: Config) -> int:
     files = [file for path in config.images for file in files_of(path)]
     images = np.stack([read_image(file, shape, resize=config.resize) for file in files])
 
-    head = CLASS_LOSSES[trained["loss"]].head
-    chosen = config.score or DEFAULT_SCORES[head]
+    loss = CLASS_LOSSES[trained["loss"]]
+    chosen = config.score or loss.score
 
     def scores_of(logits: np.ndarray) -> np.ndarray:
-        found = open_set_scores(logits, head=head, scale=trained["scale"], margin=trained["margin"])
+        found = open_set_scores(logits, head=loss.head, scale=trained["scale"], margin=trained["margin"])
         if chosen not in found:
             raise ValueError(f"score={chosen!r} does not exist for this run: choose from {', '.join(found)}")
         return found[chosen]
 
     with np.load(needed["scores.npz"]) as stored:
         threshold = metrics.rejection_threshold(scores_of(stored["validation_logits"]), share=config.reject_share)
-    network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), len(names), head)
+    network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), len(names), loss.head)
     variables = read_network(needed["network.npz"])
     forward = jax.jit(lambda rows: network.apply(variables, rows, train=False))
     logits = evaluate(forward, images, batch_size=min(len(images), 500)).logits

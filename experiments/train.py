@@ -25,7 +25,7 @@ import tyro
 from tqdm import tqdm
 
 from osrjax import metrics, report, sharding, splits
-from osrjax.assessment import DEFAULT_SCORES, OpenSetOutputs, assess, open_set_scores
+from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
 from osrjax.checkpoint import Checkpoints
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, batch_indices, open_set_data, open_source, pseudo_unknown_data, stream
@@ -40,8 +40,6 @@ from osrjax.train import (
     make_sgd,
     make_train_step,
 )
-
-Head = Literal["cosine", "linear"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +86,8 @@ class Config:
     cosine_softmax, softmax and doc (linear logits)."""
     margin: float = 0.5
     """m of m-OvR, radians."""
-    scale: float = 32.0
-    """T, by which cosines are multiplied."""
+    scale: float = 16.0
+    """T, by which cosines are multiplied. The paper's 32 wants its longer schedule."""
     intra_weight: float = 1.0
     """Weight of the labelled class's term of a one-vs-rest loss."""
     inter_weight: float = 1.0
@@ -99,7 +97,7 @@ class Config:
     rotation_weight: float = 0.1
     """lambda_self, the weight of the rotation loss."""
 
-    steps: int = 400
+    steps: int = 800
     """Optimiser steps."""
     epochs: int | None = None
     """Passes over the training images, instead of `steps`."""
@@ -142,10 +140,11 @@ class Config:
 
 
 PAPER = Config(
-    steps=20_000, save_every=1000, log_every=100, rotations="all", data="cifar10"
+    scale=32.0, steps=20_000, save_every=1000, log_every=100, rotations="all", data="cifar10"
 )  # arXiv 2209.11436, sec. 5
 PRESETS = {
     "bundled": Config(),
+    "cifar10-small": Config(preset="cifar10-small", data="cifar10", steps=1000),
     "digits": Config(preset="digits", data="digits", flip=False, crop_padding=1, batch_size=64),
 }
 for _network in ("wrn16_4", "classifier32", "resnet18"):
@@ -435,8 +434,8 @@ def train_and_evaluate(config: Config) -> int:
             )
         run.write_arrays("scores.npz", outputs._asdict())
         run.write_network({"params": state.params, "batch_stats": state.stats})
-        draw_figures(run.directory / "figures", outputs, config, class_loss.head)
-        table = results_text(found, class_loss.head, data, config)
+        draw_figures(run.directory / "figures", outputs, config)
+        table = results_text(found, data, config)
         run.write_json("results.json", {**found, "steps": steps, "table": table})
         print(table)
         return 0
@@ -446,26 +445,31 @@ def inputs_from(start: int, config: Config, data: OpenSetData, mesh: jax.shardin
     """Yields the images and indices of every step after `start`; a batch is a function of seed and step."""
     if config.stream:
         elements = list(zip(data.train.images, data.train.labels, strict=True))
-        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        batches: Any = stream(elements, config.batch_size, seed=config.seed, **process)
+        batches: Any = stream(
+            elements,
+            config.batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
         for images, labels in batches[start:].to_iter_dataset():  # threads read ahead
             yield jax.device_put(Batch(images, labels), sharding.batch_sharding(mesh)), None
     else:
-        images = jax.device_put(Batch(*data.train), sharding.replicated(mesh))
+        images = Batch(*jax.device_put(tuple(data.train), sharding.replicated(mesh)))
         indices = batch_indices(len(data.train.images), config.batch_size, seed=config.seed)
         for step in itertools.count(start):
             yield images, indices[step]
 
 
-def draw_figures(directory: Path, outputs: OpenSetOutputs, config: Config, head: Head) -> None:
-    """Histogram of the head's default score; ROC and OSCR curves of every score."""
+def draw_figures(directory: Path, outputs: OpenSetOutputs, config: Config) -> None:
+    """Histogram of the loss's own score; ROC and OSCR curves of every score."""
+    head, name = CLASS_LOSSES[config.loss].head, CLASS_LOSSES[config.loss].score
     known, unknown = (
         open_set_scores(logits, head=head, scale=config.scale, margin=config.margin)
         for logits in (outputs.known_logits, outputs.unknown_logits)
     )
     pairs = {name: (known[name], unknown[name]) for name in known}
     correct = outputs.known_logits.argmax(-1) == outputs.known_labels
-    name = DEFAULT_SCORES[head]
     directory.mkdir(exist_ok=True)
     histogram = report.score_histogram(*pairs[name], score_name=f"{name} (larger = more unknown)")
     report.save_figure(histogram, directory / "scores")
@@ -473,10 +477,10 @@ def draw_figures(directory: Path, outputs: OpenSetOutputs, config: Config, head:
     report.save_figure(report.oscr_figure(pairs, correct), directory / "oscr")
 
 
-def results_text(found: dict, head: Head, data: OpenSetData, config: Config) -> str:
-    """The final table: one row per score, then the default score of the untrained network."""
+def results_text(found: dict, data: OpenSetData, config: Config) -> str:
+    """The final table: one row per score, then the loss's own score of the untrained network."""
     columns = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1")
-    default = DEFAULT_SCORES[head]
+    default = CLASS_LOSSES[config.loss].score
     trained, untrained = found["trained"]["scores"], found["untrained"]["scores"]
     named = {name + (" *" if name == default else ""): values for name, values in trained.items()}
     rows = [
@@ -486,7 +490,7 @@ def results_text(found: dict, head: Head, data: OpenSetData, config: Config) -> 
     what = "validation images, held-out classes as unknown" if config.held_out else "test images"
     lines = [
         report.results_table(rows),
-        f"* default score of this head; unknown = positive; [95 % bootstrap interval over {what}]",
+        f"* the score that belongs to this loss; unknown = positive; [95 % bootstrap interval over {what}]",
         f"closed-set accuracy {interval_text(trained[default]['closed_set_accuracy'])}, "
         f"on validation {found['trained']['validation_accuracy']:.3f}; "
         f"Davies-Bouldin {found['trained']['davies_bouldin'] or float('nan'):.3f}",

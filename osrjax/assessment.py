@@ -15,15 +15,13 @@ from jaxtyping import Array, Float, Int
 
 from osrjax import intervals, metrics, scores
 
-__all__ = ["DEFAULT_SCORES", "SCORES", "OpenSetOutputs", "assess", "open_set_scores"]
+__all__ = ["SCORES", "OpenSetOutputs", "assess", "open_set_scores"]
 
 Scalar = float | Float[Array, ""]
 
-# The score that is reported first, by head; experiments/README.md says how it was chosen on known classes.
-DEFAULT_SCORES = {"cosine": "cosine", "linear": "max_logit"}
 SCORES = {
-    "cosine": ("cosine", "m_ovr", "m_ovr_margin", "max_softmax", "energy", "entropy"),
-    "linear": ("max_logit", "max_softmax", "energy", "entropy"),
+    "cosine": ("m_ovr_margin", "m_ovr", "cosine", "max_softmax", "energy", "entropy"),
+    "linear": ("max_softmax", "max_logit", "energy", "entropy"),
 }
 
 
@@ -61,7 +59,7 @@ def open_set_scores(
     Raises:
       ValueError: an unknown head.
     """
-    if head not in DEFAULT_SCORES:
+    if head not in SCORES:
         raise ValueError(f'{head=} is not one of "cosine", "linear"')
     found = _compiled_scores(jnp.asarray(logits), head, scale, margin)
     return {name: np.asarray(found[name]) for name in SCORES[head]}

@@ -217,9 +217,7 @@ def paired_difference(
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape:
-        raise ValueError(
-            f"a has shape {first.shape} and b {second.shape}: give the same splits and seeds of both"
-        )
+        raise ValueError(f"a has shape {first.shape} and b {second.shape}: give the same splits and seeds of both")
     for name, runs in (("a", first), ("b", second)):
         if np.isinf(runs).any():
             raise ValueError(f"{name} holds an infinite number: mark a missing run by nan")
@@ -299,9 +297,7 @@ def _histograms(bins: np.ndarray, size: int) -> np.ndarray:
     return np.bincount((bins + offsets).ravel(), minlength=bins.shape[0] * size).reshape(-1, size)
 
 
-def _detection_metrics(
-    positives: np.ndarray, negatives: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _detection_metrics(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Average precision, FPR at 95 % TPR and balanced accuracy of counts, most positive bin first."""
     true, false = np.cumsum(positives, axis=1), np.cumsum(negatives, axis=1)
     precision = true / np.maximum(true + false, 1)

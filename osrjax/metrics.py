@@ -298,9 +298,7 @@ def macro_f1(
     Raises:
       ValueError: as :func:`open_set_metrics`; or a threshold that is not finite.
     """
-    decided, actual = _decisions(
-        scores_known, scores_unknown, predictions, labels, predictions_unknown, threshold
-    )
+    decided, actual = _decisions(scores_known, scores_unknown, predictions, labels, predictions_unknown, threshold)
     return float(sklearn_metrics.f1_score(actual, decided, average="macro"))
 
 
@@ -368,9 +366,7 @@ def open_set_metrics(
     return found
 
 
-def davies_bouldin(
-    embedding: Float[np.ndarray, "batch features"], labels: Int[np.ndarray, " batch"]
-) -> float:
+def davies_bouldin(embedding: Float[np.ndarray, "batch features"], labels: Int[np.ndarray, " batch"]) -> float:
     r"""Davies-Bouldin index (DBI): how wide the classes are for their distances.
 
     .. math:: \frac1K \sum_k \max_{l \ne k} \frac{d_k + d_l}{\lVert c_k - c_l \rVert}
@@ -409,9 +405,7 @@ def davies_bouldin(
     if classes.size < 2:
         raise ValueError(f"labels hold the single class {classes[0]}: the index compares two or more")
     if classes.size == labels.size:
-        raise ValueError(
-            f"labels name {classes.size} classes for {labels.size} examples: some class needs two"
-        )
+        raise ValueError(f"labels name {classes.size} classes for {labels.size} examples: some class needs two")
     means = np.stack([rows[positions == k].mean(axis=0) for k in range(classes.size)])
     distances = np.linalg.norm(means[:, None] - means[None], axis=-1)
     between = distances[~np.eye(classes.size, dtype=bool)]

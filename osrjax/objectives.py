@@ -50,11 +50,20 @@ Objective = Callable[[PyTree, PyTree, Batch, Array, Hyper], tuple[Array, Objecti
 
 
 class ClassLoss(NamedTuple):
-    """A classification loss, the head whose output it reads, and the hyper-parameters that it reads."""
+    """A classification loss and what belongs to it.
+
+    Attributes:
+      head: the network's head whose output it reads.
+      function: ``(logits, labels, hyper) -> one loss per example``.
+      hyper: the hyper-parameters that it reads.
+      score: the open-set score that goes with it, a name of :data:`osrjax.assessment.SCORES`: the loss itself
+        at the predicted class, as the paper scores, where the loss has such a form.
+    """
 
     head: Literal["cosine", "linear"]
     function: Callable[[Array, Array, Hyper], Array]
     hyper: tuple[str, ...]
+    score: str
 
 
 def _m_ovr(cosines: Array, labels: Array, hyper: Hyper, margin_on: Literal["all", "target"] = "all") -> Array:
@@ -86,15 +95,16 @@ def _doc(logits: Array, labels: Array, hyper: Hyper) -> Array:
     return losses.ovr_loss(logits, labels, intra_weight=hyper["intra_weight"], inter_weight=hyper["inter_weight"])
 
 
+_HALVES = ("intra_weight", "inter_weight")
+_MARGIN = ("margin", "scale", *_HALVES)
+
 CLASS_LOSSES: dict[str, ClassLoss] = {
-    "m_ovr": ClassLoss("cosine", _m_ovr, ("margin", "scale", "intra_weight", "inter_weight")),
-    "m_ovr_target": ClassLoss(
-        "cosine", partial(_m_ovr, margin_on="target"), ("margin", "scale", "intra_weight", "inter_weight")
-    ),
-    "ovr": ClassLoss("cosine", _ovr, ("scale", "intra_weight", "inter_weight")),
-    "cosine_softmax": ClassLoss("cosine", _cosine_softmax, ("scale",)),
-    "softmax": ClassLoss("linear", _softmax, ()),
-    "doc": ClassLoss("linear", _doc, ("intra_weight", "inter_weight")),
+    "m_ovr": ClassLoss("cosine", _m_ovr, _MARGIN, "m_ovr_margin"),
+    "m_ovr_target": ClassLoss("cosine", partial(_m_ovr, margin_on="target"), _MARGIN, "m_ovr_margin"),
+    "ovr": ClassLoss("cosine", _ovr, ("scale", *_HALVES), "m_ovr"),
+    "cosine_softmax": ClassLoss("cosine", _cosine_softmax, ("scale",), "max_softmax"),
+    "softmax": ClassLoss("linear", _softmax, (), "max_softmax"),
+    "doc": ClassLoss("linear", _doc, _HALVES, "max_logit"),
 }
 
 

@@ -156,9 +156,7 @@ def max_logit_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*ba
     return -jnp.max(_in_float32(logits), axis=-1)
 
 
-def energy_score(
-    logits: Float[Array, "*batch classes"], *, temperature: Scalar = 1.0
-) -> Float[Array, "*batch"]:
+def energy_score(logits: Float[Array, "*batch classes"], *, temperature: Scalar = 1.0) -> Float[Array, "*batch"]:
     r"""Free energy of the logits.
 
     .. math:: E = -T \log \sum_k e^{z_k / T}.

@@ -45,9 +45,7 @@ def test_every_resample_equals_the_metrics_of_the_resampled_arrays(rounded_to):
         columns,
     )
     for index, (i, j) in enumerate(zip(rows, columns, strict=True)):
-        expected = metrics.open_set_metrics(
-            known[i], unknown[j], predictions[i], labels[i], validation, guesses[j]
-        )
+        expected = metrics.open_set_metrics(known[i], unknown[j], predictions[i], labels[i], validation, guesses[j])
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert found[name][index] == pytest.approx(value, abs=1e-12), name
@@ -63,9 +61,7 @@ def test_intervals_equal_those_of_a_naive_bootstrap():
     naive = []
     for _ in range(200):
         i, j = generator.randint(80, size=80), generator.randint(60, size=60)
-        naive.append(
-            metrics.open_set_metrics(known[i], unknown[j], predictions[i], labels[i], validation, guesses[j])
-        )
+        naive.append(metrics.open_set_metrics(known[i], unknown[j], predictions[i], labels[i], validation, guesses[j]))
     assert found.keys() == naive[0].keys()
     for name, (low, high) in found.items():
         values = np.array([n[name] for n in naive])

@@ -59,9 +59,7 @@ def brute_force(known, unknown):
 
 
 def pair_oscr(known, unknown, correct):
-    return np.mean(
-        [[c * ((k < u) + 0.5 * (k == u)) for u in unknown] for k, c in zip(known, correct, strict=True)]
-    )
+    return np.mean([[c * ((k < u) + 0.5 * (k == u)) for u in unknown] for k, c in zip(known, correct, strict=True)])
 
 
 def random_scores(seed, *, known=60, unknown=40, rounded_to=None):
@@ -252,11 +250,7 @@ def davies_bouldin_reference(rows, labels):
     widths = [np.mean(np.linalg.norm(g - m, axis=1)) for g, m in zip(groups, means, strict=True)]
     return np.mean(
         [
-            max(
-                (widths[k] + widths[j]) / np.linalg.norm(means[k] - means[j])
-                for j in range(len(groups))
-                if j != k
-            )
+            max((widths[k] + widths[j]) / np.linalg.norm(means[k] - means[j]) for j in range(len(groups)) if j != k)
             for k in range(len(groups))
         ]
     )
@@ -280,9 +274,7 @@ def test_davies_bouldin_of_a_collapsed_network_is_the_worst():
     two_of_three = np.array([[0.0], [2.0], [0.0], [2.0], [9.0], [9.0]])
     assert metrics.davies_bouldin(two_of_three, np.array([0, 0, 1, 1, 2, 2])) == np.inf
     nearly = constant + 1e-7 * np.random.default_rng(11).normal(size=(11, 3))
-    assert metrics.davies_bouldin(nearly, labels) == pytest.approx(
-        davies_bouldin_reference(nearly, labels), rel=1e-5
-    )
+    assert metrics.davies_bouldin(nearly, labels) == pytest.approx(davies_bouldin_reference(nearly, labels), rel=1e-5)
 
 
 def test_jacobian_norm_difference():
