@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 
 from osrjax import intervals, report
+from osrjax.objectives import CLASS_LOSSES
 
 
 @dataclasses.dataclass(frozen=True)

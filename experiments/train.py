@@ -144,7 +144,7 @@ PAPER = Config(
 )  # arXiv 2209.11436, sec. 5
 PRESETS = {
     "bundled": Config(),
-    "cifar10-small": Config(preset="cifar10-small", data="cifar10", steps=1000),
+    "cifar10-small": Config(preset="cifar10-small", data="cifar10", steps=700),
     "digits": Config(preset="digits", data="digits", flip=False, crop_padding=1, batch_size=64),
 }
 for _network in ("wrn16_4", "classifier32", "resnet18"):

@@ -170,9 +170,9 @@ def oscr_figure(
     accuracy = float(np.mean(correct))
     axes.axhline(accuracy, color="0.6", linewidth=1, label=f"closed-set accuracy {accuracy:.3f}")
     _finish_unit_square(axes)
-    axes.set_xlabel("share of unknown images accepted (false positives)")
-    axes.set_ylabel("share of known images accepted and classified correctly")
-    axes.legend(loc="lower right")
+    axes.set_xlabel("unknown images accepted")
+    axes.set_ylabel("known images accepted and correct")
+    figure.legend(loc="outside lower center", frameon=False, ncols=2)
     return figure
 
 

@@ -204,6 +204,9 @@ def entropy_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batc
       >>> import jax.numpy as jnp
       >>> round(float(entropy_score(jnp.zeros(4))), 4)  # log 4
       1.3863
+
+    References:
+      Macêdo et al., "Entropic Out-of-Distribution Detection", arXiv 1908.05569.
     """
     log_p = _log_softmax(_in_float32(logits))
     p = jnp.exp(log_p)
@@ -226,6 +229,10 @@ def cosine_score(cosines: Float[Array, "*batch classes"]) -> Float[Array, "*batc
       >>> import jax.numpy as jnp
       >>> float(cosine_score(jnp.array([0.5, -0.25])))
       -0.5
+
+    References:
+      Techapanurak, Suganuma and Okatani, "Hyperparameter-Free Out-of-Distribution Detection Using Softmax of
+      Scaled Cosine Similarity", arXiv 1905.10628.
     """
     return -jnp.max(_in_float32(cosines), axis=-1)
 

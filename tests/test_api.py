@@ -1,0 +1,70 @@
+"""The interface itself: names, order of arguments, documentation, what an import pulls in."""
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import osrjax
+
+COMMANDS = {"osrjax.data.prepare", "osrjax.data.build_fashion_mnist_small"}
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(osrjax.__path__, "osrjax.") if module.name not in COMMANDS
+)
+FROM_PAPERS = ("osrjax.losses", "osrjax.scores")
+
+
+def public_functions():
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for attribute in getattr(module, "__all__", ()):
+            value = getattr(module, attribute)
+            if inspect.isfunction(value) and value.__module__ == name:
+                yield pytest.param(value, id=f"{name.removeprefix('osrjax.')}.{attribute}")
+
+
+@pytest.mark.parametrize("function", list(public_functions()))
+def test_public_functions(function):
+    signature = inspect.signature(function)
+    assert signature.return_annotation is not inspect.Signature.empty
+    names = list(signature.parameters)
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not inspect.Parameter.empty, parameter
+        assert parameter.kind is not inspect.Parameter.VAR_KEYWORD, "no **kwargs"
+        assert parameter.name != "rng", "a key is called key"
+        if isinstance(parameter.default, bool | float | str):
+            assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, f"{parameter} is an option"
+    if "key" in names:
+        before = names[: names.index("key")]
+        assert set(before) <= {"fn", "function", "objective"}, "the key comes before the arrays"
+    first, *_ = inspect.getdoc(function).splitlines()
+    assert first.endswith("."), first
+    assert len(first) <= 115
+    if names:
+        assert "Args:" in function.__doc__ or "Arguments and errors are those of" in function.__doc__ or len(names) == 1
+    if function.__module__ in FROM_PAPERS:
+        assert "References:" in function.__doc__
+        assert ">>>" in function.__doc__
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_say_what_they_export(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert module.__doc__.splitlines()[0].rstrip().endswith((".", ":", "?"))
+    for exported in getattr(module, "__all__", ()):
+        assert hasattr(module, exported), exported
+
+
+def test_importing_the_package_stays_light():
+    heavy = ["flax", "sklearn", "tensorflow_datasets", "grain", "orbax", "matplotlib", "tensorflow", "torch"]
+    code = f"import osrjax, sys; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_pure_modules_do_not_know_flax():
+    code = "import osrjax.losses, osrjax.scores, osrjax.augment, sys; print('flax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
