@@ -122,17 +122,40 @@ def main(arguments: list[str] | None = None) -> int:
         for group in comparison.groups
         for arm in comparison.arms
     }
+    try:
+        check_finished(config, comparison, cells)
+    except ValueError as error:
+        print(f"compare.py: {error}", file=sys.stderr)
+        return 2
     if not config.only_table:
         failed = run_cells(config, comparison, cells)
         if failed:
             print(f"compare.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
             return 1
     text, numbers = tabulate(comparison, cells)
-    stem = config.out / f"{config.table}"
-    stem.with_suffix(".md").write_text(text + "\n")
-    stem.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
+    (config.out / f"{config.table}.txt").write_text(text + "\n")
+    (config.out / f"{config.table}.json").write_text(json.dumps(numbers, indent=2) + "\n")
     print(text)
     return 0
+
+
+def options_of(config: Config, comparison: Comparison, cell: tuple[str, str, int]) -> list[str]:
+    """The options of train.py for one cell."""
+    arm, group, seed = cell
+    options = f"{comparison.common} {comparison.arms[arm]} {comparison.groups[group]} --seed {seed} --resamples 0"
+    return options.split() + (["--data", config.data] if config.data else [])
+
+
+def check_finished(config: Config, comparison: Comparison, cells: dict) -> None:
+    """Refuses to mix runs of this comparison with finished ones of other options or data."""
+    finished = [cell for cell, out in cells.items() if (out / "results.json").exists()]
+    if config.only_table and not finished:
+        raise ValueError(f"out={str(config.out)!r} has no finished run of {config.table}: leave --only-table out")
+    for cell in finished:
+        log = cells[cell].with_suffix(".log")
+        stored = log.read_text().partition("\n")[0] if log.exists() else ""
+        if f" {' '.join(options_of(config, comparison, cell))} --out " not in stored:
+            raise ValueError(f"{log} was made with other options: choose another --out, or repeat its --data")
 
 
 def run_cells(config: Config, comparison: Comparison, cells: dict) -> list[str]:
@@ -147,16 +170,11 @@ def run_cells(config: Config, comparison: Comparison, cells: dict) -> list[str]:
     started = time.monotonic()
 
     def run(cell: tuple[str, str, int]) -> str | None:
-        arm, group, seed = cell
         out = missing[cell]
         out.parent.mkdir(parents=True, exist_ok=True)
-        options = (
-            f"{comparison.common} {comparison.arms[arm]} {comparison.groups[group]} --seed {seed} --resamples 0".split()
-        )
-        if config.data:
-            options += ["--data", config.data]
         cache = config.out / "compilation_cache"
-        command = [sys.executable, str(Path(__file__).with_name("train.py")), *options, "--out", str(out)]
+        command = [sys.executable, str(Path(__file__).with_name("train.py"))]
+        command += [*options_of(config, comparison, cell), "--out", str(out)]
         log = out.with_suffix(".log")
         share = shares.get()
         try:
@@ -180,7 +198,7 @@ def run_cells(config: Config, comparison: Comparison, cells: dict) -> list[str]:
 
 
 def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
-    """Mean and interval of every arm and score, and differences to the reference arm, as Markdown and JSON."""
+    """Mean and interval of every arm and score, and differences to the reference arm, as text and as JSON values."""
     stored = {
         cell: json.loads((out / "results.json").read_text())["trained"]["scores"]
         for cell, out in cells.items()
@@ -207,7 +225,7 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
     for arm, names in scores_of.items():
         for score in names:
             found = {metric: intervals.t_interval(values(arm, score, metric)) for metric in METRICS}
-            numbers[f"{arm} / {score}"] = {metric: estimate._asdict() for metric, estimate in found.items()}
+            numbers[f"{arm} / {score}"] = {metric: as_json(estimate) for metric, estimate in found.items()}
             texts = {metric: estimate_text(found[metric]) for metric in METRICS}
             rows.append({"arm": arm, "score": score + (" *" if score == own_score[arm] else ""), **texts})
     differences = []
@@ -221,13 +239,20 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
             )
             for metric in METRICS
         }
-        numbers[f"{reference} - {arm}"] = {metric: estimate._asdict() for metric, estimate in pairs.items()}
+        numbers[f"{reference} - {arm}"] = {metric: as_json(estimate) for metric, estimate in pairs.items()}
         texts = {metric: estimate_text(pairs[metric]) for metric in METRICS}
         differences.append({"difference of the scores marked *": f"{reference} - {arm}", **texts})
     title = (
         f"{len(stored)} of {len(cells)} runs: {shape[0]} splits x {shape[1]} seeds, mean [95 % t interval over splits]"
     )
-    return f"{title}\n\n{report.results_table(rows)}\n\n{report.results_table(differences)}", numbers
+    tables = [report.results_table(table) for table in (rows, differences) if table]
+    return "\n\n".join([title, *tables]), numbers
+
+
+def as_json(estimate: intervals.Estimate) -> dict:
+    """Mean, interval (None for the ends of an infinite one: a single split) and number of splits."""
+    ends = [end if np.isfinite(end) else None for end in estimate.interval]
+    return {"mean": estimate.mean, "interval": ends, "n": estimate.n}
 
 
 def estimate_text(estimate: intervals.Estimate) -> str:

@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from osrjax import metrics
 from osrjax.assessment import open_set_scores
+from osrjax.data.folders import IMAGE_SUFFIXES
+from osrjax.data.source import decoded_image
 from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES
 from osrjax.run import read_network
 from osrjax.train import evaluate
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,8 @@ def classify(config: Config) -> int:
     trained = json.loads(needed["config.json"].read_text())
     provenance = json.loads(needed["provenance.json"].read_text())
     names, shape = provenance["known_names"], tuple(provenance["image_shape"])
+    if not config.images:
+        raise ValueError("images is empty: give image files or folders of them")
     files = [file for path in config.images for file in files_of(path)]
     images = np.stack([read_image(file, shape, resize=config.resize) for file in files])
 
@@ -100,7 +102,7 @@ def classify(config: Config) -> int:
 def files_of(path: Path) -> list[Path]:
     """The file itself, or the image files of a folder in the order of their names."""
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise ValueError(f"images={str(path)!r} holds no image file: give files or a folder of images")
         return found
@@ -112,19 +114,16 @@ def files_of(path: Path) -> list[Path]:
 def read_image(path: Path, shape: tuple[int, ...], *, resize: bool) -> np.ndarray:
     """One uint8 image of the run's height, width and channels."""
     height, width, channels = shape
-    try:
-        with Image.open(path) as image:
-            image = image.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"images={str(path)!r} cannot be read as an image ({error}): give a PNG or JPEG") from None
-    if image.size != (width, height):
-        if not resize:
-            raise ValueError(
-                f"images={str(path)!r} is {image.size[0]}x{image.size[1]} pixels, the run takes {width}x{height}:"
-                " resize it, or pass --resize"
-            )
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.uint8).reshape(shape)
+    pixels = decoded_image(path, channels)
+    if pixels.shape == shape:
+        return pixels
+    if not resize:
+        raise ValueError(
+            f"images={str(path)!r} is {pixels.shape[1]}x{pixels.shape[0]} pixels, the run takes {width}x{height}:"
+            " resize it, or pass --resize"
+        )
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).reshape(shape)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     reuse_host_memory()
     has_torch = find_torch()
     if not has_torch:
-        print("No peer to compare with: pip install osrjax[speed] adds PyTorch.")
+        print("No peer to compare with: pip install '.[speed]' adds PyTorch.")
 
     load = round(os.getloadavg()[0], 2)
     if load > 0.5:

@@ -16,7 +16,7 @@ import itertools
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from osrjax import metrics, report, sharding, splits
 from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
-from osrjax.checkpoint import Checkpoints
+from osrjax.checkpoint import Checkpoints, UnreadableCheckpointsError
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, batch_indices, open_set_data, open_source, pseudo_unknown_data, stream
 from osrjax.models import NETWORKS, OpenSetNetwork
@@ -65,8 +65,8 @@ class Config:
     """Family of class splits: neal, split_2020, macro_f1, cssr, cac; random: drawn from split as the seed."""
     split: int = 0
     """Index of the split in its family."""
-    openness: float = 0.2254
-    """With family=random: 1 - sqrt(2 K / (2 K + U)) for K known and U unknown classes."""
+    openness: float = 0.134
+    """With family=random: 1 - sqrt(2 K / (2 K + U)) for K known and U unknown classes (0.134: 6 and 4)."""
     known: tuple[int, ...] = ()
     """Your own known classes, instead of a family's."""
     unknown: tuple[int, ...] = ()
@@ -100,13 +100,13 @@ class Config:
     steps: int = 800
     """Optimiser steps."""
     epochs: int | None = None
-    """Passes over the training images, instead of `steps`."""
+    """Passes over the training images, instead of `steps` (a `--steps` on the command line undoes a preset's)."""
     batch_size: int = 128
     """Global batch size, over all devices."""
     learning_rate: float = 0.1
     """Peak learning rate, cosine to final_learning_rate."""
     final_learning_rate: float = 1e-5
-    """Learning rate of the last step."""
+    """Where the cosine ends, at the step after the last."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-3
@@ -129,8 +129,8 @@ class Config:
     reject_share: float = 0.1
     """Share of known validation images that the operating threshold rejects."""
     stream: bool = False
-    """Send each batch to the devices (grain, addressed by step) instead of keeping the training images there;
-    for sets that do not fit. The batches, and so the results, are the same."""
+    """Send each batch to the devices (grain, addressed by step) instead of keeping the training images there,
+    for sets that do not fit in device memory. The batches are the same."""
     devices: int | None = None
     """Devices to share each batch; default: all."""
     compilation_cache: Path | None = None
@@ -167,6 +167,9 @@ SMOKE = {
     "data": "digits",
     "unknown_data": None,
     "dataset": None,
+    "network": "small_cnn",
+    "rotations": "none",
+    "epochs": None,
     "crop_padding": 1,
     "flip": False,
     "steps": 20,
@@ -181,10 +184,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, checks, runs; returns the exit code."""
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments)
-        return train_and_evaluate(config)
-    except ValueError as error:  # every refusal of bad input is one; internal errors keep their traceback
+        job = prepare(config)
+    except ValueError as error:  # every refusal of bad input is one; later errors keep their traceback
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    with job.run:
+        return train_and_evaluate(config, job)
 
 
 def parse(arguments: list[str]) -> Config:
@@ -192,14 +197,19 @@ def parse(arguments: list[str]) -> Config:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="bundled")
     first.add_argument("--smoke", action="store_true")
+    first.add_argument("--steps")
     given = first.parse_known_args(arguments)[0]
-    name = given.preset
-    if name not in PRESETS:
-        raise ValueError(f"preset={name!r} does not exist: choose from {', '.join(PRESETS)}")
+    if given.preset not in PRESETS:
+        raise ValueError(f"preset={given.preset!r} does not exist: choose from {', '.join(PRESETS)}")
+    default = PRESETS[given.preset]
+    if given.smoke:
+        default = dataclasses.replace(default, **SMOKE)
+    if given.steps is not None:
+        default = dataclasses.replace(default, epochs=None)
     return tyro.cli(
         Config,
         args=arguments,
-        default=dataclasses.replace(PRESETS[name], **SMOKE) if given.smoke else PRESETS[name],
+        default=default,
         description=f"{__doc__}\nPresets: {', '.join(PRESETS)}.",
     )
 
@@ -240,24 +250,26 @@ def check(config: Config) -> None:
 
 # ------------------------------------------------------------------------------------------------ data
 
-FAMILY_NAMES = {"fashion_mnist_small": "mnist", "fashion_mnist": "mnist", "digits": "mnist"}
-FAMILY_NAMES |= {"svhn_cropped": "svhn"}  # the digits and Fashion-MNIST borrow the MNIST lists of ids
-
 
 def load_data(config: Config):
     """The class split and its images."""
     source = open_source(config.data, data_dir=config.data_dir)
     unknown_source = open_source(config.unknown_data, data_dir=config.data_dir) if config.unknown_data else None
     classes = len(source.class_names)
-    if config.known:
+    if config.unknown and not config.known:
+        raise ValueError(f"unknown={list(config.unknown)} without known: give the known classes too")
+    if config.known and unknown_source is not None:
+        others = len(unknown_source.class_names)
+        unknown = config.unknown or range(others)
+        split = splits.custom_split(config.known, unknown, num_classes=classes, unknown_num_classes=others)
+    elif config.known:
         unknown = config.unknown or set(range(classes)) - set(config.known)
         split = splits.custom_split(config.known, unknown, num_classes=classes)
     elif config.family == "random":
         split = splits.random_split(classes, openness=config.openness, seed=config.split)
     else:
         name = Path(config.data.partition(":")[2]).stem if ":" in config.data else config.data
-        dataset = config.dataset or FAMILY_NAMES.get(name, name)
-        split = splits.class_split(config.family, dataset, config.split)
+        split = splits.class_split(config.family, config.dataset or name, config.split)
     data = open_set_data(
         source,
         split,
@@ -276,20 +288,49 @@ def load_data(config: Config):
 # ------------------------------------------------------------------------------- model, step, loop
 
 
-def train_and_evaluate(config: Config) -> int:
-    """The whole run; returns the exit code."""
+class Job(NamedTuple):
+    """A run that was found possible: its devices, class split, images, number of steps and directory."""
+
+    mesh: jax.sharding.Mesh
+    split: splits.ClassSplit
+    data: OpenSetData
+    steps: int
+    run: Run
+
+
+def prepare(config: Config) -> Job:
+    """Everything that can be refused, before any work; the run directory is opened last."""
     check(config)
     reuse_host_memory()
+    if jax.process_count() > 1:
+        raise ValueError(f"jax.process_count()={jax.process_count()}: this script drives the devices of one process")
     mesh = sharding.data_mesh(config.devices)
     sharding.check_batch_size(config.batch_size, mesh)
     split, data = load_data(config)
+    height, width, _ = data.train.images.shape[1:]
+    if config.rotations != "none" and height != width:
+        raise ValueError(f"rotations={config.rotations!r} needs square images, these are {height}x{width}: use none")
     if config.batch_size > len(data.train.images):
         raise ValueError(
             f"batch_size={config.batch_size} exceeds the {len(data.train.images)} training images: lower it"
         )
     steps = config.steps
     if config.epochs is not None:
-        steps = config.epochs * len(data.train.images) // config.batch_size
+        steps = max(1, config.epochs * len(data.train.images) // config.batch_size)
+    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    environment = ("out", "data_dir", "stream", "devices", "compilation_cache")
+    out = config.out or Path("runs") / run_name(config)
+    run = Run(out, fields, content=content_of(data, split), ignore=environment)
+    return Job(mesh, split, data, steps, run)
+
+
+def train_and_evaluate(config: Config, job: Job) -> int:
+    """The whole run; returns the exit code."""
+    mesh, split, data, steps, run = job
+    print(f"{run.directory}: {config.loss} on {describe(data, split)}", flush=True)
+    if (done := run.read_json("results.json")) is not None:
+        print("finished before; the stored results:\n" + done["table"])
+        return 0
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -344,21 +385,14 @@ def train_and_evaluate(config: Config) -> int:
     )
     state = new_state()
 
-    out = config.out or Path("runs") / run_name(config)
     stop = StopSignal()
-    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-    environment = ("out", "data_dir", "stream", "devices", "compilation_cache")
-    with (
-        Run(out, fields, ignore=environment) as run,
-        stop,
-        Checkpoints(run.directory / "checkpoints") as kept,
-    ):
-        print(f"{run.directory}: {config.loss} on {describe(data, split)}", flush=True)
-        if (done := run.read_json("results.json")) is not None:
-            print("finished before; the stored results:\n" + done["table"])
-            return 0
-        run.write_json("provenance.json", {**provenance(), **data_provenance(data, split)})
-        restored = kept.restore_latest(state)
+    with stop, Checkpoints(run.directory / "checkpoints") as kept:
+        try:
+            restored = kept.restore_latest(state)
+        except UnreadableCheckpointsError as error:
+            print(f"train.py: {error}", file=sys.stderr)
+            return 2
+        run.record_start(provenance())
         start = 0
         if restored is not None:
             for line in restored.reports:
@@ -374,18 +408,18 @@ def train_and_evaluate(config: Config) -> int:
             state, step_metrics = train_step(state, *next(step_inputs), train_key, hyper)
             pending.append((step, step_metrics))
             bar.update()
-            saving = step % config.save_every == 0 or step == steps or stop.requested
+            stopping = stop.requested and step < steps  # read once: a signal may come at any line below
+            saving = step % config.save_every == 0 or step == steps or stopping
             if not (saving or step % config.log_every == 0):
                 continue
             for logged_step, values in jax.device_get(pending):
                 if not all(np.isfinite(value) for value in values.values()):
                     bar.close()
                     kept.wait()
-                    last = max(kept.steps(), default=0)
+                    good = f"the checkpoint of step {max(kept.steps())} is good" if kept.steps() else "none was saved"
                     print(
-                        f"train.py: non-finite {[n for n, v in values.items() if not np.isfinite(v)]} at step "
-                        f"{logged_step}: stopped; the checkpoint of step {last} is good. Lower learning_rate="
-                        f"{config.learning_rate} or raise the precision",
+                        f"train.py: non-finite {', '.join(n for n, v in values.items() if not np.isfinite(v))} at "
+                        f"step {logged_step}: stopped; {good}. Lower learning_rate={config.learning_rate}",
                         file=sys.stderr,
                     )
                     return 1
@@ -398,10 +432,11 @@ def train_and_evaluate(config: Config) -> int:
                 logits = predict(state, data.validation.images).logits
                 accuracy = metrics.closed_set_accuracy(logits.argmax(-1), data.validation.labels)
                 record["validation/accuracy"] = accuracy
-                kept.save(step, state, accuracy=accuracy)
             run.log(step, {**record, "train/images_per_second": speed})
+            if saving:  # after its line is logged: lines beyond the last checkpoint are dropped on resuming
+                kept.save(step, state, accuracy=accuracy)
             clock, clock_step = time.perf_counter(), step
-            if stop.requested and step < steps:
+            if stopping:
                 bar.close()
                 kept.wait()
                 print(f"train.py: stopped by {stop.name} after saving step {step}; the same command goes on")
@@ -436,7 +471,9 @@ def train_and_evaluate(config: Config) -> int:
         run.write_network({"params": state.params, "batch_stats": state.stats})
         draw_figures(run.directory / "figures", outputs, config)
         table = results_text(found, data, config)
-        run.write_json("results.json", {**found, "steps": steps, "table": table})
+        run.write_json(
+            "results.json", {**found, "steps": steps, "best_validation_step": kept.best_step(), "table": table}
+        )
         print(table)
         return 0
 
@@ -517,8 +554,8 @@ def describe(data: OpenSetData, split: splits.ClassSplit) -> str:
     )
 
 
-def data_provenance(data: OpenSetData, split: splits.ClassSplit) -> dict:
-    """What run.provenance cannot know: sources, classes, counts."""
+def content_of(data: OpenSetData, split: splits.ClassSplit) -> dict:
+    """What the run directory remembers of the data; a run never goes on with other data."""
     return {
         "split": dataclasses.asdict(split),
         "known_names": list(data.known_names),

@@ -21,7 +21,7 @@ Scalar = float | Float[Array, ""]
 
 SCORES = {
     "cosine": ("m_ovr_margin", "m_ovr", "cosine", "max_softmax", "energy", "entropy"),
-    "linear": ("max_softmax", "max_logit", "energy", "entropy"),
+    "linear": ("max_softmax", "max_logit", "ovr", "energy", "entropy"),
 }
 
 
@@ -76,7 +76,8 @@ def _compiled_scores(values: Array, head: str, scale: Scalar, margin: Scalar) ->
         }
     else:
         scaled = values
-        found = {"max_logit": scores.max_logit_score(values)}
+        # With margin 0 and T = 1 the one-vs-rest score takes any logits, not cosines alone.
+        found = {"max_logit": scores.max_logit_score(values), "ovr": scores.log_m_ovr_score(values, scale=1.0)}
     return found | {
         "max_softmax": scores.max_softmax_score(scaled),
         "energy": scores.energy_score(scaled),

@@ -16,10 +16,14 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-__all__ = ["Checkpoints", "Restored"]
+__all__ = ["Checkpoints", "Restored", "UnreadableCheckpointsError"]
 
 State = TypeVar("State")
 policies = ocp.training.preservation_policies
+
+
+class UnreadableCheckpointsError(Exception):
+    """A run has checkpoints and none of them can be read."""
 
 
 class Restored(NamedTuple):
@@ -58,6 +62,8 @@ class Checkpoints:
 
     def _open(self) -> ocp.training.Checkpointer:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a save at INFO
+        # Reading a damaged checkpoint leaves asyncio tasks with errors that nobody awaits; they are reported here.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # The caller decides when to save; every call saves. Orbax's declared types for policies exclude its own.
         every_call: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
         best = policies.BestN(
@@ -132,7 +138,7 @@ class Checkpoints:
           The state with its step and reports, or None where nothing is stored.
 
         Raises:
-          RuntimeError: checkpoints exist and none of them can be read (nothing is deleted).
+          UnreadableCheckpointsError: checkpoints exist, here or set aside, and none can be read; none is deleted.
         """
         reports = list(self._reports)
         for step in reversed(self.steps()):
@@ -140,12 +146,13 @@ class Checkpoints:
                 state = self.restore(step, like)
             except Exception as error:  # whatever a damaged file makes the reader raise
                 reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-                reports.append(f"checkpoint of step {step} is damaged ({reason}): set aside")
+                reports.append(f"checkpoint of step {step} is damaged ({reason})")
                 continue
             self._set_aside([other for other in self.steps() if other > step])
             return Restored(step, state, tuple(reports))
+        reports += [f"{path.name} was set aside" for path in sorted(self.directory.parent.glob("damaged-*"))]
         if reports:
-            raise RuntimeError(
+            raise UnreadableCheckpointsError(
                 f"no readable checkpoint in {self.directory}: "
                 + "; ".join(reports)
                 + ". Start in a new run directory, or delete this one"

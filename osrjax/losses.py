@@ -115,9 +115,9 @@ def m_ovr_loss(
     .. math:: L = a\,\mathrm{softplus}(-T s_y) + b \sum_{k \ne y} \mathrm{softplus}(T s_k),
               \qquad s_k = \cos(\theta_k + m).
 
-    With m = 0 it is the plain one-vs-rest loss on cosines. The margin is in the training loss alone;
-    at inference the cosines are used as they are (:func:`osrjax.scores.m_ovr_score`). Beyond
-    theta_y = pi - m the gradient of the target's term changes sign.
+    With m = 0 it is the plain one-vs-rest loss on cosines. Predicting a class needs no margin; a score may
+    keep it or not (:func:`osrjax.scores.m_ovr_score`). Beyond theta_y = pi - m the gradient of the target's
+    term changes sign.
 
     Args:
       cosines: unscaled cosines, in [-1, 1] up to rounding.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -56,8 +57,9 @@ class ClassLoss(NamedTuple):
       head: the network's head whose output it reads.
       function: ``(logits, labels, hyper) -> one loss per example``.
       hyper: the hyper-parameters that it reads.
-      score: the open-set score that goes with it, a name of :data:`osrjax.assessment.SCORES`: the loss itself
-        at the predicted class, as the paper scores, where the loss has such a form.
+      score: the open-set score that is reported first, a name of :data:`osrjax.assessment.SCORES`: the training
+        loss itself at the predicted class, as the paper scores. (For ``m_ovr_target`` the score has the margin on
+        all angles.)
     """
 
     head: Literal["cosine", "linear"]
@@ -104,7 +106,7 @@ CLASS_LOSSES: dict[str, ClassLoss] = {
     "ovr": ClassLoss("cosine", _ovr, ("scale", *_HALVES), "m_ovr"),
     "cosine_softmax": ClassLoss("cosine", _cosine_softmax, ("scale",), "max_softmax"),
     "softmax": ClassLoss("linear", _softmax, (), "max_softmax"),
-    "doc": ClassLoss("linear", _doc, _HALVES, "max_logit"),
+    "doc": ClassLoss("linear", _doc, _HALVES, "ovr"),
 }
 
 
@@ -175,6 +177,9 @@ def make_classify_objective(
         raise ValueError(f'{rotations=} is not one of "none", "one", "all"')
 
     def objective(params: PyTree, stats: PyTree, batch: Batch, key: Array, hyper: Hyper) -> tuple[Array, ObjectiveAux]:
+        chex.assert_rank([batch.images, batch.labels], [4, 1])
+        chex.assert_equal_shape_prefix([batch.images, batch.labels], 1)
+        chex.assert_type([batch.images, batch.labels], [jnp.uint8, int])  # float images would be scaled twice
         image_key, turn_key = jax.random.split(key)
         images = augmentation(image_key, batch.images)
         variables = {"params": params, "batch_stats": stats}

@@ -3,8 +3,9 @@
 ::
 
     RUN/config.json        the resolved configuration      RUN/metrics.jsonl   one line per logged step
-    RUN/provenance.json    versions, data, split, device   RUN/events/         the same for TensorBoard
-    RUN/checkpoints/       osrjax.checkpoint               RUN/scores.npz      outputs of the final network
+    RUN/provenance.json    data, split; versions, device   RUN/events/         the same for TensorBoard
+                           and source of every start       RUN/scores.npz      outputs for every image
+    RUN/checkpoints/       osrjax.checkpoint               RUN/network.npz     the final network
     RUN/figures/           PNG and SVG                     RUN/results.json    the final numbers
 
 Files appear whole or not at all (written beside and renamed), so a kill at any moment leaves a directory from
@@ -37,6 +38,8 @@ class Run:
     Args:
       directory: made if it does not exist.
       config: plain JSON values. A directory that holds another configuration is refused.
+      content: plain JSON values that say which data the run is about; a directory that was started with other
+        data is refused.
       ignore: names of fields that may differ between two starts of one run (the directory itself, say).
 
     Raises:
@@ -44,14 +47,22 @@ class Run:
         writable, or is not empty and no run directory.
     """
 
-    def __init__(self, directory: str | Path, config: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        config: Mapping[str, Any],
+        *,
+        content: Mapping[str, Any] | None = None,
+        ignore: tuple[str, ...] = (),
+    ) -> None:
         self.directory = Path(directory)
         self._events: Any = None
         config = json.loads(json.dumps(config))
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             present = {path.name for path in self.directory.iterdir()}
-            if present and "config.json" not in present and present != {".lock"}:
+            leavings = {".lock", ".config.json.partial"}  # of a start that was killed at once
+            if present - leavings and "config.json" not in present:
                 raise ValueError(
                     f"directory={str(self.directory)!r} is neither empty nor a run directory: choose another"
                 )
@@ -83,6 +94,22 @@ class Run:
                 )
         else:
             self.write_json("config.json", config)
+        stored = self.read_json("provenance.json")
+        content = json.loads(json.dumps(content or {}))
+        for name, value in content.items():
+            if stored is not None and stored.get(name) != value:
+                self._lock.close()
+                raise ValueError(
+                    f"directory={str(self.directory)!r} was started with other data ({name} differs):"
+                    " choose another directory or give the data that it had"
+                )
+        if stored is None:
+            self.write_json("provenance.json", {**content, "starts": []})
+
+    def record_start(self, start: Mapping[str, Any]) -> None:
+        """Appends versions, source revision and devices of this start (:func:`provenance`) to provenance.json."""
+        stored = self.read_json("provenance.json")
+        self.write_json("provenance.json", {**stored, "starts": [*stored["starts"], dict(start)]})
 
     def start_log(self, step: int) -> None:
         """Opens the logs for steps after ``step`` and drops later lines, which a killed run may have left."""
@@ -93,7 +120,7 @@ class Run:
             kept = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
             _write_whole(path, "".join(line + "\n" for line in kept).encode())
         self._log = path.open("a")
-        self._events = SummaryWriter(str(self.directory / "events"), purge_step=step + 1 if step else None)
+        self._events = SummaryWriter(str(self.directory / "events"), purge_step=step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends scalars to metrics.jsonl and to the TensorBoard events.

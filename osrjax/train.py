@@ -197,15 +197,15 @@ def estimate_statistics(
     """
 
     @jax.jit
-    def update(stats: PyTree, rows: Array) -> PyTree:
-        variables = {"params": state.params, "batch_stats": stats}
+    def update(params: PyTree, stats: PyTree, rows: Array) -> PyTree:
+        variables = {"params": params, "batch_stats": stats}
         _, updated = network.apply(variables, augment.to_float(rows), train=True, mutable="batch_stats")
         return updated["batch_stats"]
 
     stats = state.stats
     for batch in range(batches):
         rows = np.arange(batch * batch_size, (batch + 1) * batch_size) % len(images)
-        stats = update(stats, jnp.asarray(images[rows]))
+        stats = update(state.params, stats, jnp.asarray(images[rows]))
     return state._replace(stats=stats)
 
 

@@ -14,6 +14,8 @@ def reference(name, logits, scale=8.0, margin=0.3):
     z = np.asarray(logits, np.float64)
     scaled = z if name == "max_logit" else scale * z
     log_p = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
+    if name == "ovr":
+        return np.log(np.sum(np.logaddexp(0, np.where(z == z.max(1, keepdims=True), -z, z)), axis=1))
     if name in {"m_ovr", "m_ovr_margin"}:
         s = scale * np.cos(np.arccos(z) + (margin if name == "m_ovr_margin" else 0.0))
         target = s == s.max(1, keepdims=True)

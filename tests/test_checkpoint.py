@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from osrjax import sharding
-from osrjax.checkpoint import Checkpoints
+from osrjax.checkpoint import Checkpoints, UnreadableCheckpointsError
 
 
 def state_of(value):
@@ -104,10 +104,15 @@ def test_nothing_readable_is_an_error_that_deletes_nothing(tmp_path):
     _flip_bytes(tmp_path / "c" / "1")
     with (
         Checkpoints(tmp_path / "c") as checkpoints,
-        pytest.raises(RuntimeError, match="no readable checkpoint"),
+        pytest.raises(UnreadableCheckpointsError, match="no readable checkpoint"),
     ):
         checkpoints.restore_latest(LIKE)
     assert (tmp_path / "c" / "1").exists()
+    _truncate_everything(tmp_path / "c" / "1")  # now it cannot even be listed, and is moved aside
+    for _ in range(2):  # a second start does not quietly begin anew
+        with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UnreadableCheckpointsError, match="set aside"):
+            checkpoints.restore_latest(LIKE)
+    assert (tmp_path / "damaged-1").exists()
 
 
 def test_the_leavings_of_a_killed_save_are_ignored(tmp_path):

@@ -194,6 +194,50 @@ def test_prediction_from_a_finished_run(undisturbed, tmp_path, capsys):
     assert predict.main([str(run), str(tmp_path / "wide.png"), "--resize"]) == 0
 
 
+def test_a_signal_during_a_step_that_only_logs_still_saves(tmp_path, capsys, monkeypatch):
+    train = load("train")
+    real = train.jax.device_get
+
+    def device_get(values):
+        if values and values[-1][0] == 15:  # a logging step between the saves at 10 and 20
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(values)
+
+    monkeypatch.setattr(train.jax, "device_get", device_get)
+    run = tmp_path / "run"
+    options = ["--smoke", "--steps", "40", "--save-every", "10", "--log-every", "5", "--devices", "1"]
+    assert train.main([*options, "--out", str(run)]) == 143
+    saved = capsys.readouterr().out.split("after saving step ")[1].split(";")[0]
+    assert (run / "checkpoints" / saved).exists()
+    assert int(saved) > 15
+
+
+def test_a_run_killed_at_any_moment_goes_on(tmp_path):
+    """At the start, while saving, and after the last step, before the results are written."""
+    run = tmp_path / "run"
+    options = ("--smoke", "--steps", 40, "--save-every", 5, "--log-every", 5, "--resamples", 0, "--out", run)
+    moments = {
+        "start": lambda: (run / ".lock").exists(),
+        "save": lambda: any("tmp" in path.name for path in run.glob("checkpoints/*")),
+        "end": lambda: '"step": 40,' in (run / "metrics.jsonl").read_text(),
+    }
+    for seen in moments.values():
+        process = start("train", *options)
+        deadline = time.monotonic() + 100
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                if seen():
+                    break
+            except FileNotFoundError:
+                pass
+        process.kill()
+        process.communicate()
+    code, output = finish(start("train", *options))
+    assert code == 0, output
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(5, 45, 5))
+
+
 BAD = {
     "--preset bundle": "preset='bundle' does not exist",
     "--data imagenet": "imagenet",
@@ -202,6 +246,7 @@ BAD = {
     "--known 0 1 2 --unknown 2 3": "2",
     "--known 0 0 1": "0",
     "--known 0 1 77": "77",
+    "--unknown 3 4": "without known",
     "--held-out 3": "held_out=[3]",
     "--margin -0.1": "margin=-0.1",
     "--margin 3.5": "margin=3.5",
@@ -300,6 +345,31 @@ def test_help_explains_every_field(capsys):
     for field in dataclasses.fields(train.Config):  # each field has a line of its own that explains it
         assert f"\n    {field.name}: " in source
     assert source.count('\n    """') >= len(dataclasses.fields(train.Config))
+
+
+def test_training_from_array_record_equals_training_from_arrays(tmp_path, capsys):
+    """The bundled images, written by our own builder and read back through tensorflow-datasets."""
+    from osrjax.data import open_source
+    from osrjax.data.prepare import prepare
+
+    train = load("train")
+    source = open_source("fashion_mnist_small")
+    arrays = {
+        f"{part}_{kind}": getattr(source.splits[part], kind)[::10]
+        for part in ("train", "test")
+        for kind in ("images", "labels")
+    }
+    file = tmp_path / "fashion_mnist.npz"
+    np.savez(file, **arrays, classes=np.array(source.class_names))
+    prepare(open_source(f"npz:{file}"), "fashion_mnist", tmp_path)
+    options = ["--steps", "3", "--batch-size", "16", "--save-every", "3", "--resamples", "0", "--devices", "1"]
+    sets = {"tfds": ["fashion_mnist", "--data-dir", str(tmp_path)], "npz": [f"npz:{file}"]}
+    for name, data in sets.items():
+        assert train.main([*options, "--data", *data, "--out", str(tmp_path / name)]) == 0
+    with np.load(tmp_path / "tfds" / "network.npz") as a, np.load(tmp_path / "npz" / "network.npz") as b:
+        assert set(a.files) == set(b.files)
+        assert all(a[name].tobytes() == b[name].tobytes() for name in a.files)
+    assert "NOT the complete data set" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

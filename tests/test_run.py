@@ -20,6 +20,27 @@ def test_another_configuration_is_refused_by_the_field_that_differs(tmp_path):
     assert json.loads((tmp_path / "r" / "config.json").read_text())["margin"] == 0.5
 
 
+def test_other_data_is_refused_and_every_start_is_remembered(tmp_path):
+    content = {"sources": [{"name": "a", "provenance": "sha256 1"}], "image_shape": (8, 8, 1)}
+    for backend in ("cpu", "tpu"):
+        with Run(tmp_path / "r", {}, content=content) as run:
+            run.record_start({"backend": backend})
+    other = {**content, "sources": [{"name": "a", "provenance": "sha256 2"}]}
+    with pytest.raises(ValueError, match="started with other data"):
+        Run(tmp_path / "r", {}, content=other)
+    stored = json.loads((tmp_path / "r" / "provenance.json").read_text())
+    assert [start["backend"] for start in stored["starts"]] == ["cpu", "tpu"]
+    assert stored["sources"] == content["sources"]
+
+
+def test_a_start_that_was_killed_at_once_can_be_repeated(tmp_path):
+    (tmp_path / "r").mkdir()
+    for name in (".lock", ".config.json.partial"):
+        (tmp_path / "r" / name).write_text("{")
+    with Run(tmp_path / "r", {"a": 1}) as run:
+        assert run.read_json("config.json") == {"a": 1}
+
+
 def test_a_directory_in_use_or_of_others_or_not_writable_is_refused(tmp_path):
     with Run(tmp_path / "r", {}), pytest.raises(ValueError, match="in use by another process"):
         Run(tmp_path / "r", {})

@@ -23,7 +23,7 @@ def test_smoke_run_without_torch_reports_our_speed_alone(main, capsys):
     assert result["ratio"] is None
     assert result["images_per_second"]["small_cnn"]["osrjax"] > 0
     assert "torch" not in result["versions"]
-    assert sum("pip install osrjax[speed]" in line for line in lines) == 1
+    assert sum("pip install '.[speed]'" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("arguments", [["--repeats", "2"], ["--batch", "1"]])

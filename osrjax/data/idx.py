@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def idx_array(path: Path) -> np.ndarray:
         raise MissingDataError(f"{path} does not exist: give the folder of the four idx files")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be decompressed ({error}): fetch it again") from error
     # Header: two zero bytes, the type code (8 is unsigned byte), the number of axes, then the axes as
     # big-endian 32-bit integers.

@@ -1,7 +1,9 @@
 """A user's own arrays: one .npz file with S_images and S_labels for every split S."""
 
 import hashlib
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +18,19 @@ from osrjax.data.source import (
 )
 
 __all__ = ["covers_every_class", "npz_source"]
+
+
+# What numpy's and zipfile's readers raise for a file that is damaged, encrypted or of another kind.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def npz_source(path: Path) -> Source:
@@ -100,7 +115,7 @@ def _arrays(path: Path) -> list[str]:
         # numpy would leave a file that it opened itself open when it is no zip archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return list(archive.files)
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (*UNREADABLE, TypeError) as error:
         # TypeError: a .npy file loads as an array, which is no context manager.
         raise ValueError(f"{path}: is not an .npz file: write it with numpy.savez") from error
 
@@ -109,7 +124,7 @@ def _array(path: Path, name: str) -> np.ndarray:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return archive[name]
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path}: array {name} cannot be read: {error}") from error
 
 

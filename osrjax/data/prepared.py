@@ -202,7 +202,11 @@ def element_sequence(name: str, split: str, *, data_dir: Path | None = None) -> 
 def _builder(folder: Path):
     import tensorflow_datasets as tfds  # 1 s of import, only paid by who reads a prepared set
 
-    builder = tfds.builder_from_directory(str(folder))
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+    except Exception as error:  # whatever a damaged description makes the JSON and protobuf readers raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{folder}: cannot be read as a prepared set ({reason}): prepare it again") from error
     formats = {f.value for f in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise ValueError(
@@ -244,7 +248,7 @@ def _missing(name: str, data_dir: Path) -> str:
 def _with_tensorflow(name: str, data_dir: Path) -> str:
     # Not the `tfds build` command: in TFDS 4.9.10 that imports Apache Beam as well.
     return (
-        "pip install 'osrjax[prepare]' && python -c \"import tensorflow_datasets as tfds;"
+        "pip install '.[prepare]' && python -c \"import tensorflow_datasets as tfds;"
         f" tfds.builder('{name}', data_dir='{data_dir}',"
         " file_format='array_record').download_and_prepare()\""
     )

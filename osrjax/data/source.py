@@ -181,7 +181,7 @@ def decoded_image(file: bytes | Path | IO[bytes], channels: int) -> UInt8[np.nda
             if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
                 raise ValueError(f"its mode {image.mode!r} does not hold 8-bit gray or RGB")
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         what = f"{len(file)} bytes" if isinstance(file, bytes) else str(file)
         raise ValueError(f"{what}: cannot be read as an image: {error}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
