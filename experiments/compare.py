@@ -21,6 +21,7 @@ from queue import Queue
 from typing import Annotated, Literal
 
 import numpy as np
+import scipy.stats
 import tyro
 
 from osrjax import intervals, report
@@ -83,10 +84,8 @@ COMPARISONS = {
     "recipe": Comparison(  # known classes of neal split 0 only, each left out once; no test image is looked at
         arms={
             "m-OvR": "",
-            "one rotation an image": "--rotations one",
             "800 steps": "--steps 800",
             "learning rate 0.3": "--learning-rate 0.3",
-            "weight decay 5e-3": "--weight-decay 5e-3",
             "T = 16": "--scale 16",
             "m = 0.25": "--margin 0.25",
             "m = 0.5 on the target": "--loss m_ovr_target",
@@ -241,12 +240,42 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
         }
         numbers[f"{reference} - {arm}"] = {metric: as_json(estimate) for metric, estimate in pairs.items()}
         texts = {metric: estimate_text(pairs[metric]) for metric in METRICS}
+        texts["auroc difference found with 80 % power"] = f"{detectable(pairs['auroc']):.3f}"
         differences.append({"difference of the scores marked *": f"{reference} - {arm}", **texts})
     title = (
         f"{len(stored)} of {len(cells)} runs: {shape[0]} splits x {shape[1]} seeds, mean [95 % t interval over splits]"
     )
-    tables = [report.results_table(table) for table in (rows, differences) if table]
+    angles = []
+    for arm in own_score:
+        outs = [cells[cell] for cell in stored if cell[0] == arm]
+        if "cosine" in scores_of[arm]:
+            medians = np.mean([median_angles(out) for out in outs], axis=0)
+            names = ("known to own prototype", "known to the others", "unknown to the nearest")
+            angles.append(
+                {"median angle, degrees": arm, **{n: f"{m:.0f}" for n, m in zip(names, medians, strict=True)}}
+            )
+            numbers[f"{arm} / median angles"] = dict(zip(names, medians.tolist(), strict=True))
+    tables = [report.results_table(table) for table in (rows, differences, angles) if table]
     return "\n\n".join([title, *tables]), numbers
+
+
+def median_angles(out: Path) -> tuple[float, float, float]:
+    """Of known images to their own prototype and to the others, of unknown images to the nearest, in degrees."""
+    with np.load(out / "scores.npz") as stored:
+        known, unknown = (
+            np.degrees(np.arccos(np.clip(stored[f"{part}_logits"], -1, 1))) for part in ("known", "unknown")
+        )
+        own = np.eye(known.shape[1], dtype=bool)[stored["known_labels"]]
+    return float(np.median(known[own])), float(np.median(known[~own])), float(np.median(unknown.min(axis=1)))
+
+
+def detectable(estimate: intervals.Estimate) -> float:
+    """The true difference that a comparison of this n and spread finds in 80 of 100 repetitions."""
+    if estimate.n < 2:
+        return float("inf")
+    low, high = estimate.interval
+    t_interval, t_power = scipy.stats.t.ppf((0.975, 0.8), estimate.n - 1)
+    return (high - low) / 2 * (1 + t_power / t_interval)
 
 
 def as_json(estimate: intervals.Estimate) -> dict:
