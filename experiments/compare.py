@@ -85,7 +85,6 @@ COMPARISONS = {
         arms={
             "m-OvR": "",
             "800 steps": "--steps 800",
-            "learning rate 0.3": "--learning-rate 0.3",
             "T = 16": "--scale 16",
             "m = 0.25": "--margin 0.25",
             "m = 0.5 on the target": "--loss m_ovr_target",
@@ -131,7 +130,12 @@ def main(arguments: list[str] | None = None) -> int:
         if failed:
             print(f"compare.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
             return 1
-    text, numbers = tabulate(comparison, cells)
+    texts, numbers = [], {}
+    for family in dict.fromkeys(group.split()[0] for group in comparison.groups):
+        groups = {group: options for group, options in comparison.groups.items() if group.split()[0] == family}
+        text, numbers[family] = tabulate(dataclasses.replace(comparison, groups=groups), cells)
+        texts.append(f"{config.table}, {family}: {text}")
+    text = "\n\n".join(texts)
     (config.out / f"{config.table}.txt").write_text(text + "\n")
     (config.out / f"{config.table}.json").write_text(json.dumps(numbers, indent=2) + "\n")
     print(text)
@@ -198,6 +202,7 @@ def run_cells(config: Config, comparison: Comparison, cells: dict) -> list[str]:
 
 def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
     """Mean and interval of every arm and score, and differences to the reference arm, as text and as JSON values."""
+    cells = {cell: out for cell, out in cells.items() if cell[1] in comparison.groups}
     stored = {
         cell: json.loads((out / "results.json").read_text())["trained"]["scores"]
         for cell, out in cells.items()

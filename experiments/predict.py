@@ -85,7 +85,7 @@ def classify(config: Config) -> int:
     with np.load(needed["scores.npz"]) as stored:
         threshold = metrics.rejection_threshold(scores_of(stored["validation_logits"]), share=config.reject_share)
     network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), len(names), loss.head)
-    variables = read_network(needed["network.npz"])
+    variables = jax.tree.map(jnp.asarray, read_network(needed["network.npz"]))
     forward = jax.jit(lambda rows: network.apply(variables, rows, train=False))
     logits = evaluate(forward, images, batch_size=min(len(images), 500)).logits
     for file, row, score in zip(files, logits, scores_of(logits), strict=True):

@@ -171,7 +171,7 @@ def oscr_figure(
     axes.axhline(accuracy, color="0.6", linewidth=1, label=f"closed-set accuracy {accuracy:.3f}")
     _finish_unit_square(axes)
     axes.set_xlabel("unknown images accepted")
-    axes.set_ylabel("known images accepted and correct")
+    axes.set_ylabel("known images correctly accepted")
     figure.legend(loc="outside lower center", frameon=False, ncols=2)
     return figure
 

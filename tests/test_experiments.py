@@ -394,7 +394,7 @@ def test_comparison_of_two_losses_resumes_and_tabulates(tmp_path):
     runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("smoke/m-OvR*/results.json"))]
     values = [run["trained"]["scores"]["cosine"]["auroc"]["value"] for run in runs]
     assert len(values) == 2
-    assert numbers["m-OvR / cosine"]["auroc"]["mean"] == pytest.approx(np.mean(values))
+    assert numbers["neal"]["m-OvR / cosine"]["auroc"]["mean"] == pytest.approx(np.mean(values))
     code, again = finish(start("compare", "smoke", "--out", tmp_path))
     assert code == 0
     assert "4 of 4 runs are finished" in again
