@@ -1,5 +1,6 @@
 """Checkpoints: bit for bit, the right ones kept, and what happens to damaged ones."""
 
+import gc
 import shutil
 
 import jax
@@ -11,6 +12,19 @@ from jax.sharding import PartitionSpec as P
 
 from osrjax import sharding
 from osrjax.checkpoint import Checkpoints, UnreadableCheckpointsError
+
+# A failed read leaves asyncio tasks of Orbax behind, which complain when they are collected, whenever that is.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine 'Store:RuntimeWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Collects what a test leaves behind while its complaints are expected, not during a later test."""
+    yield
+    gc.collect()
 
 
 def state_of(value):

@@ -164,7 +164,7 @@ def test_prediction_from_a_finished_run(undisturbed, tmp_path, capsys):
     rows = [int(np.flatnonzero(examples.labels == digit)[i]) for digit in range(10) for i in range(5)]
     for row in rows:
         Image.fromarray(examples.images[row, :, :, 0]).save(tmp_path / f"{examples.labels[row]}-{row:04}.png")
-    assert predict.main([str(run), str(tmp_path), "--json"]) == 0
+    assert predict.main([str(run), str(tmp_path), "--json", "--score", "cosine"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 50
     known = [line for line in lines if int(Path(line["file"]).name[0]) in (0, 1, 2, 4, 5, 9)]
