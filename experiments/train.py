@@ -47,7 +47,7 @@ class Config:
     """Train on known classes, detect unknown ones."""
 
     preset: str = "bundled"
-    """The named recipe that gives the defaults of all other fields; see the list in the epilogue."""
+    """The named recipe that gives the defaults of all other fields; listed above."""
     out: Path | None = None
     """Run directory; the same command with the same directory resumes. Default: runs/ + a name of the run."""
 
