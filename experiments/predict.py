@@ -67,6 +67,12 @@ def classify(config: Config) -> int:
             raise ValueError(f"run={str(config.run)!r} has no {path.name}: finish it with experiments/train.py")
     trained = json.loads(needed["config.json"].read_text())
     provenance = json.loads(needed["provenance.json"].read_text())
+    absent = {"loss", "scale", "margin", "network"} - trained.keys() | {
+        "known_names",
+        "image_shape",
+    } - provenance.keys()
+    if absent:
+        raise ValueError(f"run={str(config.run)!r} records no {', '.join(sorted(absent))}: give a run of train.py")
     names, shape = provenance["known_names"], tuple(provenance["image_shape"])
     if not config.images:
         raise ValueError("images is empty: give image files or folders of them")

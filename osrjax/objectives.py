@@ -192,13 +192,12 @@ def make_classify_objective(
         correct = jnp.argmax(outputs.logits, axis=-1) == batch.labels
         metrics = {"class_loss": loss, "accuracy": jnp.mean(correct.astype(jnp.float32))}
         if rotations != "none":
-            size = images.shape[0]
             if rotations == "one":
-                turns = jax.random.randint(turn_key, (size,), 0, 4)
-                rotated, _ = forward(augment.quarter_turns(images, turns))
+                turned, turns = augment.random_quarter_turns(turn_key, images)
+                rotated, _ = forward(turned)
                 rotation_logits = rotated.rotation_logits
             else:
-                turns = jnp.repeat(jnp.arange(4), size)
+                turns = jnp.repeat(jnp.arange(4), images.shape[0])
                 rotated, _ = forward(jnp.concatenate([jnp.rot90(images, k, (1, 2)) for k in (1, 2, 3)]))
                 rotation_logits = jnp.concatenate([outputs.rotation_logits, rotated.rotation_logits])
             rotation_loss = jnp.mean(losses.rotation_loss(rotation_logits, turns))

@@ -106,11 +106,18 @@ def stacked_images(files: list[Path], channels: int) -> np.ndarray:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in _entries(path) if p.is_dir() and not p.name.startswith("."))
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(p for p in _entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be listed ({error.strerror}): make it readable") from error
 
 
 def _is_gray(file: Path) -> bool:
