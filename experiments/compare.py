@@ -11,20 +11,16 @@ then a 95 % t interval over splits; differences are taken run by run (same split
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Queue
 from typing import Annotated, Literal
 
 import numpy as np
-import scipy.stats
 import tyro
 
 from osrjax import intervals, report
+from osrjax.effects import detectable
+from osrjax.grid import check_finished, is_finished, run_cells
 from osrjax.objectives import CLASS_LOSSES
 
 
@@ -120,13 +116,21 @@ def main(arguments: list[str] | None = None) -> int:
         for group in comparison.groups
         for arm in comparison.arms
     }
+    options = {out: options_of(config, comparison, cell) for cell, out in cells.items()}
     try:
-        check_finished(config, comparison, cells)
+        if config.only_table and not any(map(is_finished, options)):
+            raise ValueError(f"out={str(config.out)!r} has no finished run of {config.table}: leave --only-table out")
+        check_finished(options)
     except ValueError as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
     if not config.only_table:
-        failed = run_cells(config, comparison, cells)
+        failed = run_cells(
+            Path(__file__).with_name("train.py"),
+            options,
+            workers=config.workers,
+            compilation_cache=config.out / "compilation_cache",
+        )
         if failed:
             print(f"compare.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
             return 1
@@ -149,64 +153,13 @@ def options_of(config: Config, comparison: Comparison, cell: tuple[str, str, int
     return options.split() + (["--data", config.data] if config.data else [])
 
 
-def check_finished(config: Config, comparison: Comparison, cells: dict) -> None:
-    """Refuses to mix runs of this comparison with finished ones of other options or data."""
-    finished = [cell for cell, out in cells.items() if (out / "results.json").exists()]
-    if config.only_table and not finished:
-        raise ValueError(f"out={str(config.out)!r} has no finished run of {config.table}: leave --only-table out")
-    for cell in finished:
-        log = cells[cell].with_suffix(".log")
-        stored = log.read_text().partition("\n")[0] if log.exists() else ""
-        if f" {' '.join(options_of(config, comparison, cell))} --out " not in stored:
-            raise ValueError(f"{log} was made with other options: choose another --out, or repeat its --data")
-
-
-def run_cells(config: Config, comparison: Comparison, cells: dict) -> list[str]:
-    """Runs every unfinished cell; returns the logs of those that failed."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    workers = config.workers or max(len(cores), 1)
-    shares: Queue = Queue()
-    for worker in range(workers):
-        shares.put(set(cores[worker::workers]) or set(cores))
-    missing = {cell: out for cell, out in cells.items() if not (out / "results.json").exists()}
-    print(f"{len(cells) - len(missing)} of {len(cells)} runs are finished", flush=True)
-    started = time.monotonic()
-
-    def run(cell: tuple[str, str, int]) -> str | None:
-        out = missing[cell]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        cache = config.out / "compilation_cache"
-        command = [sys.executable, str(Path(__file__).with_name("train.py"))]
-        command += [*options_of(config, comparison, cell), "--out", str(out)]
-        log = out.with_suffix(".log")
-        share = shares.get()
-        try:
-            with log.open("w") as file:
-                file.write(" ".join(command) + "\n")
-                file.flush()
-                process = subprocess.Popen(
-                    [*command, "--compilation-cache", str(cache)], stdout=file, stderr=subprocess.STDOUT
-                )
-                if share:
-                    os.sched_setaffinity(process.pid, share)
-                code = process.wait()
-        finally:
-            shares.put(share)
-        done = sum((path / "results.json").exists() for path in cells.values())
-        print(f"{done}/{len(cells)} {out.name}: exit {code}, {time.monotonic() - started:.0f} s", flush=True)
-        return str(log) if code else None
-
-    with ThreadPoolExecutor(workers) as pool:
-        return [log for log in pool.map(run, missing) if log]
-
-
 def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
     """Mean and interval of every arm and score, and differences to the reference arm, as text and as JSON values."""
     cells = {cell: out for cell, out in cells.items() if cell[1] in comparison.groups}
     stored = {
         cell: json.loads((out / "results.json").read_text())["trained"]["scores"]
         for cell, out in cells.items()
-        if (out / "results.json").exists()
+        if is_finished(out)
     }
     shape = (len(comparison.groups), comparison.seeds)
 
@@ -272,15 +225,6 @@ def median_angles(out: Path) -> tuple[float, float, float]:
         )
         own = np.eye(known.shape[1], dtype=bool)[stored["known_labels"]]
     return float(np.median(known[own])), float(np.median(known[~own])), float(np.median(unknown.min(axis=1)))
-
-
-def detectable(estimate: intervals.Estimate) -> float:
-    """The true difference that a comparison of this n and spread finds in 80 of 100 repetitions."""
-    if estimate.n < 2:
-        return float("inf")
-    low, high = estimate.interval
-    t_interval, t_power = scipy.stats.t.ppf((0.975, 0.8), estimate.n - 1)
-    return (high - low) / 2 * (1 + t_power / t_interval)
 
 
 def as_json(estimate: intervals.Estimate) -> dict:

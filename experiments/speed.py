@@ -2,10 +2,16 @@
 
     python experiments/speed.py --what train            training steps of three networks
     python experiments/speed.py --what train --networks wrn16_4 --batch 64 --repeats 21
+    python experiments/speed.py --what jacobian         exact norms of input Jacobians, and their memory
 
 Both sides run in one process and take turns, so that a disturbance hits both; every number is a median. The
 peers are in experiments/torch_peers.py; the fastest of them counts. The last line is one JSON object with
-`ratio`: our images a second over those of the fastest peer, above 1 where ours is faster.
+`ratio`: the time of the fastest peer over ours, above 1 where ours is faster.
+
+For Jacobians the fastest of our chunk sizes counts too, and the object has `peak_mib`, the memory of our default;
+`overhead`, its time over that of as many cotangents as outputs at the best time of one, in single passes
+timed alone; and `auto`, how often the automatic choice of forward or reverse mode was right, of those
+cases where one of them takes 20 % longer.
 """
 
 import dataclasses
@@ -16,9 +22,9 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +35,30 @@ from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES, Batch, make_classify_objective, make_crop_and_flip
 from osrjax.train import init_state, make_sgd, make_train_step
 
-Work = dict[str, Callable[[], object]]  # who does it -> one unit of it, finished when the call returns
+Who = TypeVar("Who", bound=Hashable)
+Work = dict[Who, Callable[[], object]]  # who does it -> one unit of it, finished when the call returns
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Measure the speed of osrjax and of its peers."""
 
-    what: Literal["train"] = "train"
-    """train: forward pass, m-OvR loss, gradients, SGD, random crop and flip."""
-    networks: tuple[Literal["small_cnn", "wrn16_4", "resnet18"], ...] = ("small_cnn", "wrn16_4", "resnet18")
-    """Networks to measure, one after another."""
+    what: Literal["train", "jacobian"] = "train"
+    """train: forward pass, m-OvR loss, gradients, SGD, random crop and flip. jacobian: norms of the unit embedding's
+    input Jacobian."""
+    networks: tuple[Literal["small_cnn", "wrn16_4", "resnet18"], ...] = ()
+    """Networks to measure, one after another; default: all for train, small_cnn and wrn16_4 for jacobian."""
     batch: int | None = None
-    """Images a step; default: 128 for small_cnn on 28x28x1 images, 32 for the others on 32x32x3."""
-    repeats: int = 15
-    """Turns of every side; the first turn is left out."""
+    """Images at a time; default: 128 (train) or 32 (jacobian) for small_cnn on 28x28x1 images, 32 or 4 for the
+    others on 32x32x3."""
+    repeats: int | None = None
+    """Turns of every side, the first of which is left out; default: 15 for train, 5 for jacobian."""
+    chunks: tuple[int, ...] = (1, 2, 8, 32)
+    """Chunk sizes of our norms, beside the default one."""
+    memory_batch: int = 128
+    """Images of the programs that are only compiled, for their memory."""
+    grid: bool = True
+    """Compare the automatic choice of the mode with the faster mode: two minutes."""
     default_options: bool = False
     """Measure our step without the compiler options of osrjax.cpu too."""
     smoke: bool = False
@@ -61,50 +76,34 @@ HYPER = {
     "inter_weight": 1.0,
 }
 CLASSES = 6
+DEFAULT_NETWORKS = {"train": ("small_cnn", "wrn16_4", "resnet18"), "jacobian": ("small_cnn", "wrn16_4")}
+DEFAULT_REPEATS = {"train": 15, "jacobian": 5}
 SHORTEST_TURN = 0.2  # seconds; fast steps are repeated within a turn
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, measures, prints; returns the exit code."""
     config = tyro.cli(Config, args=arguments, description=__doc__)
+    repeats = DEFAULT_REPEATS[config.what] if config.repeats is None else config.repeats
     if config.smoke:
-        config = dataclasses.replace(config, networks=("small_cnn",), batch=8, repeats=3)
-    if config.repeats < 3:
-        print(f"speed.py: repeats={config.repeats} is too few for a median: give 3 or more", file=sys.stderr)
-        return 2
-    if config.batch is not None and config.batch < 2:
-        print(f"speed.py: batch={config.batch} is too small for batch norm: give 2 or more", file=sys.stderr)
+        smoke = dataclasses.replace(config, networks=("small_cnn",), chunks=(3,), memory_batch=2)
+        config, repeats = dataclasses.replace(smoke, batch=8 if config.what == "train" else 2), 3
+    error = refusal(config, repeats)
+    if error:
+        print(f"speed.py: {error}", file=sys.stderr)
         return 2
     reuse_host_memory()
     has_torch = find_torch()
     if not has_torch:
         print("No peer to compare with: pip install '.[speed]' adds PyTorch.")
-
     load = round(os.getloadavg()[0], 2)
     if load > 0.5:
         print(f"The load average is {load}: other processes distort the comparison, wait for a quiet machine.")
-    print(f"{'case':12} {'who':32} {'batch':>5} {'ms/image':>9} {'images/s':>9} {'ours / peer':>12}")
-    ratios, quartiles, rates = {}, {}, {}
-    for network in config.networks:
-        batch = config.batch or (128 if network == "small_cnn" else 32)
-        seconds = turns(training_work(network, batch, config.default_options, peers=has_torch), config.repeats)
-        peers = [who for who in seconds if who not in (OURS, OURS_PLAIN)]
-        for who, times in seconds.items():
-            median = statistics.median(times) / batch
-            rates.setdefault(network, {})[who] = round(1 / median, 2)
-            relation = f"{statistics.median(times) / statistics.median(seconds[OURS]):12.2f}" if who in peers else ""
-            print(f"{network:12} {who:32} {batch:5d} {1e3 * median:9.3f} {1 / median:9.1f} {relation}", flush=True)
-        if peers:
-            fastest = min(peers, key=lambda who: statistics.median(seconds[who]))
-            ratios[network] = round(statistics.median(seconds[fastest]) / statistics.median(seconds[OURS]), 3)
-            pairs = [theirs / ours for theirs, ours in zip(seconds[fastest], seconds[OURS], strict=True)]
-            quartiles[network] = [round(q, 3) for q in statistics.quantiles(pairs, n=4)[::2]]
+    measure = {"train": training_speed, "jacobian": jacobian_speed}[config.what]
     result = {
         "what": config.what,
-        "ratio": ratios or None,
-        "ratio_quartiles": quartiles or None,
-        "images_per_second": rates,
-        "repeats": config.repeats,
+        **measure(config, config.networks or DEFAULT_NETWORKS[config.what], repeats, peers=has_torch),
+        "repeats": repeats,
         "device": device(),
         "load_average": load,
         "versions": {name: version(name) for name in ("jax", "flax", "torch") if name != "torch" or has_torch},
@@ -113,14 +112,129 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def turns(work: Work, repeats: int) -> dict[str, list[float]]:
+def refusal(config: Config, repeats: int) -> str | None:
+    """Why a configuration cannot be measured."""
+    if repeats < 3:
+        return f"repeats={repeats} is too few for a median: give 3 or more"
+    if config.what == "train" and config.batch is not None and config.batch < 2:
+        return f"batch={config.batch} is too small for batch norm: give 2 or more"
+    if config.batch is not None and config.batch < 1:
+        return f"batch={config.batch} holds no image: give 1 or more"
+    if config.memory_batch < 1:
+        return f"memory-batch={config.memory_batch} holds no image: give 1 or more"
+    if min(config.chunks, default=1) < 1:
+        return f"chunks={min(config.chunks)} makes no progress: give 1 or more"
+    return None
+
+
+def training_speed(config: Config, networks: tuple[str, ...], repeats: int, *, peers: bool) -> dict[str, dict | None]:
+    """Prints and gives the speed of training steps."""
+    print(f"{'case':12} {'who':32} {'batch':>5} {'ms/image':>9} {'images/s':>9} {'ours / peer':>12}")
+    ratios, quartiles, rates = {}, {}, {}
+    for network in networks:
+        batch = config.batch or (128 if network == "small_cnn" else 32)
+        seconds = turns(training_work(network, batch, config.default_options, peers=peers), repeats)
+        theirs = [who for who in seconds if who not in (OURS, OURS_PLAIN)]
+        for who, times in seconds.items():
+            median = statistics.median(times) / batch
+            rates.setdefault(network, {})[who] = round(1 / median, 2)
+            relation = f"{statistics.median(times) / statistics.median(seconds[OURS]):12.2f}" if who in theirs else ""
+            print(f"{network:12} {who:32} {batch:5d} {1e3 * median:9.3f} {1 / median:9.1f} {relation}", flush=True)
+        if theirs:
+            ratios[network], quartiles[network] = ratio(seconds, [OURS], theirs)
+    return {"ratio": ratios or None, "ratio_quartiles": quartiles or None, "images_per_second": rates}
+
+
+def jacobian_speed(config: Config, networks: tuple[str, ...], repeats: int, *, peers: bool) -> dict[str, dict | None]:
+    """Prints and gives time and memory of exact input-Jacobian norms."""
+    import speed_jacobian
+
+    if peers and jax.default_backend() != "cpu":
+        print("The peers run on the CPU alone: no comparison on another device.")
+        peers = False
+    ratios, quartiles, peaks, overheads, milliseconds, programs = {}, {}, {}, {}, {}, {}
+    print(f"{'case':10} {'who':35} {'batch':>5} {'ms/image':>9} {'MiB':>9} {'ours / peer':>12}")
+    for network in networks:
+        batch, shape = config.batch or (32 if network == "small_cnn" else 4), image_shape(network)
+        embedding = speed_jacobian.unit_embedding(NETWORKS[network](), shape)
+        ours = speed_jacobian.our_norms(embedding, batch, config.chunks)
+        passes = speed_jacobian.cotangent_passes(embedding, ((batch, 2),) if config.smoke else speed_jacobian.PASSES)
+        theirs: dict[str, speed_jacobian.Side] = {}
+        if peers:
+            import torch_peers
+
+            calls = torch_peers.jacobian_norms(network, batch=batch, image_shape=shape)
+            theirs = {who: speed_jacobian.Side(call, batch) for who, call in calls.items()}
+        sides = ours | theirs | passes | speed_jacobian.tangent_pass(embedding, batch)
+        seconds = turns({who: side.call for who, side in sides.items()}, repeats)
+        cost = {who: statistics.median(times) / sides[who].images for who, times in seconds.items()}
+        for who, side in sides.items():
+            images = str(batch) if who in ours or who in theirs else ""
+            memory = "" if side.mib is None else f"{side.mib:.1f}"
+            note = "" if who in ours else f"{cost[who] / min(cost[our] for our in ours):.2f}"
+            note = note if who in ours or who in theirs else "extrapolated"
+            print(f"{network:10} {who:35} {images:>5} {1e3 * cost[who]:9.2f} {memory:>9} {note:>12}", flush=True)
+        milliseconds[network] = {who: round(1e3 * value, 3) for who, value in cost.items()}
+        peaks[network] = ours[speed_jacobian.OURS].mib
+        overheads[network] = round(cost[speed_jacobian.OURS] / min(cost[who] for who in passes), 3)
+        if theirs:
+            ratios[network], quartiles[network] = ratio(seconds, list(ours), list(theirs))
+        programs[network] = speed_jacobian.memory(embedding, config.memory_batch, config.chunks)
+        for who, mib in programs[network].items():
+            print(f"{network:10} {who:35} {config.memory_batch:5d} {'':9} {mib:9.1f} {'compiled':>12}", flush=True)
+    return {
+        "ratio": ratios or None,
+        "ratio_quartiles": quartiles or None,
+        "peak_mib": peaks,
+        "overhead": overheads,
+        "auto": automatic_choice(smoke=config.smoke) if config.grid else None,
+        "ms_per_image": milliseconds,
+        f"mib_at_batch_{config.memory_batch}": programs,
+    }
+
+
+def automatic_choice(*, smoke: bool) -> dict[str, int]:
+    """Prints the times of both modes on a grid of inputs and outputs; counts where the automatic choice is right."""
+    import speed_jacobian
+
+    from osrjax.jacobian import automatic_mode
+
+    print(f"{'inputs':>10} {'outputs':>8} {'forward, ms':>12} {'reverse, ms':>12}  automatic")
+    counts = {"cells": 0, "clear": 0, "right": 0}
+    for shape, outputs in speed_jacobian.SMOKE_GRID if smoke else speed_jacobian.GRID:
+        sides = speed_jacobian.mode_sides(shape, outputs)
+        seconds = turns({side: value.call for side, value in sides.items()}, 3, shortest=SHORTEST_TURN / 4)
+        best = {"forward": math.inf, "reverse": math.inf}
+        for (mode, chunk), times in seconds.items():
+            best[mode] = min(best[mode], statistics.median(times) / sides[mode, chunk].images)
+        chosen, faster = automatic_mode(math.prod(shape), outputs), min(best, key=best.__getitem__)
+        clear = max(best.values()) > 1.2 * min(best.values())
+        counts["cells"] += 1
+        counts["clear"] += clear
+        counts["right"] += clear and chosen == faster
+        verdict = "" if not clear else "right" if chosen == faster else "WRONG"
+        times = f"{1e3 * best['forward']:12.2f} {1e3 * best['reverse']:12.2f}"
+        print(f"{'x'.join(map(str, shape)):>10} {outputs:8d} {times}  {chosen} {verdict}", flush=True)
+    return counts
+
+
+def ratio(seconds: dict[str, list[float]], ours: list[str], theirs: list[str]) -> tuple[float, list[float]]:
+    """Median time of the fastest peer over that of the fastest of ours, and the quartiles of their turns' ratios."""
+    fastest, our_fastest = (min(side, key=lambda who: statistics.median(seconds[who])) for side in (theirs, ours))
+    pairs = [their / our for their, our in zip(seconds[fastest], seconds[our_fastest], strict=True)]
+    quartiles = [round(q, 3) for q in statistics.quantiles(pairs, n=4)[::2]]
+    return round(statistics.median(seconds[fastest]) / statistics.median(seconds[our_fastest]), 3), quartiles
+
+
+def turns(work: Work[Who], repeats: int, *, shortest: float | None = None) -> dict[Who, list[float]]:
     """Seconds per unit of work, a list of ``repeats - 1`` for each side, measured in turns."""
+    shortest = SHORTEST_TURN if shortest is None else shortest
     units = {}
     for who, unit in work.items():
         unit()  # compiles
         start = time.perf_counter()
         unit()
-        units[who] = max(1, math.ceil(SHORTEST_TURN / (time.perf_counter() - start)))
+        units[who] = max(1, math.ceil(shortest / (time.perf_counter() - start)))
     seconds = {who: [] for who in work}
     order = list(work)
     for _ in range(repeats):
@@ -133,16 +247,16 @@ def turns(work: Work, repeats: int) -> dict[str, list[float]]:
     return {who: times[1:] for who, times in seconds.items()}
 
 
-def training_work(network: str, batch: int, default_options: bool, *, peers: bool) -> Work:
+def training_work(network: str, batch: int, default_options: bool, *, peers: bool) -> Work[str]:
     """One training step of a network: ours, and those of the peers."""
-    image_shape = (28, 28, 1) if network == "small_cnn" else (32, 32, 3)
-    work = {OURS: training_step(network, batch, image_shape, compiler_options())}
+    shape = image_shape(network)
+    work = {OURS: training_step(network, batch, shape, compiler_options())}
     if default_options:
-        work[OURS_PLAIN] = training_step(network, batch, image_shape, {})
+        work[OURS_PLAIN] = training_step(network, batch, shape, {})
     if peers:
         import torch_peers
 
-        work |= torch_peers.training_steps(network, batch=batch, image_shape=image_shape, classes=CLASSES, hyper=HYPER)
+        work |= torch_peers.training_steps(network, batch=batch, image_shape=shape, classes=CLASSES, hyper=HYPER)
     return work
 
 
@@ -164,6 +278,11 @@ def training_step(network: str, batch: int, image_shape: tuple[int, int, int], o
         return float(metrics["loss"])
 
     return step
+
+
+def image_shape(network: str) -> tuple[int, int, int]:
+    """Height, width and channels of the images that a network is measured on."""
+    return (28, 28, 1) if network == "small_cnn" else (32, 32, 3)
 
 
 def device() -> str:

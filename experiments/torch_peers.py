@@ -1,10 +1,15 @@
-"""PyTorch peers of experiments/speed.py: the same networks, loss, augmentation and optimiser, written plainly."""
+"""PyTorch peers of experiments/speed.py, written plainly.
+
+Training: the same networks, loss, augmentation and optimiser. Jacobian norms: the same networks in eval mode, and the
+three routes that PyTorch offers to the whole matrix.
+"""
 
 import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.func import jacrev, vmap
 from torch.nn import functional
 
 
@@ -59,6 +64,43 @@ def m_ovr_loss(cosines: torch.Tensor, labels: torch.Tensor, *, margin: float, sc
     logits = scale * (cosines * math.cos(margin) - sines * math.sin(margin))
     is_target = functional.one_hot(labels, logits.shape[-1]).bool()
     return functional.softplus(torch.where(is_target, -logits, logits)).sum(-1)
+
+
+def jacobian_norms(
+    network: str, *, batch: int, image_shape: tuple[int, int, int]
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """Exact input-Jacobian norms of the unit embedding of a batch, one callable for each route and memory format."""
+    torch.manual_seed(0)
+    height, width, channels = image_shape
+    images = 2.0 * torch.rand(batch, channels, height, width) - 1.0
+    model, channels_last = (BACKBONES[network](channels).eval().requires_grad_(False) for _ in range(2))
+    channels_last.to(memory_format=torch.channels_last)
+    images_last = images.contiguous(memory_format=torch.channels_last)
+    return {
+        "torch, loop over outputs": lambda: loop_norms(model, images),
+        "torch, loop, channels_last": lambda: loop_norms(channels_last, images_last),
+        "torch, vmap(jacrev), chunk 32": lambda: jacrev_norms(model, images, chunk_size=32),
+        "torch, vmap(jacrev)": lambda: jacrev_norms(model, images, chunk_size=None),
+    }
+
+
+def loop_norms(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Norm of each image's Jacobian: one backward pass of the batch for each output."""
+    images = images.detach().requires_grad_(True)
+    embeddings, squares = functional.normalize(model(images), dim=-1), images.new_zeros(len(images))
+    for k in range(embeddings.shape[1]):
+        (gradients,) = torch.autograd.grad(embeddings[:, k].sum(), images, retain_graph=True)
+        squares = squares + gradients.square().flatten(1).sum(1)
+    return squares.sqrt()
+
+
+def jacrev_norms(model: nn.Module, images: torch.Tensor, *, chunk_size: int | None) -> torch.Tensor:
+    """Norm of each image's Jacobian, which is made as a whole."""
+
+    def embedding(image):
+        return functional.normalize(model(image[None])[0], dim=-1)
+
+    return vmap(jacrev(embedding, chunk_size=chunk_size))(images).square().flatten(1).sum(1).sqrt()
 
 
 class Cosines(nn.Module):

@@ -7,7 +7,7 @@
 Trains, resumes where it was stopped when the same command is given again, scores the test images of known and
 unknown classes, and writes everything to a run directory (osrjax/run.py lists its files). Model selection
 sees known training images only, and the LAST step is what is reported. Exit codes: 0 done, 1 stopped by a
-non-finite loss, 2 bad input (nothing was started), 143 or 130 stopped by SIGTERM or Ctrl-C (state saved).
+non-finite loss or norm, 2 bad input (nothing was started), 143 or 130 stopped by SIGTERM or Ctrl-C (state saved).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,13 +25,15 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from osrjax import metrics, report, sharding, splits
+from osrjax import augment, metrics, report, sharding, splits
 from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
 from osrjax.checkpoint import Checkpoints, UnreadableCheckpointsError
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, batch_indices, open_set_data, open_source, pseudo_unknown_data, stream
+from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
 from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES, Batch, make_classify_objective, make_crop_and_flip
+from osrjax.probe import ProbeSets, join_probes, make_probe, probe_sets, write_probe
 from osrjax.run import Run, StopSignal, provenance
 from osrjax.train import (
     Predictions,
@@ -122,6 +125,16 @@ class Config:
     """Steps between logged metrics."""
     save_every: int = 200
     """Steps between checkpoints; each also measures the validation accuracy."""
+    probe_every: int = 0
+    """Steps between probes (input-Jacobian norms and metrics of test images, to probe.npz), besides one
+    before the first step and one after the last; 0: none. A probe costs as much as about
+    2 probe_images * features / (3 batch_size) steps."""
+    probe_images: int = 64
+    """Known test images whose norms a probe takes, and as many unknown ones."""
+    probe_pairs: int = 12
+    """Pairs of known test images of different classes whose paths a probe follows."""
+    test_norms: bool = False
+    """Input-Jacobian norms of every test image, before and after training, to norms.npz."""
     eval_batch_size: int = 500
     """Images per evaluation call."""
     resamples: int = 1000
@@ -234,6 +247,7 @@ def check(config: Config) -> None:
         "resamples",
         "split",
         "seed",
+        "probe_every",
     )
     for name in not_negative:
         if not getattr(config, name) >= 0:
@@ -289,11 +303,12 @@ def load_data(config: Config):
 
 
 class Job(NamedTuple):
-    """A run that was found possible: its devices, class split, images, number of steps and directory."""
+    """A run that was found possible: devices, class split, images, those probed, number of steps, directory."""
 
     mesh: jax.sharding.Mesh
     split: splits.ClassSplit
     data: OpenSetData
+    sets: ProbeSets | None
     steps: int
     run: Run
 
@@ -314,6 +329,10 @@ def prepare(config: Config) -> Job:
         raise ValueError(
             f"batch_size={config.batch_size} exceeds the {len(data.train.images)} training images: lower it"
         )
+    sets = None
+    if config.probe_every:  # drawn from the split alone: every loss and seed is probed on the same images
+        images, pairs = config.probe_images, config.probe_pairs
+        sets = probe_sets(data, probe_images=images, probe_pairs=pairs, seed=config.split)
     steps = config.steps
     if config.epochs is not None:
         steps = max(1, config.epochs * len(data.train.images) // config.batch_size)
@@ -321,12 +340,12 @@ def prepare(config: Config) -> Job:
     environment = ("out", "data_dir", "stream", "devices", "compilation_cache")
     out = config.out or Path("runs") / run_name(config)
     run = Run(out, fields, content=content_of(data, split), ignore=environment)
-    return Job(mesh, split, data, steps, run)
+    return Job(mesh, split, data, sets, steps, run)
 
 
 def train_and_evaluate(config: Config, job: Job) -> int:
     """The whole run; returns the exit code."""
-    mesh, split, data, steps, run = job
+    mesh, split, data, sets, steps, run = job
     print(f"{run.directory}: {config.loss} on {describe(data, split)}", flush=True)
     if (done := run.read_json("results.json")) is not None:
         print("finished before; the stored results:\n" + done["table"])
@@ -373,8 +392,11 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         lambda variables, images: eval_network.apply(variables, images, train=False), compiler_options=options
     )
 
+    def variables_of(state) -> dict:
+        return {"params": state.params, "batch_stats": state.stats}
+
     def predict(state, images) -> Predictions:
-        variables = {"params": state.params, "batch_stats": state.stats}
+        variables = variables_of(state)
         return evaluate(lambda rows: forward(variables, rows), images, batch_size=config.eval_batch_size)
 
     image_shape = data.train.images.shape[1:]
@@ -384,9 +406,28 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         out_shardings=sharding.replicated(mesh),
     )
     state = new_state()
+    probe = sets and make_probe(
+        eval_network,
+        data,
+        sets,
+        score=class_loss.score,
+        scale=config.scale,
+        margin=config.margin,
+        profile_steps=(0, steps),
+        eval_batch_size=config.eval_batch_size,
+    )
 
     stop = StopSignal()
     with stop, Checkpoints(run.directory / "checkpoints") as kept:
+
+        def stopped_by(reason: str) -> int:
+            """Says why the run ends here and what is left of it; the exit code."""
+            bar.close()
+            kept.wait()
+            good = f"the checkpoint of step {max(kept.steps())} is good" if kept.steps() else "none was saved"
+            print(f"train.py: {reason}: stopped; {good}. Lower learning_rate={config.learning_rate}", file=sys.stderr)
+            return 1
+
         try:
             restored = kept.restore_latest(state)
         except UnreadableCheckpointsError as error:
@@ -399,30 +440,28 @@ def train_and_evaluate(config: Config, job: Job) -> int:
                 print(line, file=sys.stderr)
             start, state = restored.step, restored.state
             print(f"going on from step {start}", flush=True)
-        run.start_log(start)
+        # A line of step 0 belongs to its probe, which is taken again where nothing was restored.
+        run.start_log(start if restored is not None else -1)
+        bar = tqdm(total=steps, initial=start, unit="step", disable=None, mininterval=0.5)
+        untrained = estimate_statistics(new_state(), train_network, data.train.images, batch_size=config.batch_size)
+        if probe and start == 0 and (trouble := take_probe(run, probe, variables_of(untrained), 0)):
+            return stopped_by(trouble)
         step_inputs = inputs_from(start, config, data, mesh)
         pending = []  # device scalars of steps not yet looked at: reading them would wait for the device
         clock, clock_step = time.perf_counter(), start
-        bar = tqdm(total=steps, initial=start, unit="step", disable=None, mininterval=0.5)
         for step in range(start + 1, steps + 1):
             state, step_metrics = train_step(state, *next(step_inputs), train_key, hyper)
             pending.append((step, step_metrics))
             bar.update()
             stopping = stop.requested and step < steps  # read once: a signal may come at any line below
             saving = step % config.save_every == 0 or step == steps or stopping
-            if not (saving or step % config.log_every == 0):
+            probing = bool(probe) and (step % config.probe_every == 0 or step == steps)
+            if not (saving or probing or step % config.log_every == 0):
                 continue
             for logged_step, values in jax.device_get(pending):
                 if not all(np.isfinite(value) for value in values.values()):
-                    bar.close()
-                    kept.wait()
-                    good = f"the checkpoint of step {max(kept.steps())} is good" if kept.steps() else "none was saved"
-                    print(
-                        f"train.py: non-finite {', '.join(n for n, v in values.items() if not np.isfinite(v))} at "
-                        f"step {logged_step}: stopped; {good}. Lower learning_rate={config.learning_rate}",
-                        file=sys.stderr,
-                    )
-                    return 1
+                    broken = ", ".join(name for name, value in values.items() if not np.isfinite(value))
+                    return stopped_by(f"non-finite {broken} at step {logged_step}")
             pending = []
             now = time.perf_counter()
             speed = (step - clock_step) * config.batch_size / (now - clock)
@@ -433,7 +472,10 @@ def train_and_evaluate(config: Config, job: Job) -> int:
                 accuracy = metrics.closed_set_accuracy(logits.argmax(-1), data.validation.labels)
                 record["validation/accuracy"] = accuracy
             run.log(step, {**record, "train/images_per_second": speed})
-            if saving:  # after its line is logged: lines beyond the last checkpoint are dropped on resuming
+            if probing and (trouble := take_probe(run, probe, variables_of(state), step)):
+                return stopped_by(trouble)
+            # After line and probe: what lies beyond the last checkpoint is dropped or replaced on resuming.
+            if saving:
                 kept.save(step, state, accuracy=accuracy)
             clock, clock_step = time.perf_counter(), step
             if stopping:
@@ -443,39 +485,73 @@ def train_and_evaluate(config: Config, job: Job) -> int:
                 return stop.exit_code
         bar.close()
         kept.wait()
+        best_step = kept.best_step()
 
-        # ------------------------------------------------------------------------------- evaluation
-        untrained = estimate_statistics(new_state(), train_network, data.train.images, batch_size=config.batch_size)
-        found = {}
-        for name, network_state in {"untrained": untrained, "trained": state}.items():
-            validation, known, unknown = (
-                predict(network_state, part.images) for part in (data.validation, data.test_known, data.test_unknown)
-            )
-            outputs = OpenSetOutputs(
-                validation.logits,
-                data.validation.labels,
-                *known,
-                data.test_known.labels,
-                *unknown,
-                data.test_unknown.labels,
-            )
-            found[name] = assess(
-                outputs,
-                head=class_loss.head,
-                scale=config.scale,
-                margin=config.margin,
-                reject_share=config.reject_share,
-                resamples=config.resamples,
-            )
-        run.write_arrays("scores.npz", outputs._asdict())
-        run.write_network({"params": state.params, "batch_stats": state.stats})
-        draw_figures(run.directory / "figures", outputs, config)
-        table = results_text(found, data, config)
-        run.write_json(
-            "results.json", {**found, "steps": steps, "best_validation_step": kept.best_step(), "table": table}
+    # ------------------------------------------------------------------------------- evaluation
+    found = {}
+    for name, network_state in {"untrained": untrained, "trained": state}.items():
+        validation, known, unknown = (
+            predict(network_state, part.images) for part in (data.validation, data.test_known, data.test_unknown)
         )
-        print(table)
-        return 0
+        outputs = OpenSetOutputs(
+            validation.logits,
+            data.validation.labels,
+            *known,
+            data.test_known.labels,
+            *unknown,
+            data.test_unknown.labels,
+        )
+        found[name] = assess(
+            outputs,
+            head=class_loss.head,
+            scale=config.scale,
+            margin=config.margin,
+            reject_share=config.reject_share,
+            resamples=config.resamples,
+        )
+    run.write_arrays("scores.npz", outputs._asdict())
+    run.write_network({"params": state.params, "batch_stats": state.stats})
+    if probe:
+        run.write_arrays("probe.npz", join_probes(run.directory / "probes"))
+    if config.test_norms:
+        try:
+            norms = test_norms(eval_network, variables_of(untrained), variables_of(state), data, mesh, run)
+        except ValueError as error:
+            print(f"train.py: {error} (delete {run.directory / 'norms'} to begin them again)", file=sys.stderr)
+            return 1
+        embeddings = {"known_embedding": outputs.known_embedding, "unknown_embedding": outputs.unknown_embedding}
+        run.write_arrays("norms.npz", norms | embeddings)
+    draw_figures(run.directory / "figures", outputs, config)
+    table = results_text(found, data, config)
+    run.write_json("results.json", {**found, "steps": steps, "best_validation_step": best_step, "table": table})
+    print(table)
+    return 0
+
+
+def take_probe(run: Run, probe: Callable, variables: dict, step: int) -> str | None:
+    """Takes a probe and keeps it, for probe.npz and as a line of the log; says what was not finite, if anything."""
+    try:
+        arrays, logged = probe(variables, step)
+    except FloatingPointError as error:
+        return str(error)
+    write_probe(run.directory / "probes", arrays)
+    run.log(step, logged)
+    return None
+
+
+def test_norms(network: OpenSetNetwork, before: dict, after: dict, data: OpenSetData, mesh, run: Run) -> dict:
+    """Input-Jacobian norms of the unit embedding at every test image; a killed computation goes on where it was."""
+    functions = {"embedding": network_functions(network)["embedding"]}
+    mesh = mesh if mesh.size > 1 else None
+    parts = {"known": data.test_known, "unknown": data.test_unknown}
+    images = np.concatenate([np.asarray(augment.to_float(part.images)) for part in parts.values()])
+    found = {f"{name}_labels": part.labels for name, part in parts.items()}
+    for moment, variables in {"before": before, "after": after}.items():
+        directory = run.directory / "norms" / moment
+        norms = dataset_jacobian_norms(functions, variables, images, mesh=mesh, directory=directory, progress=True)
+        split = np.split(norms["embedding"], [len(data.test_known.labels)])
+        found |= {f"{name}_{moment}": values for name, values in zip(parts, split, strict=True)}
+    return found
 
 
 def inputs_from(start: int, config: Config, data: OpenSetData, mesh: jax.sharding.Mesh):

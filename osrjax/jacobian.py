@@ -505,11 +505,12 @@ def projected_squares(
     with jax.default_matmul_precision("highest"):
         apply, directions = _linear_map(_for_batch_of_one(fn), x[None], mode)
 
-        def square(key: Array) -> Array:
-            return _sum_of_squares(apply(_along(directions, draw(key, directions.shape, directions.dtype))))
+        def square(direction: Array) -> Array:
+            return _sum_of_squares(apply(_along(directions, direction)))
 
-        keys = jax.random.split(key, samples)
-        return lax.map(jax.checkpoint(square), keys, batch_size=min(chunk_size or 16, samples))
+        # Drawn at once: a projection is no larger than the outputs, a pass through the network is.
+        drawn = draw(key, (samples, *directions.shape), directions.dtype)
+        return lax.map(jax.checkpoint(square), drawn, batch_size=min(chunk_size or 16, samples))
 
 
 def jacobian_estimate(squares: Float[Array, "*batch samples"], *, level: float = 0.95) -> JacobianEstimate:

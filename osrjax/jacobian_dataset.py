@@ -87,7 +87,8 @@ def make_norm_plan(
     """Compiles the norms of a function for the largest chunk that fits in a memory budget.
 
     The compiler's own account of a compiled program decides, not an estimate. *Cost*: one compilation where the
-    wanted chunk fits, up to a handful where it does not. Where no chunk of the batch fits, the batch is halved.
+    wanted chunk fits, a handful where it does not. Where the batch does not fit at one pass at a time, a smaller one
+    is taken.
 
     Args:
       function: ``(variables, images) -> outputs``, each with the batch as its first axis.
@@ -140,31 +141,37 @@ def make_norm_plan(
         memory -= used.alias_size_in_bytes
         return NormPlan(compiled, batch_size, chunk_size, direction, passes, memory)
 
-    while True:
-        local = batch_size // devices
-        rows = _CPU_ROWS if jax.default_backend() == "cpu" else _ACCELERATOR_ROWS
-        wanted = chunk_size or max(1, rows // local)
-        wanted = min(wanted, max(passes, 1))
-        plan = compile_for(batch_size, wanted)
-        if plan.memory > memory_budget and wanted > 1:
-            least = compile_for(batch_size, 1)
-            slope = (plan.memory - least.memory) / (wanted - 1)  # memory is linear in the chunk, nearly
-            room = memory_budget - least.memory
-            chunk = wanted // 2 if slope <= 0 else min(wanted // 2, 1 + int(max(room, 0) / slope))
-            while chunk > 1:
-                plan = compile_for(batch_size, chunk)
-                if plan.memory <= memory_budget:
-                    break
-                chunk //= 2
-            else:
-                plan = least
-        if plan.memory <= memory_budget:
+    rows = _CPU_ROWS if jax.default_backend() == "cpu" else _ACCELERATOR_ROWS
+    wanted = min(chunk_size or max(1, rows // (batch_size // devices)), max(passes, 1))
+    plan = compile_for(batch_size, wanted)
+    if plan.memory <= memory_budget:
+        return plan
+    least = plan if wanted == 1 else compile_for(batch_size, 1)
+    if least.memory <= memory_budget:  # the batch fits, fewer passes at a time
+        return _largest_fitting(lambda chunk: compile_for(batch_size, chunk), (1, least), (wanted, plan), memory_budget)
+    single = compile_for(devices, 1)
+    if single.memory > memory_budget:
+        raise ValueError(
+            f"memory_budget={memory_budget} bytes is too small: one image at a time needs {single.memory}; raise it"
+        )
+    return _largest_fitting(
+        lambda local: compile_for(devices * local, 1), (1, single), (batch_size // devices, least), memory_budget
+    )
+
+
+def _largest_fitting(
+    compile_for: Callable[[int], NormPlan], fits: tuple[int, NormPlan], exceeds: tuple[int, NormPlan], budget: int
+) -> NormPlan:
+    """A plan between one that fits and one that does not, by the size where a line through both meets the budget."""
+    (small, fitting), (large, exceeding) = fits, exceeds
+    size = small + int((large - small) * (budget - fitting.memory) / (exceeding.memory - fitting.memory))
+    size = min(size, large - 1)
+    while size > small:
+        plan = compile_for(size)
+        if plan.memory <= budget:
             return plan
-        if local == 1:
-            raise ValueError(
-                f"memory_budget={memory_budget} bytes is too small: one image at a time needs {plan.memory}; raise it"
-            )
-        batch_size = devices * (local // 2)
+        size //= 2
+    return fitting
 
 
 def dataset_jacobian_norms(

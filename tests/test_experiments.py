@@ -128,6 +128,114 @@ def test_a_killed_run_ends_with_the_same_bits(undisturbed, tmp_path, at):
     assert_same_run(run, wanted)
 
 
+PROBED = (*LONG, "--probe-every", 70, "--probe-images", 6, "--probe-pairs", 2)
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    """As `undisturbed`, with probes."""
+    run = tmp_path_factory.mktemp("runs") / "probed"
+    code, output = finish(start("train", *PROBED, "--out", run))
+    assert code == 0, output
+    return run
+
+
+def arrays_of(path):
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def test_probing_leaves_training_as_it_is(undisturbed, probed):
+    wanted, found = final_arrays(undisturbed[0]), final_arrays(probed)
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+    wanted, found = (arrays_of(run / "scores.npz") for run in (undisturbed[0], probed))
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+    assert not (undisturbed[0] / "probe.npz").exists()
+    # What is probed last is the network that was stored and scored.
+    probe = arrays_of(probed / "probe.npz")
+    assert probe["steps"].tolist() == [0, 70, 140, 210, 280, 300]
+    results = json.loads((probed / "results.json").read_text())
+    trained, untrained = (results[name]["scores"]["m_ovr_margin"] for name in ("trained", "untrained"))
+    assert probe["auroc"][[0, -1]].tolist() == [untrained["auroc"]["value"], trained["auroc"]["value"]]
+    assert probe["accuracy"][-1] == trained["closed_set_accuracy"]["value"]
+    assert probe["davies_bouldin"][-1] == results["trained"]["davies_bouldin"]
+    assert probe["profiles"].shape == (2, 2, 9)
+    rows = [json.loads(line) for line in (probed / "metrics.jsonl").read_text().splitlines()]
+    lines = [row for row in rows if "probe/jnd" in row]
+    assert [line["step"] for line in lines] == probe["steps"].tolist()
+    assert [line["probe/jnd"] for line in lines] == probe["jnd"].tolist()
+    assert {f"probe/norm/{digit}" for digit in range(10)} | {"probe/seconds"} <= lines[0].keys()
+    for line in lines[1:]:  # beside the training's own line of the same step
+        assert any(row["step"] == line["step"] and "train/loss" in row for row in rows)
+
+
+@pytest.mark.parametrize("at", [0, 210, 300])
+def test_a_killed_run_ends_with_the_same_probes(probed, tmp_path, at):
+    """Killed after a probe, before the next checkpoint; at 300 before or after the last one."""
+    run = tmp_path / "killed"
+    process = start("train", *PROBED, "--out", run)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "probes" / f"{at:08d}.npz").exists():
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (run / "results.json").exists()
+    code, output = finish(start("train", *PROBED, "--out", run))
+    assert code == 0, output
+    assert_same_run(run, probed)
+    found, wanted = (arrays_of(path / "probe.npz") for path in (run, probed))
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        assert found[name].tobytes() == wanted[name].tobytes(), name
+
+
+def logged(run):
+    return (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
+
+
+def test_probe_and_norms_of_a_collapsed_network(tmp_path, capsys):
+    """Half a loss alone draws everything to one point; the figures of that are numbers too."""
+    train = load("train")
+    run = tmp_path / "run"
+    options = "--smoke --inter-weight 0 --learning-rate 1 --probe-every 15 --probe-images 6 --probe-pairs 1"
+    options += " --resamples 0 --test-norms --devices 1"
+    assert train.main([*options.split(), "--out", str(run)]) == 0, capsys.readouterr().err
+    probe, norms, scores = (arrays_of(run / f"{name}.npz") for name in ("probe", "norms", "scores"))
+    assert probe["steps"].tolist() == [0, 15, 20]
+    assert probe["norm_known"][-1] < 0.1 * probe["norm_known"][0]
+    for part, labels in (("known", scores["known_labels"]), ("unknown", scores["unknown_labels"])):
+        assert norms[f"{part}_labels"].tolist() == labels.tolist()
+        assert norms[f"{part}_embedding"].tobytes() == scores[f"{part}_embedding"].tobytes()
+        for moment, step in (("before", 0), ("after", -1)):
+            values = norms[f"{part}_{moment}"]
+            assert values.shape == labels.shape
+            for norm in probe[f"norms_{part}"][step]:  # the probed images are among them
+                assert np.isclose(values, norm, rtol=1e-3, atol=1e-6).any()
+    assert (run / "figures" / "oscr.png").exists()
+
+
+def test_a_non_finite_norm_stops_the_run_naming_the_step(tmp_path, capsys, monkeypatch):
+    train = load("train")
+
+    def make_probe(network, data, sets, **options):
+        def probe(variables, step):
+            if step == 10:
+                raise FloatingPointError(f"non-finite norms_known at step {step}")
+            return {"step": np.asarray(step)}, {"probe/jnd": 0.5}
+
+        return probe
+
+    monkeypatch.setattr(train, "make_probe", make_probe)
+    options = ["--smoke", "--save-every", "5", "--probe-every", "5", "--probe-images", "6"]
+    assert train.main([*options, "--out", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert "train.py: non-finite norms_known at step 10: stopped; the checkpoint of step 5 is good" in error
+    steps = [json.loads(line)["step"] for line in logged(tmp_path / "run").splitlines()]
+    assert steps == [0, 5, 5, 10]
+
+
 def test_a_streamed_run_gives_the_same_numbers(undisturbed, tmp_path):
     wanted, _ = undisturbed
     code, output = finish(start("train", *LONG, "--stream", "--out", tmp_path / "streamed"))
@@ -262,6 +370,11 @@ BAD = {
     "--reject-share 1": "reject_share=1.0",
     "--data npz:nowhere.npz": "nowhere.npz",
     "--data cifar10 --data-dir nowhere": "cifar10",
+    "--probe-every -1": "probe_every=-1",
+    "--probe-every 5 --probe-images 5": "probe_images=5 is below the 6 known classes",
+    "--probe-every 5 --probe-images 145": "probe_images=145 exceeds the 144 test images",
+    "--probe-every 5 --probe-pairs 0": "probe_pairs=0",
+    "--probe-every 5 --known 4": "single class",
 }
 
 

@@ -1,0 +1,449 @@
+"""What does training do to the input-Jacobian norm of known and unknown images? Figures, and a verdict on each claim.
+
+    python experiments/jacobian.py bundled                           every figure and claim, bundled images
+    python experiments/jacobian.py cifar10 --data npz:cifar10.npz    four arms on CIFAR-10
+    python experiments/jacobian.py smoke                             all of it in miniature, digits
+
+The rule, fixed before any run. One number per run; the seeds of a split are averaged, then a 95 % t interval over
+splits; a correlation is one Spearman rho per run, over its probed steps. An effect holds (fails) if the interval
+excludes 0 on the side that the claim names (on the other), else it is undecided; a claim holds if all its effects
+do and fails if one does. No verdict where the mean closed-set accuracy of an arm concerned is below 0.85: for
+claim (i), whose halves classify nothing, that of the arm with both halves; for claim (f) that of every K.
+(a) to (e) are decided by m-OvR and reported for softmax too. n of `bundled`: 5 splits x 3 seeds; for (f), 5 class
+orders x 3 seeds, a class order being a permutation of the ten classes whose last two are unknown for every K and
+whose first K are known. n of `cifar10`: 3 splits x 1 seed, and no (f). Norms are those of the unit embedding, at
+test images, which have no say in training.
+
+Every cell is one run of experiments/train.py in a directory of its own, so the command resumes where it was stopped.
+Written to OUT/TABLE: figures as PNG and SVG, claims.json (every effect with its numbers per split; every run with its
+directory, options and accuracy) and claims.txt (the printed tables).
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from osrjax import claims, effects, intervals, jacobian_report, report
+from osrjax.grid import check_finished, is_finished, run_cells
+
+FigureName = Literal[
+    "histograms", "interpolation", "dynamics", "correlation", "known_classes", "losses", "embedding", "halves"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Run, draw and tabulate."""
+
+    table: Annotated[Literal["bundled", "cifar10", "smoke"], tyro.conf.Positional]
+    """Which grids of runs."""
+    out: Path = Path("runs/jacobian")
+    """Directory of the runs, figures and tables."""
+    data: str | None = None
+    """Where the images come from, if not where the table says: cifar10 (prepared by TFDS) or npz:FILE."""
+    workers: int = 0
+    """Runs at a time, each on its share of the cores; 0: one per core."""
+    only_figures: bool = False
+    """Draw and tabulate the finished runs and start none."""
+    figures: tuple[FigureName, ...] = ()
+    """Which figures to draw: those of the paper's figures 3 to 8 and 12, and of the halves of the loss; empty: all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Options of train.py for three sets of runs: the arms over training, K known classes, and one run in full."""
+
+    common: str
+    groups: dict[str, str]
+    """Name and options of each split: the unit that intervals are taken over."""
+    seeds: int
+    arms: dict[str, str]
+    known_common: str = ""
+    counts: tuple[int, ...] = ()
+    """Numbers K of known classes, rising."""
+    orders: int = 0
+    """Class orders, each a permutation of ten classes; the last two are unknown."""
+    whole: str = ""
+    """Options of a run that measures every test image, for the histograms and the map; empty: its probe images do."""
+
+
+ARMS = {
+    "m-OvR": "--loss m_ovr",
+    "softmax": "--loss softmax",
+    "intra half": "--loss m_ovr --intra-weight 1 --inter-weight 0",
+    "inter half": "--loss m_ovr --intra-weight 0 --inter-weight 1",
+}
+TABLES = {
+    "bundled": Table(
+        common="--preset bundled --steps 300 --probe-every 30 --probe-images 40 --probe-pairs 8",
+        groups={f"neal {k}": f"--family neal --split {k}" for k in range(5)},
+        seeds=3,
+        arms=ARMS,
+        known_common="--preset bundled --loss m_ovr --steps 200 --probe-every 200 --probe-images 40 --probe-pairs 4",
+        counts=(2, 4, 6, 8),
+        orders=5,
+        whole="--preset bundled --loss m_ovr --split 0 --probe-every 50 --test-norms",
+    ),
+    "cifar10": Table(
+        common="--preset cifar10-small --steps 400 --probe-every 50 --probe-images 40 --probe-pairs 8",
+        groups={f"neal {k}": f"--family neal --split {k}" for k in range(3)},
+        seeds=1,
+        arms=ARMS,
+    ),
+    "smoke": Table(
+        common="--smoke --probe-every 10 --probe-images 12",
+        groups={f"neal {k}": f"--family neal --split {k}" for k in range(2)},
+        seeds=1,
+        arms=ARMS,
+        known_common="--smoke --loss m_ovr --probe-every 20 --probe-images 12",
+        counts=(2, 4),
+        orders=2,
+        whole="--smoke --loss m_ovr --split 0 --probe-every 10 --probe-images 12 --test-norms",
+    ),
+}
+METHOD, BASELINE = "m-OvR", "softmax"
+WHOLE = ("whole", "run", 0)
+
+
+class Found(NamedTuple):
+    """What the finished runs measured: probes by arm, JND and accuracy [orders, seeds, counts], images of one run."""
+
+    probes: dict[str, list[list[dict[str, np.ndarray] | None]]]
+    counts: np.ndarray
+    jnd: np.ndarray
+    accuracy: np.ndarray
+    images: dict[str, np.ndarray] | None
+    class_names: list[str]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs what is missing, then draws the figures and prints and stores the verdicts."""
+    config = tyro.cli(Config, args=arguments, description=__doc__)
+    table = TABLES[config.table]
+    out = config.out / config.table
+    options = options_of(table, config.data)
+    cells = {cell: out / "-".join(map(str, cell)).replace(" ", "_") for cell in options}
+    by_directory = {cells[cell]: line for cell, line in options.items()}
+    try:
+        if config.workers < 0:
+            raise ValueError(f"workers={config.workers} must not be negative")
+        if config.only_figures and not any(map(is_finished, by_directory)):
+            raise ValueError(f"out={str(config.out)!r} has no finished run of {config.table}: leave --only-figures out")
+        check_finished(by_directory)
+    except ValueError as error:
+        print(f"jacobian.py: {error}", file=sys.stderr)
+        return 2
+    if not config.only_figures:
+        failed = run_cells(
+            Path(__file__).with_name("train.py"),
+            by_directory,
+            workers=config.workers,
+            compilation_cache=config.out / "compilation_cache",
+        )
+        if failed:
+            print(f"jacobian.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
+            return 1
+    found = read_runs(table, cells)
+    figures = out / "figures"
+    figures.mkdir(exist_ok=True)
+    for name, draw in FIGURES.items():
+        if config.figures and name not in config.figures:
+            continue
+        figure = draw(found)
+        print(
+            f"figure {name}: " + (str(report.save_figure(figure, figures / name)[0]) if figure else "no finished run")
+        )
+    records = effects_of(found)
+    verdicts = {
+        letter: effects.claim_verdict([record for record in records if record["claim"] == letter])
+        for letter in claims.CLAIMS
+    }
+    runs = [
+        {"directory": str(cells[cell]), "options": " ".join(line), "accuracy": last_accuracy(cells[cell])}
+        for cell, line in options.items()
+    ]
+    stored = {
+        "table": config.table,
+        "rule": __doc__,
+        "accuracy_threshold": effects.ACCURACY,
+        "claims": {letter: {"text": claims.CLAIMS[letter], "verdict": v} for letter, v in verdicts.items()},
+        "effects": records,
+        "runs": runs,
+    }
+    (out / "claims.json").write_text(json.dumps(stored, indent=2) + "\n")
+    text = tables_text(config.table, table, cells, records, verdicts, found)
+    (out / "claims.txt").write_text(text + "\n")
+    print("\n" + text)
+    return 0
+
+
+# --------------------------------------------------------------------------------------------- runs
+
+
+def options_of(table: Table, data: str | None) -> dict[tuple[str, str, int], list[str]]:
+    """The options of train.py by cell, in the order of running: seeds outermost, so that a stopped grid is balanced."""
+    lines = {WHOLE: table.whole} if table.whole else {}
+    for seed in range(table.seeds):
+        for group, split in table.groups.items():
+            for arm, options in table.arms.items():
+                lines[arm, group, seed] = f"{table.common} {options} {split} --seed {seed}"
+        for order in range(table.orders):
+            # Nested, so that a larger K adds classes; the unknown ones never change.
+            classes = [str(c) for c in np.random.default_rng([20, order]).permutation(10)]
+            for count in table.counts:
+                known, unknown = " ".join(classes[:count]), " ".join(classes[-2:])
+                lines[f"K{count}", f"order {order}", seed] = (
+                    f"{table.known_common} --known {known} --unknown {unknown} --seed {seed}"
+                )
+    return {cell: f"{line} --resamples 0".split() + (["--data", data] if data else []) for cell, line in lines.items()}
+
+
+def read_runs(table: Table, cells: dict[tuple[str, str, int], Path]) -> Found:
+    """The arrays of every finished run; None and nan where one is missing."""
+
+    def probe(cell: tuple[str, str, int]) -> dict[str, np.ndarray] | None:
+        return arrays_of(cells[cell] / "probe.npz") if is_finished(cells[cell]) else None
+
+    probes = {
+        arm: [[probe((arm, group, seed)) for seed in range(table.seeds)] for group in table.groups]
+        for arm in table.arms
+    }
+    last = {name: np.full((table.orders, table.seeds, len(table.counts)), np.nan) for name in ("jnd", "accuracy")}
+    for i, j, k in np.ndindex(last["jnd"].shape):
+        run = probe((f"K{table.counts[k]}", f"order {i}", j))
+        for name, values in last.items():
+            values[i, j, k] = run[name][-1] if run else np.nan
+    shown = next((cell for cell in (WHOLE, *cells) if cell in cells and shows_images(cell, cells[cell])), None)
+    names = json.loads((cells[shown] / "provenance.json").read_text())["known_names"] if shown else []
+    images = images_of(cells[shown]) if shown else None
+    return Found(probes, np.array(table.counts), last["jnd"], last["accuracy"], images, names)
+
+
+def shows_images(cell: tuple[str, str, int], directory: Path) -> bool:
+    """Whether a run can stand for the histograms and the map: the one in full, else the method's first one."""
+    return cell[0] in (WHOLE[0], METHOD) and is_finished(directory)
+
+
+def images_of(directory: Path) -> dict[str, np.ndarray]:
+    """Norms before and after training and the embedding, of every test image or, if not measured, of those probed."""
+    if (directory / "norms.npz").exists():
+        return arrays_of(directory / "norms.npz")
+    probe = arrays_of(directory / "probe.npz")
+    found = {"known_labels": probe["labels_known"]}
+    for kind in ("known", "unknown"):
+        norms = probe[f"norms_{kind}"]
+        found |= {
+            f"{kind}_before": norms[0],
+            f"{kind}_after": norms[-1],
+            f"{kind}_embedding": probe[f"embedding_{kind}"],
+        }
+    return found
+
+
+def arrays_of(file: Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz file."""
+    with np.load(file) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def last_accuracy(directory: Path) -> float | None:
+    """Closed-set accuracy after training; None for a missing run."""
+    return float(arrays_of(directory / "probe.npz")["accuracy"][-1]) if is_finished(directory) else None
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+
+def present(found: Found, *arms: str) -> dict[str, list[list[dict[str, np.ndarray] | None]]]:
+    """Probes of those of the arms that have a finished run."""
+    return {arm: found.probes[arm] for arm in arms if any(run for row in found.probes[arm] for run in row)}
+
+
+def steps_of(probes: list[list[dict[str, np.ndarray] | None]]) -> np.ndarray:
+    """The probed steps, which all runs of a table share."""
+    return next(run["steps"] for row in probes for run in row if run)
+
+
+def histograms(found: Found) -> Figure | None:
+    """Figure 3: norms of known and unknown images before and after training."""
+    if (arrays := found.images) is None:
+        return None
+    return jacobian_report.norm_histograms(
+        {f"{when} training": (arrays[f"known_{when}"], arrays[f"unknown_{when}"]) for when in ("before", "after")}
+    )
+
+
+def interpolation(found: Found) -> Figure | None:
+    """Figure 4: norms along lines between known classes."""
+    if not (arms := present(found, METHOD, BASELINE)):
+        return None
+    profiles = {arm: claims.series(probes, "profiles").mean(axis=3) for arm, probes in arms.items()}
+    fractions = next(run["fractions"] for row in next(iter(arms.values())) for run in row if run)
+    stages = {"before training": 0, "after training": 1}
+    return jacobian_report.interpolation_figure(
+        fractions, {stage: {arm: p[:, :, i] for arm, p in profiles.items()} for stage, i in stages.items()}
+    )
+
+
+def dynamics(found: Found) -> Figure | None:
+    """Figure 5: everything over training, m-OvR."""
+    if not (arms := present(found, METHOD)):
+        return None
+    values = {name: claims.series(arms[METHOD], name) for name in TITLES}
+    panels = {TITLES[name]: {METHOD: values[name]} for name in ("davies_bouldin", "path_length", "jnd", "auroc")}
+    panels["class distances"] = {"within": values["intra_distance"], "between": values["inter_distance"]}
+    panels["mean norm"] = {"known": values["norm_known"], "unknown": values["norm_unknown"]}
+    return jacobian_report.dynamics_figure(steps_of(arms[METHOD]), panels, title=METHOD)
+
+
+def correlation(found: Found) -> Figure | None:
+    """Figure 6: AUROC and DBI against JND over training."""
+    if not (arms := present(found, METHOD)):
+        return None
+    values = {name: claims.series(arms[METHOD], name) for name in ("jnd", "auroc", "davies_bouldin")}
+    jnd = values.pop("jnd")
+    others = {TITLES[name]: array for name, array in values.items()}
+    return jacobian_report.correlation_figure(steps_of(arms[METHOD]), jnd, others)
+
+
+def known_classes(found: Found) -> Figure | None:
+    """Figure 7: JND against the number of known classes."""
+    if np.isnan(found.jnd).all():
+        return None
+    return jacobian_report.known_classes_figure(found.counts, found.jnd)
+
+
+def losses(found: Found) -> Figure | None:
+    """Figure 8: m-OvR beside softmax over training."""
+    return arms_figure(found, METHOD, BASELINE)
+
+
+def halves(found: Found) -> Figure | None:
+    """Claim (i): each half of the loss alone beside both."""
+    return arms_figure(found, METHOD, "intra half", "inter half")
+
+
+def arms_figure(found: Found, *names: str) -> Figure | None:
+    """Every metric over training, a curve per arm."""
+    if not (arms := present(found, *names)):
+        return None
+    panels = {
+        title: {arm: claims.series(probes, name) for arm, probes in arms.items()} for name, title in TITLES.items()
+    }
+    return jacobian_report.dynamics_figure(steps_of(next(iter(arms.values()))), panels)
+
+
+def embedding(found: Found) -> Figure | None:
+    """Figure 12: the embedding in the plane, by class and by norm."""
+    if (arrays := found.images) is None:
+        return None
+    return jacobian_report.embedding_heat_map(
+        arrays["known_embedding"],
+        arrays["unknown_embedding"],
+        arrays["known_labels"],
+        arrays["known_after"],
+        arrays["unknown_after"],
+        class_names=found.class_names,
+    )
+
+
+TITLES = {
+    "jnd": "JND",
+    "norm_known": "mean norm, known",
+    "norm_unknown": "mean norm, unknown",
+    "davies_bouldin": "Davies-Bouldin index",
+    "intra_distance": "distance within classes",
+    "inter_distance": "distance between classes",
+    "path_length": "projected path length",
+    "auroc": "AUROC",
+    "accuracy": "closed-set accuracy",
+}
+FIGURES: dict[FigureName, Callable[[Found], Figure | None]] = {
+    "histograms": histograms,
+    "interpolation": interpolation,
+    "dynamics": dynamics,
+    "correlation": correlation,
+    "known_classes": known_classes,
+    "losses": losses,
+    "halves": halves,
+    "embedding": embedding,
+}
+
+
+# ----------------------------------------------------------------------------------------- verdicts
+
+
+def effects_of(found: Found) -> list[dict]:
+    """Every effect of every claim that the table has runs for."""
+    probes = found.probes
+    records = [
+        record
+        for arm in (METHOD, BASELINE)
+        for record in claims.dynamics_effects(probes[arm], arm=arm, decides=arm == METHOD)
+    ]
+    if found.counts.size:
+        records += claims.known_classes_effects(found.counts, found.jnd, found.accuracy, arm=METHOD)
+    records += claims.loss_effects(probes[METHOD], probes[BASELINE])
+    return records + claims.half_effects(probes["intra half"], probes["inter half"], probes[METHOD])
+
+
+def tables_text(
+    name: str, table: Table, cells: dict, records: list[dict], verdicts: dict[str, str], found: Found
+) -> str:
+    """Accuracies, effects and verdicts."""
+    done = sum(map(is_finished, cells.values()))
+    accuracies = [
+        {"arm": arm, "closed-set accuracy": mean_text(claims.series(probes, "accuracy")[..., -1])}
+        for arm, probes in present(found, *table.arms).items()
+    ]
+    accuracies += [
+        {"arm": f"K = {count}", "closed-set accuracy": mean_text(found.accuracy[..., k])}
+        for k, count in enumerate(table.counts)
+        if not np.isnan(found.accuracy[..., k]).all()
+    ]
+    effect_rows = [
+        {
+            "claim": record["claim"],
+            "arm": record["arm"],
+            "effect": record["effect"],
+            "mean [95 % t interval]": interval_text(record["mean"], *record["interval"]),
+            "n": str(record["n"]) + (f", undefined in {record['undefined']} runs" if record["undefined"] else ""),
+            "found with 80 % power": record["detectable"],
+            "expected": {1: "> 0", -1: "< 0", 0: ""}[record["expected"]],
+            "verdict": record["verdict"],
+        }
+        for record in sorted(records, key=lambda record: record["claim"])
+    ]
+    claim_rows = [
+        {"claim": letter, "text": claims.CLAIMS[letter], "verdict": verdict} for letter, verdict in verdicts.items()
+    ]
+    title = f"{name}: {done} of {len(cells)} runs: {len(table.groups)} splits x {table.seeds} seeds"
+    if table.counts:
+        title += f"; {table.orders} class orders x {table.seeds} seeds for each K"
+    return "\n\n".join([title, *(report.results_table(rows) for rows in (accuracies, effect_rows, claim_rows) if rows)])
+
+
+def mean_text(values: np.ndarray) -> str:
+    """Mean and interval over splits of one number per run, some of them there."""
+    estimate = intervals.t_interval(values)
+    return interval_text(estimate.mean, *estimate.interval)
+
+
+def interval_text(mean: float | None, low: float | None, high: float | None) -> str:
+    """0.012 [-0.003, 0.027]; a dash without a mean, the mean alone without an interval."""
+    if mean is None:
+        return "-"
+    if low is None or high is None or not np.isfinite([low, high]).all():
+        return f"{mean:.3f}"
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

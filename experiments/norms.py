@@ -1,0 +1,124 @@
+"""What are the exact input-Jacobian norms of images under a trained network? For a run, image by image.
+
+    python experiments/norms.py runs/NAME                               test images of the run's own data
+    python experiments/norms.py runs/NAME --quantities embedding raw_embedding logits --part train
+    python experiments/norms.py runs/NAME --data npz:other.npz --devices 8 --memory-mib 4096
+
+Writes one .npy array for each quantity, in the order of the data set's images, and prints means by class. A stopped
+command goes on where it was. Norms are per unit of pixels scaled to [-1, 1]; those of the unit embedding are the
+paper's (arXiv 2209.11436, eq. 1). Exit codes: 0 done, 2 bad input or images that cannot be differentiated one by one.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from osrjax import metrics, report, sharding
+from osrjax.cpu import reuse_host_memory
+from osrjax.data import open_source
+from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
+from osrjax.models import NETWORKS, OpenSetNetwork
+from osrjax.objectives import CLASS_LOSSES
+from osrjax.run import read_network
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Exact input-Jacobian norms of a data set under the network of a run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A finished run directory of experiments/train.py."""
+    quantities: tuple[Literal["embedding", "raw_embedding", "logits"], ...] = ("embedding",)
+    """What is differentiated: the unit-normalised embedding, the embedding before that, the (unscaled) logits."""
+    data: str | None = None
+    """Images to take, as in train.py; default: the run's own data."""
+    data_dir: Path | None = None
+    """Directory of prepared TFDS sets; default: TFDS's own."""
+    part: Literal["test", "train"] = "test"
+    """Which part of the data."""
+    images: int | None = None
+    """Only the first so many images; default: all."""
+    out: Path | None = None
+    """Directory of the arrays; default: RUN/norms-DATA-PART."""
+    mode: Literal["auto", "forward", "reverse"] = "auto"
+    """Direction of differentiation; the norms are the same."""
+    batch_size: int | None = None
+    """Images a call, over all devices; default: what suits the device."""
+    memory_mib: int = 1024
+    """Memory on each device, MiB; the number of passes at a time follows from it."""
+    devices: int | None = None
+    """Devices to share each batch; default: one."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, checks, computes, tabulates; returns the exit code."""
+    config = tyro.cli(Config, args=arguments, description=__doc__)
+    try:
+        return compute(config)
+    except ValueError as error:
+        print(f"norms.py: {error}", file=sys.stderr)
+        return 2
+
+
+def compute(config: Config) -> int:
+    """The whole job; returns the exit code."""
+    reuse_host_memory()
+    for name in ("config.json", "provenance.json", "network.npz"):
+        if not (config.run / name).exists():
+            raise ValueError(f"run={str(config.run)!r} has no {name}: finish it with experiments/train.py")
+    if config.images is not None and config.images < 1:
+        raise ValueError(f"images={config.images} is below 1: give the number of images")
+    if config.memory_mib < 1:
+        raise ValueError(f"memory_mib={config.memory_mib} is below 1: give the memory of a device in MiB")
+    trained = json.loads((config.run / "config.json").read_text())
+    provenance = json.loads((config.run / "provenance.json").read_text())
+    source = open_source(config.data or trained["data"], data_dir=config.data_dir)
+    if config.part not in source.splits:
+        raise ValueError(f"part={config.part!r} is not in {source.name}: choose from {', '.join(source.splits)}")
+    pixels, labels = (array[: config.images] for array in source.splits[config.part])
+    if pixels.shape[1:] != tuple(provenance["image_shape"]):
+        raise ValueError(f"data={source.name!r} has images {pixels.shape[1:]}, the run {provenance['image_shape']}")
+    head = CLASS_LOSSES[trained["loss"]].head
+    network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), len(provenance["known_names"]), head)
+    functions = network_functions(network)
+    out = config.out or config.run / f"norms-{source.name}-{config.part}"
+    norms = dataset_jacobian_norms(
+        {name: functions[name] for name in config.quantities},
+        jax.tree.map(jnp.asarray, read_network(config.run / "network.npz")),
+        np.float32(pixels) / np.float32(127.5) - np.float32(1),
+        batch_size=config.batch_size,
+        memory_budget=config.memory_mib * 2**20,
+        mode=config.mode,
+        mesh=None if config.devices is None else sharding.data_mesh(config.devices),
+        directory=out,
+        progress=True,
+    )
+    known = provenance["split"]["known"] if config.data in (None, trained["data"]) else []
+    rows = []
+    for label in np.unique(labels):
+        kind = "known" if label in known else "unknown"
+        means = {name: f"{found[labels == label].mean():.4f}" for name, found in norms.items()}
+        counts = {"images": str(np.sum(labels == label))}
+        rows.append({"class": source.class_names[label], "kind": kind, **counts, **means})
+    print(report.results_table(rows))
+    is_known = np.isin(labels, known)
+    for name, found in norms.items():
+        quantiles = ", ".join(f"{q:.4f}" for q in np.quantile(found, (0.05, 0.5, 0.95)))
+        text = f"{name}: mean {found.mean():.4f}, quantiles 5, 50, 95 %: {quantiles}"
+        if is_known.any() and not is_known.all():
+            difference = metrics.jacobian_norm_difference(found[is_known], found[~is_known])
+            text += f", unknown - known {difference:.4f}"
+        print(text)
+    print(f"{out}: {', '.join(f'{name}.npy' for name in norms)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

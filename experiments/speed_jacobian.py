@@ -1,0 +1,174 @@
+"""Our side of `speed.py --what jacobian`: the exact norms of a batch, single passes through the network, memory."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from osrjax.cpu import compiler_options
+from osrjax.jacobian import Mode, input_jacobian_norms
+from osrjax.models import OpenSetNetwork, Outputs, SmallCNN
+
+OURS, MATRIX = "osrjax, default", "jax.vmap(jax.jacrev)"
+PASSES = ((1, 1), (1, 8), (1, 32), (4, 1), (4, 8), (4, 32), (32, 1), (32, 4))  # images, cotangents of each
+TANGENTS = 16  # of each image, in the pass that stands for forward mode
+# Image shapes and numbers of outputs on which the choice of the mode is looked at.
+GRID = tuple((shape, outputs) for shape in ((8, 8, 1), (28, 28, 1), (32, 32, 3)) for outputs in (10, 64, 256, 512))
+SMOKE_GRID = (((4, 4, 1), 8),)
+GRID_BATCH, GRID_CHUNKS = 2, (16, 64)
+
+
+class Side(NamedTuple):
+    """A computation to time.
+
+    Attributes:
+        call: does it once and waits for the end.
+        images: the images whose norms cost as much as one call; below 1 where a call is a part of one.
+        mib: memory of the compiled program, None where unknown.
+    """
+
+    call: Callable[[], object]
+    images: float
+    mib: float | None = None
+
+
+class Embedding(NamedTuple):
+    """The unit embedding of a network in eval mode, and what it is applied to.
+
+    Attributes:
+        fn: ``(variables, images) -> [batch, outputs]``.
+        variables: parameters and running statistics, freshly drawn.
+        image_shape: height, width, channels.
+        inputs: values of an image.
+        outputs: length of the embedding.
+    """
+
+    fn: Callable[[dict, jax.Array], jax.Array]
+    variables: dict
+    image_shape: tuple[int, int, int]
+    inputs: int
+    outputs: int
+
+
+def unit_embedding(backbone: nn.Module, image_shape: tuple[int, int, int]) -> Embedding:
+    """A backbone's unit embedding; its variables are arguments of what is compiled, as in a real use."""
+    model = OpenSetNetwork(backbone, classes=6)
+    image = jnp.zeros((1, *image_shape))
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    variables = jax.tree.map_with_path(_drawn, shapes)
+
+    def fn(variables, images):
+        outputs = model.apply(variables, images, train=False)
+        assert isinstance(outputs, Outputs)
+        return outputs.embedding
+
+    outputs = jax.eval_shape(fn, variables, image).shape[-1]
+    return Embedding(fn, variables, image_shape, image.size, outputs)
+
+
+def _drawn(path, leaf):
+    """A fresh variable of usual size; to compile the real initialisation would take longer than to measure."""
+    if leaf.ndim == 1:
+        return jnp.full(leaf.shape, 1.0 if path[-1].key in ("scale", "var") else 0.0)
+    return _random(leaf.shape) * math.sqrt(6.0 / math.prod(leaf.shape[:-1]))
+
+
+def our_norms(embedding: Embedding, batch: int, chunks: tuple[int, ...]) -> dict[str, Side]:
+    """The norms of a batch by our default, and in reverse mode by each chunk."""
+    sides = {OURS: norms(embedding, batch)}
+    return sides | {f"osrjax, reverse, chunk {chunk}": norms(embedding, batch, "reverse", chunk) for chunk in chunks}
+
+
+def cotangent_passes(embedding: Embedding, sizes: tuple[tuple[int, int], ...] = PASSES) -> dict[str, Side]:
+    """Single passes of some cotangents for each of some images."""
+    return {f"one pass, {n} images x {c} cotangents": single_pass(embedding, n, c, "reverse") for n, c in sizes}
+
+
+def tangent_pass(embedding: Embedding, batch: int) -> dict[str, Side]:
+    """A single pass of a few tangents: all of them would take minutes for a large network."""
+    return {f"one pass, {batch} images x {TANGENTS} tangents": single_pass(embedding, batch, TANGENTS, "forward")}
+
+
+def norms(embedding: Embedding, batch: int, mode: Mode = "auto", chunk: int | None = None) -> Side:
+    """The exact norms of a batch by osrjax."""
+    images = _images(embedding, batch)
+    compiled = _compiled_norms(embedding, batch, mode, chunk)
+    return Side(lambda: jax.block_until_ready(compiled(embedding.variables, images)), batch, mib(compiled))
+
+
+def single_pass(embedding: Embedding, batch: int, directions: int, mode: Mode) -> Side:
+    """One pass of several directions for each image through a network that is linearised beforehand: no norm.
+
+    It is timed alone and extrapolated: an image needs as many cotangents as outputs, or as many tangents as inputs.
+    """
+    images = _images(embedding, batch)
+    transform = jax.vjp if mode == "reverse" else jax.linearize
+    each = (embedding.outputs,) if mode == "reverse" else embedding.image_shape
+
+    def linearised(variables, images):
+        return transform(partial(embedding.fn, variables), images)[1]
+
+    with jax.default_matmul_precision("highest"):
+        linear = jax.jit(linearised, compiler_options=compiler_options())(embedding.variables, images)
+        vectors = _random((directions, batch, *each))
+        apply = jax.jit(lambda linear, vectors: jax.vmap(linear)(vectors), compiler_options=compiler_options())
+        compiled = apply.lower(linear, vectors).compile()
+    needed = embedding.outputs if mode == "reverse" else embedding.inputs
+    return Side(lambda: jax.block_until_ready(compiled(linear, vectors)), batch * directions / needed, mib(compiled))
+
+
+def memory(embedding: Embedding, batch: int, chunks: tuple[int, ...]) -> dict[str, float]:
+    """MiB of the compiled norms of a large batch, which never run: the whole matrix, our default, each chunk."""
+
+    def matrix_norms(variables, images):
+        matrix = jax.vmap(jax.jacrev(lambda image: embedding.fn(variables, image[None])[0]))(images)
+        return jnp.sqrt(jnp.sum(jnp.square(matrix), axis=(1, 2, 3, 4)))
+
+    result = {MATRIX: mib(_compiled(matrix_norms, embedding, batch)), OURS: mib(_compiled_norms(embedding, batch))}
+    for chunk in chunks:
+        result[f"osrjax, reverse, chunk {chunk}"] = mib(_compiled_norms(embedding, batch, "reverse", chunk))
+    return result
+
+
+def mode_sides(image_shape: tuple[int, int, int], outputs: int) -> dict[tuple[Mode, int], Side]:
+    """Forward and reverse mode with each chunk for a small convolutional network with that many outputs."""
+    embedding = unit_embedding(SmallCNN(width=16, features=outputs), image_shape)
+    sizes: dict[Mode, int] = {"forward": embedding.inputs, "reverse": outputs}
+    result = {}
+    for mode, size in sizes.items():
+        for chunk in sorted({min(chunk, size) for chunk in GRID_CHUNKS}):
+            result[mode, chunk] = norms(embedding, GRID_BATCH, mode, chunk)
+    return result
+
+
+def mib(compiled: jax.stages.Compiled) -> float:
+    """MiB of a compiled program: arguments, outputs and temporaries; what is both of two counts once."""
+    sizes = compiled.memory_analysis()
+    assert sizes is not None
+    total = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+    return round((total - sizes.alias_size_in_bytes) / 2**20, 1)
+
+
+def _compiled_norms(embedding, batch, mode="auto", chunk=None):
+    def embedding_norms(variables, images):
+        return input_jacobian_norms(partial(embedding.fn, variables), images, mode=mode, chunk_size=chunk)
+
+    return _compiled(embedding_norms, embedding, batch)
+
+
+def _compiled(fn, embedding, batch):
+    images = jax.ShapeDtypeStruct((batch, *embedding.image_shape), jnp.float32)
+    return jax.jit(fn, compiler_options=compiler_options()).lower(embedding.variables, images).compile()
+
+
+def _images(embedding, batch):
+    return _random((batch, *embedding.image_shape))
+
+
+def _random(shape):
+    return jnp.asarray(np.random.default_rng(0).uniform(-1.0, 1.0, shape), jnp.float32)

@@ -1,0 +1,108 @@
+"""Many runs of one training script, each in a directory of its own, started again where they were stopped.
+
+A cell is a run directory and the options that the script gets besides ``--out``. A run is finished when its
+directory holds ``results.json``; the log beside the directory begins with the command that made it, so any
+cell can be repeated, and runs made with other options are noticed.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+
+__all__ = ["check_finished", "is_finished", "run_cells"]
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the run of a directory has written its results.
+
+    Args:
+      directory: of the run; it need not exist.
+
+    Returns:
+      True where ``results.json`` is there, which is a run's last file.
+    """
+    return (directory / "results.json").exists()
+
+
+def check_finished(cells: Mapping[Path, Sequence[str]]) -> None:
+    """Refuses to mix the runs of a grid with finished ones of other options or data.
+
+    Args:
+      cells: by run directory, the options of its run without ``--out``.
+
+    Raises:
+      ValueError: the log of a finished run begins with another command, or is missing.
+    """
+    for directory, options in cells.items():
+        if not is_finished(directory):
+            continue
+        log = _log(directory)
+        stored = log.read_text().partition("\n")[0] if log.exists() else ""
+        if f" {' '.join(options)} --out " not in stored:
+            raise ValueError(f"{log} was made with other options: choose another --out, or repeat its --data")
+
+
+def run_cells(
+    script: Path,
+    cells: Mapping[Path, Sequence[str]],
+    *,
+    workers: int = 0,
+    compilation_cache: Path | None = None,
+) -> list[str]:
+    """Runs every unfinished cell in a process of its own; a run that fails does not stop the others.
+
+    Args:
+      script: takes the options of a cell, ``--out`` and ``--compilation-cache``.
+      cells: by run directory, the options of its run, in the order in which to start them.
+      workers: runs at a time, each pinned to its share of the cores; 0: one per core.
+      compilation_cache: directory of JAX's persistent compilation cache, which the runs share.
+
+    Returns:
+      The logs of the runs that failed: the command in the first line, then what it printed.
+
+    Raises:
+      ValueError: negative workers.
+    """
+    if workers < 0:
+        raise ValueError(f"{workers=} must not be negative: give runs at a time, or 0 for one per core")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    workers = workers or max(len(cores), 1)
+    shares: Queue[set[int]] = Queue()
+    for worker in range(workers):
+        shares.put(set(cores[worker::workers]) or set(cores))
+    missing = [directory for directory in cells if not is_finished(directory)]
+    print(f"{len(cells) - len(missing)} of {len(cells)} runs are finished", flush=True)
+    started = time.monotonic()
+    cache = ["--compilation-cache", str(compilation_cache)] if compilation_cache else []
+
+    def run(directory: Path) -> str | None:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(script), *cells[directory], "--out", str(directory)]
+        log = _log(directory)
+        share = shares.get()
+        try:
+            with log.open("w") as file:
+                file.write(" ".join(command) + "\n")
+                file.flush()
+                process = subprocess.Popen([*command, *cache], stdout=file, stderr=subprocess.STDOUT)
+                if share:
+                    os.sched_setaffinity(process.pid, share)
+                code = process.wait()
+        finally:
+            shares.put(share)
+        done = sum(is_finished(other) for other in cells)
+        print(f"{done}/{len(cells)} {directory.name}: exit {code}, {time.monotonic() - started:.0f} s", flush=True)
+        return str(log) if code else None
+
+    with ThreadPoolExecutor(workers) as pool:
+        return [log for log in pool.map(run, missing) if log]
+
+
+def _log(directory: Path) -> Path:
+    # Not with_suffix: a name such as "m = 0.5" would lose what follows its point.
+    return directory.with_name(directory.name + ".log")

@@ -1,0 +1,87 @@
+"""Norms of a run's data set, and the quality of their estimate, as a user runs the scripts."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from osrjax import augment
+from osrjax.data import open_source
+from osrjax.models import NETWORKS, OpenSetNetwork
+from osrjax.run import Run
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+NETWORK = OpenSetNetwork(NETWORKS["small_cnn"](), 6)
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"experiments_{name}", EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The files of a finished run on the digits, its network untrained; and the network's variables."""
+    directory = tmp_path_factory.mktemp("run") / "digits"
+    variables = jax.jit(lambda: NETWORK.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))()
+    content = {"known_names": list("012459"), "image_shape": (8, 8, 1), "split": {"known": [0, 1, 2, 4, 5, 9]}}
+    with Run(directory, {"data": "digits", "network": "small_cnn", "loss": "m_ovr"}, content=content) as made:
+        made.write_network(variables)
+    return directory, variables
+
+
+def test_norms_of_a_run(run, capsys):
+    directory, variables = run
+    script = load("norms")
+    assert script.main([str(directory), "--images", "12", "--quantities", "embedding", "logits", "--devices", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "unknown - known" in out
+    images = augment.to_float(jnp.asarray(open_source("digits").splits["test"].images[:12]))
+    for name in ("embedding", "logits"):
+
+        def one(x, name=name):
+            return getattr(NETWORK.apply(variables, x[None], train=False), name)[0]
+
+        jacobians = np.asarray(jax.jit(jax.vmap(jax.jacrev(one)))(images), np.float64)
+        found = np.load(directory / "norms-digits-test" / f"{name}.npy")
+        np.testing.assert_allclose(found, np.sqrt(np.sum(jacobians.reshape(12, -1) ** 2, axis=1)), rtol=2e-5)
+        assert f"{name}: mean {found.mean():.4f}" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--images", "0"], "norms.py: images=0 is below 1"),
+        (["--memory-mib", "0"], "norms.py: memory_mib=0 is below 1"),
+        (["--memory-mib", "1"], "norms.py: memory_budget=1048576 bytes is too small"),
+        (["--data", "fashion_mnist_small"], "norms.py: data='fashion_mnist_small' has images"),
+        (["--devices", "99"], "norms.py: devices=99 but 4 are visible"),
+    ],
+)
+def test_bad_input_of_norms(run, options, message, tmp_path, capsys):
+    assert load("norms").main([str(run[0]), *options, "--out", str(tmp_path / "norms")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_estimator_of_a_run(run, capsys):
+    assert load("estimator").main([str(run[0]), "--smoke"]) == 0
+    numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert abs(numbers["network"]["standard_errors"]) < 4
+    # 10 repetitions of 40 images: coarse bounds, the command itself measures.
+    assert 0.85 < numbers["gaussian 32"]["coverage, one image"] < 1
+    assert abs(numbers["rademacher 32"]["bias of the root"]) < 0.02
+    assert numbers["gaussian 2"]["bias of the root"] < numbers["gaussian 32"]["bias of the root"] < 0
+
+
+@pytest.mark.parametrize("script", ["norms", "estimator"])
+def test_a_directory_that_is_no_finished_run(script, tmp_path, capsys):
+    assert load(script).main([str(tmp_path)]) == 2
+    assert f"{script}.py: run={str(tmp_path)!r} has no config.json" in capsys.readouterr().err
