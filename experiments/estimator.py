@@ -14,7 +14,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,12 @@ from osrjax.augment import to_float
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import open_source
 from osrjax.jacobian import input_jacobian_norms, jacobian_estimate, mean_estimate, projected_squares
+from osrjax.jacobian_dataset import network_functions
 from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES
 from osrjax.run import read_network
+
+Distribution = Literal["rademacher", "gaussian"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Config:
 
 
 SAMPLES = (2, 8, 32)
+DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 BATCH = 50
 
 
@@ -82,9 +86,7 @@ def measure(config: Config) -> int:
     network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), classes, head)
     variables = jax.tree.map(jnp.asarray, read_network(config.run / "network.npz"))
 
-    def embedding(images):
-        return network.apply(variables, images, train=False).embedding
-
+    embedding = partial(network_functions(network)["embedding"], variables)
     exact, factors, projected = jacobians(embedding, pixels[chosen], jax.random.key(config.seed))
     squares = exact**2
     standard_error = np.sqrt(np.sum(np.var(projected, axis=1, ddof=1) / projected.shape[1])) / len(projected)
@@ -94,7 +96,7 @@ def measure(config: Config) -> int:
         f"{len(chosen)} images, projections of the network itself: mean / exact {ratio:.4f}, {z:+.2f} standard errors"
     )
     rows, numbers = [], {"images": len(chosen), "network": {"mean_over_exact": ratio, "standard_errors": z}}
-    for distribution in ("rademacher", "gaussian"):
+    for distribution in DISTRIBUTIONS:
         found = repeated(factors, squares, config, distribution)
         for samples in SAMPLES:
             numbers[f"{distribution} {samples}"] = found[samples]
@@ -110,11 +112,8 @@ def jacobians(embedding, pixels, key):
     whole = jax.jit(jax.vmap(jax.jacrev(lambda x: embedding(x[None])[0])), compiler_options=compiler_options())
     norms = jax.jit(partial(input_jacobian_norms, embedding), compiler_options=compiler_options())
 
-    def projections(keys, images):
-        one = partial(projected_squares, lambda x: embedding(x[None])[0], samples=max(SAMPLES))
-        return jax.vmap(one)(keys, images)
-
-    projections = jax.jit(projections, compiler_options=compiler_options())
+    one = partial(projected_squares, lambda x: embedding(x[None])[0], samples=max(SAMPLES))
+    projections = jax.jit(jax.vmap(one), compiler_options=compiler_options())
     exact, factors, projected = [], [], []
     keys = jax.random.split(key, len(pixels))
     for start in tqdm(range(0, len(pixels), BATCH), desc="exact", unit="batch", disable=None):
@@ -128,7 +127,7 @@ def jacobians(embedding, pixels, key):
     return np.concatenate(exact), np.concatenate(factors), np.concatenate(projected)
 
 
-def repeated(factors, squares, config: Config, distribution: str) -> dict[int, dict[str, float]]:
+def repeated(factors, squares, config: Config, distribution: Distribution) -> dict[int, dict[str, float]]:
     """Coverage of the intervals and bias of the square root, for every number of projections."""
 
     @jax.jit

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import metrics, report, sharding
+from osrjax import augment, metrics, report, sharding
 from osrjax.cpu import reuse_host_memory
 from osrjax.data import open_source
 from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
@@ -92,7 +92,7 @@ def compute(config: Config) -> int:
     norms = dataset_jacobian_norms(
         {name: functions[name] for name in config.quantities},
         jax.tree.map(jnp.asarray, read_network(config.run / "network.npz")),
-        np.float32(pixels) / np.float32(127.5) - np.float32(1),
+        np.asarray(augment.to_float(pixels)),
         batch_size=config.batch_size,
         memory_budget=config.memory_mib * 2**20,
         mode=config.mode,

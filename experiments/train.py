@@ -542,7 +542,6 @@ def take_probe(run: Run, probe: Callable, variables: dict, step: int) -> str | N
 def test_norms(network: OpenSetNetwork, before: dict, after: dict, data: OpenSetData, mesh, run: Run) -> dict:
     """Input-Jacobian norms of the unit embedding at every test image; a killed computation goes on where it was."""
     functions = {"embedding": network_functions(network)["embedding"]}
-    mesh = mesh if mesh.size > 1 else None
     parts = {"known": data.test_known, "unknown": data.test_unknown}
     images = np.concatenate([np.asarray(augment.to_float(part.images)) for part in parts.values()])
     found = {f"{name}_labels": part.labels for name, part in parts.items()}

@@ -12,7 +12,7 @@ and any further preprocessing belongs inside the callable.
 process has set, and summed in float32 or better. The matrix itself is never held: its rows (reverse
 mode) or columns (forward mode) are made ``chunk_size`` at a time and reduced to squares at once. Every norm can be
 differentiated, with 0 as gradient where the Jacobian is 0; the passes are then computed again, chunk by
-chunk, rather than kept.
+chunk, rather than kept. On a CPU, jit them with :func:`osrjax.cpu.compiler_options`.
 """
 
 import math
@@ -437,13 +437,17 @@ def largest_singular_value(
         pushforward = canonical_convolutions(pushforward)
         pullback = canonical_convolutions(jax.linear_transpose(pushforward, x))
 
-        def iterate(v: Array, _: None) -> tuple[Array, None]:
-            (v,) = pullback(pushforward(v))
+        def unit(v: Array) -> Array:
+            v = v / jnp.maximum(jnp.max(jnp.abs(v), initial=0), jnp.finfo(v.dtype).tiny)  # its square cannot overflow
             length = jnp.sqrt(_sum_of_squares(v)).astype(v.dtype)
-            return v / jnp.where(length > 0, length, 1), None
+            return v / jnp.where(length > 0, length, 1)
+
+        def iterate(v: Array, _: None) -> tuple[Array, None]:
+            (v,) = pullback(unit(pushforward(v)))
+            return unit(v), None
 
         start = _along(x, jax.random.normal(key, x.shape, x.dtype))
-        v, _ = lax.scan(iterate, start / jnp.sqrt(_sum_of_squares(start)).astype(x.dtype), None, length=iterations)
+        v, _ = lax.scan(iterate, unit(start), None, length=iterations)
         return directional_norm(fn, x, lax.stop_gradient(v))
 
 
@@ -549,7 +553,8 @@ def mean_estimate(squares: Float[Array, "examples samples"], *, level: float = 0
 
     The interval says where the exact mean over THESE examples lies; for a mean over the population that they
     are drawn from, take an ordinary t interval of the examples' own estimates. Examples must have been projected
-    with different keys. Its degrees of freedom are ``examples * (samples - 1)``.
+    with different keys. Its degrees of freedom are ``examples * (samples - 1)``, which is too many where one or two
+    examples make up most of the sum.
 
     Args:
       squares: :func:`projected_squares` of each example, at least 2 samples.
@@ -571,9 +576,9 @@ def mean_estimate(squares: Float[Array, "examples samples"], *, level: float = 0
       Student's t interval of a mean; Hutchinson 1989 for the projections.
     """
     samples = _check_samples(squares, level)
+    if squares.ndim != 2 or squares.shape[0] == 0:
+        raise ValueError(f"squares has shape {squares.shape}: give [examples, samples], at least one example")
     examples = squares.shape[0]
-    if examples == 0:
-        raise ValueError(f"squares has shape {squares.shape}: give at least one example")
     variances = jnp.var(squares, axis=-1, ddof=1) / samples
     return _estimate(jnp.mean(squares), jnp.sqrt(jnp.sum(variances)) / examples, examples * (samples - 1), level)
 
@@ -606,21 +611,21 @@ def _sum_of_squares(values: Array, *, axes: int = 0) -> Array:
 
 def _square_root(squares: Array) -> Array:
     """The square root with gradient 0 at 0; the inner replacement keeps ``0 * inf`` out of the gradient."""
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+    zero = squares == 0  # not "positive": NaN has to stay NaN
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def _estimate(squared_norm: Array, standard_error: Array, degrees: int, level: float) -> JacobianEstimate:
     half_width = float(special.stdtrit(degrees, (1 + level) / 2)) * standard_error
     norm = _square_root(squared_norm)
-    positive = norm > 0
-    bias = jnp.where(positive, -jnp.square(standard_error) / (8 * jnp.where(positive, norm, 1) ** 3), 0)
+    zero = norm == 0
+    bias = jnp.where(zero, 0, -jnp.square(standard_error) / (8 * jnp.where(zero, 1, norm) ** 3))
     low = jnp.maximum(squared_norm - half_width, 0)
     return JacobianEstimate(squared_norm, standard_error, low, squared_norm + half_width, norm, bias)
 
 
 def _check_samples(squares: Array, level: float) -> int:
-    samples = squares.shape[-1]
+    samples = squares.shape[-1] if squares.ndim else 0
     if samples < 2:
         raise ValueError(f"squares has {samples} samples: an interval needs at least 2")
     if not 0 < level < 1:

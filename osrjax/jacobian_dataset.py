@@ -136,7 +136,7 @@ def make_norm_plan(
         images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32, sharding=spread)
         given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
         compiled = jax.jit(norms, compiler_options=compiler_options()).lower(given, images).compile()
-        used = compiled.memory_analysis()
+        used: Any = compiled.memory_analysis()
         memory = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
         memory -= used.alias_size_in_bytes
         return NormPlan(compiled, batch_size, chunk_size, direction, passes, memory)
@@ -338,7 +338,9 @@ def _claim(directory: Path, variables: PyTree, images: np.ndarray, samples: Mapp
         digest.update(array.tobytes())
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "content.json"
-    stored = json.loads(path.read_text()) if path.exists() else {"sha256": digest.hexdigest(), "samples": {}}
+    stored: dict[str, Any] = {"sha256": digest.hexdigest(), "samples": {}}
+    if path.exists():
+        stored = json.loads(path.read_text())
     same = stored["sha256"] == digest.hexdigest() and all(
         np.allclose(stored["samples"].get(name, sample), sample, rtol=1e-3, atol=1e-6)
         for name, sample in samples.items()

@@ -7,6 +7,8 @@
                            and source of every start       RUN/scores.npz      outputs for every image
     RUN/checkpoints/       osrjax.checkpoint               RUN/network.npz     the final network
     RUN/figures/           PNG and SVG                     RUN/results.json    the final numbers
+    RUN/probes/            one probe a file                RUN/probe.npz       all probes (osrjax.probe)
+    RUN/norms/             Jacobian norms so far           RUN/norms.npz       of every test image
 
 Files appear whole or not at all (written beside and renamed), so a kill at any moment leaves a directory from
 which the same command goes on.

@@ -200,7 +200,7 @@ def test_probe_and_norms_of_a_collapsed_network(tmp_path, capsys):
     train = load("train")
     run = tmp_path / "run"
     options = "--smoke --inter-weight 0 --learning-rate 1 --probe-every 15 --probe-images 6 --probe-pairs 1"
-    options += " --resamples 0 --test-norms --devices 1"
+    options += " --resamples 0 --test-norms"
     assert train.main([*options.split(), "--out", str(run)]) == 0, capsys.readouterr().err
     probe, norms, scores = (arrays_of(run / f"{name}.npz") for name in ("probe", "norms", "scores"))
     assert probe["steps"].tolist() == [0, 15, 20]

@@ -194,9 +194,10 @@ def test_a_mesh_wants_batches_that_it_can_share(rng):
         dataset_jacobian_norms({"f": square_root}, {}, images_of(rng, 8), batch_size=6, mesh=data_mesh())
 
 
-def test_a_jacobian_that_is_not_finite_is_named_and_the_others_kept(rng, tmp_path):
+@pytest.mark.parametrize("value", [-2.0, -3.0])  # an infinite derivative, and NaN
+def test_a_jacobian_that_is_not_finite_is_named_and_the_others_kept(rng, tmp_path, value):
     images = images_of(rng, 5)
-    images[3, 0, 0] = -2.0
+    images[3, 0, 0] = value
     with pytest.raises(ValueError, match=r"the Jacobian of 'f' at images\[3\] is not finite \(1 of 2 in its batch\)"):
         dataset_jacobian_norms({"f": square_root}, {}, images, batch_size=2, directory=tmp_path)
     kept = np.load(tmp_path / ".f.npy.partial")
