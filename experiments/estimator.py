@@ -26,7 +26,13 @@ from osrjax import report
 from osrjax.augment import to_float
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import open_source
-from osrjax.jacobian import input_jacobian_norms, jacobian_estimate, mean_estimate, projected_squares
+from osrjax.jacobian import (
+    input_jacobian,
+    input_jacobian_norms,
+    jacobian_estimate,
+    mean_estimate,
+    projected_squares,
+)
 from osrjax.jacobian_dataset import network_functions
 from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES
@@ -103,13 +109,18 @@ def measure(config: Config) -> int:
             texts = {name: f"{value:.4f}" for name, value in found[samples].items()}
             rows.append({"projections": distribution, "n": str(samples), **texts})
     print(report.results_table(rows))
+    errors = ", ".join(
+        f"{100 * np.sqrt(0.95 * 0.05 / (config.repetitions * max(SAMPLES) // n)):.1f} % for n = {n}" for n in SAMPLES
+    )
+    print(f"simulation error of a coverage of 95 % of the mean: {errors}")
     print(json.dumps(numbers))
     return 0
 
 
 def jacobians(embedding, pixels, key):
     """Exact norms, a factor C with C C^T = J J^T for each image, and the network's own projected squares."""
-    whole = jax.jit(jax.vmap(jax.jacrev(lambda x: embedding(x[None])[0])), compiler_options=compiler_options())
+    one_image = partial(input_jacobian, lambda x: embedding(x[None])[0], mode="reverse")
+    whole = jax.jit(jax.vmap(one_image), compiler_options=compiler_options())
     norms = jax.jit(partial(input_jacobian_norms, embedding), compiler_options=compiler_options())
 
     one = partial(projected_squares, lambda x: embedding(x[None])[0], samples=max(SAMPLES))

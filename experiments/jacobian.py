@@ -2,6 +2,7 @@
 
     python experiments/jacobian.py bundled                           every figure and claim, bundled images
     python experiments/jacobian.py cifar10 --data npz:cifar10.npz    four arms on CIFAR-10
+    python experiments/jacobian.py margin0                           bundled images, the loss and its halves at m = 0
     python experiments/jacobian.py smoke                             all of it in miniature, digits
 
 The rule, fixed before any run. One number per run; the seeds of a split are averaged, then a 95 % t interval over
@@ -11,12 +12,14 @@ do and fails if one does. No verdict where the mean closed-set accuracy of an ar
 claim (i), whose halves classify nothing, that of the arm with both halves; for claim (f) that of every K.
 (a) to (e) are decided by m-OvR and reported for softmax too. n of `bundled`: 5 splits x 3 seeds; for (f), 5 class
 orders x 3 seeds, a class order being a permutation of the ten classes whose last two are unknown for every K and
-whose first K are known. n of `cifar10`: 3 splits x 1 seed, and no (f). Norms are those of the unit embedding, at
-test images, which have no say in training.
+whose first K are known. n of `cifar10`: 3 splits x 1 seed, and no (f). Norms are those of the unit embedding, at test
+images, which have no say in training. `margin0` was added when the first split of `bundled` had shown that the inter
+half with its margin hardly trains: 5 splits x 1 seed, no softmax and no (f).
 
 Every cell is one run of experiments/train.py in a directory of its own, so the command resumes where it was stopped.
-Written to OUT/TABLE: figures as PNG and SVG, claims.json (every effect with its numbers per split; every run with its
-directory, options and accuracy) and claims.txt (the printed tables).
+Written to OUT/TABLE: figures as PNG and SVG, claims.json (every effect with its numbers per split; the numbers of the
+curves; every run with its directory, options, revision and metrics before and after training) and claims.txt (the
+printed tables).
 """
 
 import dataclasses
@@ -32,6 +35,7 @@ from matplotlib.figure import Figure
 
 from osrjax import claims, effects, intervals, jacobian_report, report
 from osrjax.grid import check_finished, is_finished, run_cells
+from osrjax.probe import PROBE_METRICS
 
 FigureName = Literal[
     "histograms", "interpolation", "dynamics", "correlation", "known_classes", "losses", "embedding", "halves"
@@ -42,8 +46,10 @@ FigureName = Literal[
 class Config:
     """Run, draw and tabulate."""
 
-    table: Annotated[Literal["bundled", "cifar10", "smoke"], tyro.conf.Positional]
+    table: Annotated[Literal["bundled", "cifar10", "margin0", "smoke"], tyro.conf.Positional] = "bundled"
     """Which grids of runs."""
+    smoke: bool = False
+    """The same as the table smoke."""
     out: Path = Path("runs/jacobian")
     """Directory of the runs, figures and tables."""
     data: str | None = None
@@ -70,6 +76,8 @@ class Table:
     """Numbers K of known classes, rising."""
     orders: int = 0
     """Class orders, each a permutation of ten classes; the last two are unknown."""
+    decides: bool = True
+    """Whether (a) to (e) are decided here, or reported alone because the arm called m-OvR is not m-OvR."""
     whole: str = ""
     """Options of a run that measures every test image, for the histograms and the map; empty: its probe images do."""
 
@@ -96,6 +104,13 @@ TABLES = {
         groups={f"neal {k}": f"--family neal --split {k}" for k in range(3)},
         seeds=1,
         arms=ARMS,
+    ),
+    "margin0": Table(
+        common="--preset bundled --margin 0 --steps 300 --probe-every 30 --probe-images 40 --probe-pairs 8",
+        groups={f"neal {k}": f"--family neal --split {k}" for k in range(5)},
+        seeds=1,
+        arms={arm: options for arm, options in ARMS.items() if arm != "softmax"},
+        decides=False,
     ),
     "smoke": Table(
         common="--smoke --probe-every 10 --probe-images 12",
@@ -126,6 +141,8 @@ class Found(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     """Runs what is missing, then draws the figures and prints and stores the verdicts."""
     config = tyro.cli(Config, args=arguments, description=__doc__)
+    if config.smoke:
+        config = dataclasses.replace(config, table="smoke")
     table = TABLES[config.table]
     out = config.out / config.table
     options = options_of(table, config.data)
@@ -160,21 +177,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"figure {name}: " + (str(report.save_figure(figure, figures / name)[0]) if figure else "no finished run")
         )
-    records = effects_of(found)
+    records = effects_of(found, decides=table.decides)
     verdicts = {
         letter: effects.claim_verdict([record for record in records if record["claim"] == letter])
         for letter in claims.CLAIMS
     }
     runs = [
-        {"directory": str(cells[cell]), "options": " ".join(line), "accuracy": last_accuracy(cells[cell])}
+        {"directory": str(cells[cell]), "options": " ".join(line), **measured(cells[cell])}
         for cell, line in options.items()
     ]
+    revisions = {run["revision"] for run in runs if run["finished"]}
+    if len(revisions) > 1:
+        print(f"jacobian.py: the runs are of {len(revisions)} revisions of the source: {sorted(map(str, revisions))}")
     stored = {
         "table": config.table,
         "rule": __doc__,
         "accuracy_threshold": effects.ACCURACY,
         "claims": {letter: {"text": claims.CLAIMS[letter], "verdict": v} for letter, v in verdicts.items()},
         "effects": records,
+        "curves": curves(found),
         "runs": runs,
     }
     (out / "claims.json").write_text(json.dumps(stored, indent=2) + "\n")
@@ -209,11 +230,10 @@ def read_runs(table: Table, cells: dict[tuple[str, str, int], Path]) -> Found:
     """The arrays of every finished run; None and nan where one is missing."""
 
     def probe(cell: tuple[str, str, int]) -> dict[str, np.ndarray] | None:
-        return arrays_of(cells[cell] / "probe.npz") if is_finished(cells[cell]) else None
+        return arrays_of(cells[cell] / "probe.npz") if cell in cells and is_finished(cells[cell]) else None
 
     probes = {
-        arm: [[probe((arm, group, seed)) for seed in range(table.seeds)] for group in table.groups]
-        for arm in table.arms
+        arm: [[probe((arm, group, seed)) for seed in range(table.seeds)] for group in table.groups] for arm in ARMS
     }
     last = {name: np.full((table.orders, table.seeds, len(table.counts)), np.nan) for name in ("jnd", "accuracy")}
     for i, j, k in np.ndindex(last["jnd"].shape):
@@ -253,9 +273,44 @@ def arrays_of(file: Path) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files}
 
 
-def last_accuracy(directory: Path) -> float | None:
-    """Closed-set accuracy after training; None for a missing run."""
-    return float(arrays_of(directory / "probe.npz")["accuracy"][-1]) if is_finished(directory) else None
+def measured(directory: Path) -> dict:
+    """Every metric of the first and last probe of a run, which any figure over runs needs, and its revision."""
+    if not is_finished(directory):
+        return {"finished": False}
+    probe = arrays_of(directory / "probe.npz")
+    ends = {name: [plain(probe[name][end]) for end in (0, -1)] for name in PROBE_METRICS}
+    starts = json.loads((directory / "provenance.json").read_text())["starts"]
+    return {"finished": True, "revision": starts[-1]["revision"] if starts else None, "first_and_last": ends}
+
+
+def curves(found: Found) -> dict:
+    """The numbers that the figures over training and over K draw: mean and interval over splits."""
+
+    def estimates(values: np.ndarray) -> list[list[float | None]]:
+        triples = []
+        for column in np.moveaxis(values, -1, 0):
+            column = np.where(np.isinf(column), np.nan, column)  # a collapsed network's Davies-Bouldin index
+            estimate = intervals.t_interval(column) if np.isfinite(column).any() else None
+            triples.append([plain(v) for v in (estimate.mean, *estimate.interval)] if estimate else [None] * 3)
+        return triples
+
+    drawn: dict = {"columns": ["mean", "low", "high"], "arms": {}}
+    for arm, probes in present(found, *ARMS).items():
+        profiles = claims.series(probes, "profiles").mean(axis=3)
+        drawn["arms"][arm] = {
+            "steps": steps_of(probes).tolist(),
+            **{name: estimates(claims.series(probes, name)) for name in PROBE_METRICS},
+            "profile_before": estimates(profiles[:, :, 0]),
+            "profile_after": estimates(profiles[:, :, 1]),
+        }
+    if found.counts.size:
+        drawn["known_classes"] = {"K": found.counts.tolist(), "jnd": estimates(found.jnd)}
+    return drawn
+
+
+def plain(value: float) -> float | None:
+    """The number, or None where JSON has no word for it."""
+    return float(value) if np.isfinite(value) else None
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -380,13 +435,13 @@ FIGURES: dict[FigureName, Callable[[Found], Figure | None]] = {
 # ----------------------------------------------------------------------------------------- verdicts
 
 
-def effects_of(found: Found) -> list[dict]:
+def effects_of(found: Found, *, decides: bool) -> list[dict]:
     """Every effect of every claim that the table has runs for."""
     probes = found.probes
     records = [
         record
         for arm in (METHOD, BASELINE)
-        for record in claims.dynamics_effects(probes[arm], arm=arm, decides=arm == METHOD)
+        for record in claims.dynamics_effects(probes[arm], arm=arm, decides=decides and arm == METHOD)
     ]
     if found.counts.size:
         records += claims.known_classes_effects(found.counts, found.jnd, found.accuracy, arm=METHOD)

@@ -11,6 +11,7 @@ paper's (arXiv 2209.11436, eq. 1). Exit codes: 0 done, 2 bad input or images tha
 
 import dataclasses
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import augment, metrics, report, sharding
+from osrjax import metrics, report, sharding
 from osrjax.cpu import reuse_host_memory
 from osrjax.data import open_source
 from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
@@ -88,11 +89,12 @@ def compute(config: Config) -> int:
     head = CLASS_LOSSES[trained["loss"]].head
     network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), len(provenance["known_names"]), head)
     functions = network_functions(network)
-    out = config.out or config.run / f"norms-{source.name}-{config.part}"
+    name = Path(source.name.partition(":")[2] or source.name).stem  # npz:FILE and folder:DIRECTORY are paths
+    out = config.out or config.run / f"norms-{name}-{config.part}"
     norms = dataset_jacobian_norms(
         {name: functions[name] for name in config.quantities},
         jax.tree.map(jnp.asarray, read_network(config.run / "network.npz")),
-        np.asarray(augment.to_float(pixels)),
+        pixels.astype(np.float32) / np.float32(127.5) - np.float32(1),  # on the host: there may be many
         batch_size=config.batch_size,
         memory_budget=config.memory_mib * 2**20,
         mode=config.mode,
@@ -100,24 +102,32 @@ def compute(config: Config) -> int:
         directory=out,
         progress=True,
     )
-    known = provenance["split"]["known"] if config.data in (None, trained["data"]) else []
+    kinds = kinds_of(trained, provenance["split"]) if config.data in (None, trained["data"]) else {}
     rows = []
     for label in np.unique(labels):
-        kind = "known" if label in known else "unknown"
+        kind = kinds.get(int(label), "-")
         means = {name: f"{found[labels == label].mean():.4f}" for name, found in norms.items()}
         counts = {"images": str(np.sum(labels == label))}
         rows.append({"class": source.class_names[label], "kind": kind, **counts, **means})
     print(report.results_table(rows))
-    is_known = np.isin(labels, known)
+    is_known, is_unknown = ([kinds.get(int(label)) == kind for label in labels] for kind in ("known", "unknown"))
     for name, found in norms.items():
         quantiles = ", ".join(f"{q:.4f}" for q in np.quantile(found, (0.05, 0.5, 0.95)))
         text = f"{name}: mean {found.mean():.4f}, quantiles 5, 50, 95 %: {quantiles}"
-        if is_known.any() and not is_known.all():
-            difference = metrics.jacobian_norm_difference(found[is_known], found[~is_known])
+        if any(is_known) and any(is_unknown):
+            difference = metrics.jacobian_norm_difference(found[is_known], found[is_unknown])
             text += f", unknown - known {difference:.4f}"
         print(text)
     print(f"{out}: {', '.join(f'{name}.npy' for name in norms)}")
+    print(f"largest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
     return 0
+
+
+def kinds_of(trained: dict, split: dict) -> dict[int, str]:
+    """What each class of the run's own data is to its network; classes that have no part in the run are left out."""
+    held_out = set(trained.get("held_out", ()))
+    unknown = held_out | (set() if trained.get("unknown_data") else set(split["unknown"]))
+    return {c: "known" for c in split["known"] if c not in held_out} | dict.fromkeys(unknown, "unknown")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from osrjax import augment, metrics, report, sharding, splits
+from osrjax import metrics, report, sharding, splits
 from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
 from osrjax.checkpoint import Checkpoints, UnreadableCheckpointsError
 from osrjax.cpu import compiler_options, reuse_host_memory
@@ -515,7 +515,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         run.write_arrays("probe.npz", join_probes(run.directory / "probes"))
     if config.test_norms:
         try:
-            norms = test_norms(eval_network, variables_of(untrained), variables_of(state), data, mesh, run)
+            norms = norms_of_test_images(eval_network, variables_of(untrained), variables_of(state), data, mesh, run)
         except ValueError as error:
             print(f"train.py: {error} (delete {run.directory / 'norms'} to begin them again)", file=sys.stderr)
             return 1
@@ -539,11 +539,12 @@ def take_probe(run: Run, probe: Callable, variables: dict, step: int) -> str | N
     return None
 
 
-def test_norms(network: OpenSetNetwork, before: dict, after: dict, data: OpenSetData, mesh, run: Run) -> dict:
+def norms_of_test_images(network: OpenSetNetwork, before: dict, after: dict, data: OpenSetData, mesh, run: Run) -> dict:
     """Input-Jacobian norms of the unit embedding at every test image; a killed computation goes on where it was."""
     functions = {"embedding": network_functions(network)["embedding"]}
     parts = {"known": data.test_known, "unknown": data.test_unknown}
-    images = np.concatenate([np.asarray(augment.to_float(part.images)) for part in parts.values()])
+    images = np.concatenate([part.images for part in parts.values()])
+    images = images.astype(np.float32) / np.float32(127.5) - np.float32(1)  # on the host: there may be many
     found = {f"{name}_labels": part.labels for name, part in parts.items()}
     for moment, variables in {"before": before, "after": after}.items():
         directory = run.directory / "norms" / moment

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from osrjax.effects import curvature, effect, half_change, log_ratio, peak, rank_correlation
+from osrjax.effects import curvature, effect, half_change, inner_peaks, log_ratio, peak, rank_correlation
 
 __all__ = [
     "CLAIMS",
@@ -88,11 +88,25 @@ def dynamics_effects(probes: Probes, *, arm: str, decides: bool = True) -> list[
         ("a", "JND after - before", 1, after - before),
         ("a", "|JND before| / |mean JND after|", 0, share),
     ]
+    # Scale-free, added after the first split was seen: training changes the norms themselves several times over.
+    for when, end in (("before", 0), ("after", -1)):
+        kinds = (
+            _per_run(probes, lambda probe, n=f"norm_{kind}", end=end: probe[n][end]) for kind in ("unknown", "known")
+        )
+        ratio = np.vectorize(log_ratio, otypes=[np.float64])(*kinds)
+        numbers.append(("a", f"log of unknown over known norm, {when}", 0, ratio))
     for kind in ("known", "unknown"):
         numbers.append(("b", f"log growth of the {kind} norm", 1, _growth(probes, f"norm_{kind}")))
+        # Added after the first split was seen: both norms fell until the first probe and grew from there on.
+        later = _growth(probes, f"norm_{kind}", start=1)
+        numbers.append(("b", f"the same from the second probe on, {kind}", 0, later))
     for when, end, expected in (("before", 0, 0), ("after", -1, 1)):
         values = _per_run(probes, lambda probe, end=end: peak(probe["profiles"][end], probe["fractions"]))
         numbers.append(("c", f"log of middle over ends, {when}", expected, values))
+    # Added after the first split was seen: the rule above can hold for a profile that rises from end to end.
+    for when, end in (("before", 0), ("after", -1)):
+        values = _per_run(probes, lambda probe, end=end: inner_peaks(probe["profiles"][end], probe["fractions"]))
+        numbers.append(("c", f"share of lines with the largest norm in the inner half, {when}", 0, values))
     halves = {
         name: _per_run(probes, lambda probe, name=name, sign=sign: half_change(probe["steps"], probe[name], sign=sign))
         for name, sign in (("jnd", 1), ("davies_bouldin", -1))
@@ -237,8 +251,8 @@ def _finished(probes: Probes) -> np.ndarray:
     return ~np.isnan(_per_run(probes, lambda probe: 0.0))
 
 
-def _growth(probes: Probes, name: str) -> np.ndarray:
-    return _per_run(probes, lambda probe: log_ratio(float(probe[name][-1]), float(probe[name][0])))
+def _growth(probes: Probes, name: str, *, start: int = 0) -> np.ndarray:
+    return _per_run(probes, lambda probe: log_ratio(float(probe[name][-1]), float(probe[name][start])))
 
 
 def _correlation(probes: Probes, name: str) -> np.ndarray:

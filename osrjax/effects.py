@@ -23,6 +23,7 @@ __all__ = [
     "detectable",
     "effect",
     "half_change",
+    "inner_peaks",
     "log_ratio",
     "peak",
     "rank_correlation",
@@ -58,7 +59,10 @@ def log_ratio(a: float, b: float) -> float:
 
 
 def peak(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np.ndarray, " points"]) -> float:
-    """How far interpolation profiles rise in the middle: log of middle over mean of the ends, mean over pairs.
+    """Middle of interpolation profiles against their ends: log of middle over mean of the ends, mean over pairs.
+
+    Above 0 does not say that the largest value lies in the middle: a concave rise from one end to the other has it
+    too. :func:`inner_peaks` counts where the largest value lies.
 
     Args:
       profiles: norms along each line, not negative.
@@ -79,6 +83,24 @@ def peak(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np.ndarra
     rows = np.asarray(profiles, np.float64)
     middle = int(np.abs(np.asarray(fractions, np.float64) - 0.5).argmin())
     return float(np.mean([log_ratio(row[middle], 0.5 * (row[0] + row[-1])) for row in rows]))
+
+
+def inner_peaks(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np.ndarray, " points"]) -> float:
+    """Share of interpolation profiles that are largest in the inner half of the line.
+
+    Args:
+      profiles: norms along each line.
+      fractions: where they were taken, in [0, 1]; the inner half is [0.25, 0.75].
+
+    Returns:
+      A number in [0, 1]; of equal largest values the first counts.
+
+    Example:
+      >>> inner_peaks(np.array([[1.0, 4.0, 3.0], [1.0, 2.0, 3.0]]), np.array([0.0, 0.5, 1.0]))
+      0.5
+    """
+    found = np.asarray(fractions)[np.asarray(profiles).argmax(axis=1)]
+    return float(np.mean((found >= 0.25) & (found <= 0.75)))
 
 
 def half_change(steps: Int[np.ndarray, " steps"], values: Float[np.ndarray, " steps"], *, sign: int) -> float:
@@ -138,7 +160,9 @@ def curvature(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) 
 
     .. math:: \bar R^2_d = 1 - (1 - R^2_d) \, (n - 1) / (n - d - 1)
 
-    for degree d and n points: the adjustment makes the gain 0 on average where the truth is a line.
+    for degree d and n points: the adjustment makes the gain 0 on average where the truth is a line with independent
+    deviations. Deviations that depend on their predecessors, as along training, make it somewhat positive: 0.02 on
+    average for a random walk of 11 points.
 
     Args:
       x: one value per point.
@@ -171,7 +195,7 @@ def curvature(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) 
 
 
 def detectable(estimate: Estimate) -> float:
-    """The true difference from 0 that an experiment of this n and spread finds in 80 of 100 repetitions.
+    """The true difference from 0 that an experiment of this n and spread finds in about 80 of 100 repetitions.
 
     Args:
       estimate: a mean with its 95 % t interval.

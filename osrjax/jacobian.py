@@ -12,7 +12,12 @@ and any further preprocessing belongs inside the callable.
 process has set, and summed in float32 or better. The matrix itself is never held: its rows (reverse
 mode) or columns (forward mode) are made ``chunk_size`` at a time and reduced to squares at once. Every norm can be
 differentiated, with 0 as gradient where the Jacobian is 0; the passes are then computed again, chunk by
-chunk, rather than kept. On a CPU, jit them with :func:`osrjax.cpu.compiler_options`.
+chunk, rather than kept. Squares are summed without scaling, so derivatives have to lie between about 1e-19 and
+1e19 in float32.
+
+On a CPU, jit them with :func:`osrjax.cpu.compiler_options`. To differentiate a norm of a convolutional network by its
+parameters there, one chunk for all passes is faster: the gradient's convolutions are slow inside a loop
+(:mod:`osrjax.convolutions`). A function with ``jax.custom_vjp`` has no forward mode: ask for "reverse".
 """
 
 import math
@@ -85,7 +90,7 @@ def input_jacobian(
       Array of shape ``[*outputs, *inputs]``.
 
     Raises:
-      ValueError: an integer example, or an unknown mode.
+      ValueError: an integer example, outputs that are not one array of floats, or an unknown mode.
 
     Example:
       >>> import jax.numpy as jnp
@@ -101,6 +106,7 @@ def input_jacobian(
         raise ValueError(f'{mode=} is not one of "forward", "reverse"')
     transform = jax.jacfwd if mode == "forward" else jax.jacrev
     with jax.default_matmul_precision("highest"):
+        _real_outputs(fn, x)
         return transform(fn)(x)
 
 
@@ -124,7 +130,8 @@ def input_jacobian_norm(
       The norm, not negative; float32, or float64 for float64.
 
     Raises:
-      ValueError: an integer example, an unknown mode, or a chunk size below 1.
+      ValueError: an integer example, outputs that are not one array of floats, an unknown mode, or a chunk size below
+        1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -167,8 +174,8 @@ def input_jacobian_norms(
       One norm an image, not negative; float32, or float64 for float64.
 
     Raises:
-      ValueError: integer images, an empty batch, outputs without the batch's axis, an unknown mode, or a chunk size
-        below 1.
+      ValueError: integer images, an empty batch, outputs that are not one array of floats with the batch's axis, an
+        unknown mode, or a chunk size below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -185,7 +192,7 @@ def input_jacobian_norms(
         raise ValueError(f"{chunk_size=} is below 1: give the number of passes at a time, such as 16")
     batch = images.shape[0]
     with jax.default_matmul_precision("highest"):
-        outputs = jax.eval_shape(fn, images)
+        outputs = _real_outputs(fn, images)
         if outputs.shape[:1] != (batch,):
             raise ValueError(f"fn(images) has shape {outputs.shape} for {batch} images: keep the batch's axis first")
         inputs, outputs = images.size // batch, math.prod(outputs.shape[1:])
@@ -246,7 +253,7 @@ def directional_norm(
       The length, not negative.
 
     Raises:
-      ValueError: integer arrays, or a direction of another shape.
+      ValueError: integer arrays, outputs that are not one array of floats, or a direction of another shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -260,6 +267,7 @@ def directional_norm(
     _check_floating("direction", direction)
     _check_same_shape("direction", direction, "x", x)
     with jax.default_matmul_precision("highest"):
+        _real_outputs(fn, x)
         _, velocity = jax.jvp(fn, (x,), (direction.astype(x.dtype),))
     return _square_root(_sum_of_squares(velocity))
 
@@ -392,6 +400,7 @@ def chord_length(
         raise ValueError(f"{points=} is below 1: give the number of steps between the examples, such as 16")
     fractions = jnp.linspace(0, 1, points + 1, dtype=start.dtype)
     with jax.default_matmul_precision("highest"):
+        _real_outputs(fn, start)
         outputs = jax.vmap(lambda t: fn((1 - t) * start + t * end))(fractions)
     steps = jnp.diff(outputs, axis=0)
     return jnp.sum(_square_root(_sum_of_squares(steps, axes=1)))
@@ -433,6 +442,7 @@ def largest_singular_value(
     if iterations < 1:
         raise ValueError(f"{iterations=} is below 1: give the number of power iterations, such as 32")
     with jax.default_matmul_precision("highest"):
+        _real_outputs(fn, x)
         _, pushforward = jax.linearize(fn, x)
         pushforward = canonical_convolutions(pushforward)
         pullback = canonical_convolutions(jax.linear_transpose(pushforward, x))
@@ -507,6 +517,7 @@ def projected_squares(
         raise ValueError(f'{mode=} is not one of "reverse", "forward"')
     draw = jax.random.rademacher if distribution == "rademacher" else jax.random.normal
     with jax.default_matmul_precision("highest"):
+        _real_outputs(fn, x)
         apply, directions = _linear_map(_for_batch_of_one(fn), x[None], mode)
 
         def square(direction: Array) -> Array:
@@ -622,6 +633,18 @@ def _estimate(squared_norm: Array, standard_error: Array, degrees: int, level: f
     bias = jnp.where(zero, 0, -jnp.square(standard_error) / (8 * jnp.where(zero, 1, norm) ** 3))
     low = jnp.maximum(squared_norm - half_width, 0)
     return JacobianEstimate(squared_norm, standard_error, low, squared_norm + half_width, norm, bias)
+
+
+def _real_outputs(fn: Callable[[Array], Array], x: Array) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the outputs, which have to be one array of floats: other derivatives would be wrong."""
+    outputs = jax.eval_shape(fn, x)
+    if not hasattr(outputs, "dtype"):
+        raise ValueError(f"fn gives a {type(outputs).__name__}: return one array")
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise ValueError(
+            f"fn gives dtype {outputs.dtype}: return real floats (complex ones as real and imaginary part)"
+        )
+    return outputs
 
 
 def _check_samples(squares: Array, level: float) -> int:

@@ -5,10 +5,12 @@ images and runs outside of ``jit``: it finds the number of passes at a time that
 images interact, pads the last batch, spreads batches over a mesh, and stores what is done.
 """
 
+import fcntl
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -119,8 +121,10 @@ def make_norm_plan(
         raise ValueError(f"{chunk_size=} is below 1: give the number of passes at a time")
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), variables)
     outputs = jax.eval_shape(function, shapes, jax.ShapeDtypeStruct((devices, *image_shape), jnp.float32))
-    if outputs.shape[:1] != (devices,):
-        raise ValueError(f"function gives shape {outputs.shape} for {devices} images: keep the batch's axis first")
+    if outputs.shape[:1] != (devices,) or outputs.size == 0:
+        raise ValueError(
+            f"function gives shape {outputs.shape} for {devices} images: keep the batch's axis first, then outputs"
+        )
     inputs, features = math.prod(image_shape), math.prod(outputs.shape[1:])
     direction = automatic_mode(inputs, features) if mode == "auto" else mode
     passes = inputs if direction == "forward" else features
@@ -189,8 +193,8 @@ def dataset_jacobian_norms(
 ) -> dict[str, Float[np.ndarray, " examples"]]:
     """Exact input-Jacobian norms of every image, under each of several functions.
 
-    Before any work each function is run twice on one batch, with other neighbours the second time: where an
-    output changes, images interact (a network in training mode) and its norms would mean nothing.
+    Before any work each function is run on the first eight images, then on each of them with seven others beside it:
+    where an output changes, images interact (a network in training mode) and norms would mean nothing.
 
     With a ``directory``, finished batches are stored as they come, and the same call goes on where a killed one
     stopped; the finished norms of a function are in ``NAME.npy`` there.
@@ -202,7 +206,8 @@ def dataset_jacobian_norms(
       functions: by name, ``(variables, images) -> outputs``, such as :func:`network_functions`.
       variables: parameters and statistics, arrays.
       images: floats, as the functions take them: norms are per unit of these values.
-      batch_size: as in :func:`make_norm_plan`; the last batch is padded and its padding dropped.
+      batch_size: as in :func:`make_norm_plan`; None for at most that, so that batches are nearly full. The last batch
+        is padded and its padding dropped.
       chunk_size: as in :func:`make_norm_plan`.
       memory_budget: bytes on each device.
       mode: as in :func:`make_norm_plan`.
@@ -216,7 +221,7 @@ def dataset_jacobian_norms(
 
     Raises:
       ValueError: no image, integer or non-finite images, images that interact, norms that are not finite, a
-        directory of another data set or network; or as :func:`make_norm_plan`.
+        directory of another data set or network or in use; or as :func:`make_norm_plan`.
 
     References:
       Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
@@ -225,25 +230,34 @@ def dataset_jacobian_norms(
         raise ValueError(f"images has shape {images.shape}: give at least one image")
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"images has dtype {images.dtype}: give floats in [-1, 1] (osrjax.augment.to_float)")
+    with np.errstate(over="ignore"):  # of a float64 beyond float32: infinite, and refused as such
+        images = np.asarray(images, np.float32)
     finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
     if not finite.all():
         raise ValueError(f"images[{int(np.argmin(finite))}] is not finite ({np.sum(~finite)} such): leave them out")
     if not functions:
         raise ValueError("functions is empty: give at least one named function")
+    for name in functions:
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ValueError(f"functions has the name {name!r}, which names no file: use a plain word")
     if batch_size is None:
         devices = 1 if mesh is None else mesh.shape["data"]
-        batch_size = devices * min(_default_batch(), -(-len(images) // devices))
+        batch_size = devices * _even_batch(-(-len(images) // devices))
+    folder = None if directory is None else Path(directory)
     variables = jax.device_put(variables, None if mesh is None else NamedSharding(mesh, P()))
     samples = {
         name: _outputs_without_interaction(name, function, variables, images) for name, function in functions.items()
     }
-    if directory is not None:
-        _claim(Path(directory), variables, images, samples)
     found = {}
-    with tqdm(total=len(functions) * len(images), unit="image", disable=None if progress else True) as bar:
+    with (
+        _claimed(folder, variables, images, samples),
+        tqdm(total=len(functions) * len(images), unit="image", disable=None if progress else True) as bar,
+    ):
         for name, function in functions.items():
-            store = _Store(None if directory is None else Path(directory) / f"{name}.npy", len(images))
-            if not store.finished:
+            store = _Store(folder, name, len(images))
+            if store.finished:
+                bar.update(len(images))
+            else:
                 bar.set_postfix_str(f"{name}: compiling")
                 plan = make_norm_plan(
                     function,
@@ -262,13 +276,11 @@ def dataset_jacobian_norms(
                 for start in range(0, len(images), plan.batch_size):
                     rows = slice(start, min(start + plan.batch_size, len(images)))
                     if not store.has(rows):
-                        batch = _padded(np.asarray(images[rows], np.float32), plan.batch_size)
+                        batch = _padded(images[rows], plan.batch_size)
                         norms = np.asarray(plan.norms(variables, jax.device_put(batch, spread)))
                         store.put(rows, _all_finite(name, norms[: rows.stop - start], start))
                     bar.update(rows.stop - start)
                 store.finish()
-            else:
-                bar.update(len(images))
             found[name] = store.values
     return found
 
@@ -276,20 +288,22 @@ def dataset_jacobian_norms(
 class _Store:
     """The norms of one function, in memory or in a file that is written batch by batch."""
 
-    def __init__(self, path: Path | None, size: int) -> None:
-        self._path = path
-        self.finished = path is not None and path.exists()
-        if path is None:
+    def __init__(self, directory: Path | None, name: str, size: int) -> None:
+        self.finished = False
+        self._files = None
+        if directory is None:
             self.values = np.full(size, np.nan, np.float32)
-        elif self.finished:
-            self.values = np.load(path)
-        else:
-            self._partial = path.with_name(f".{path.name}.partial")
-            if not self._partial.exists():  # renamed when whole: a kill leaves no file that is half zeros
-                fresh = path.with_name(f".{path.name}.fresh.npy")
-                np.save(fresh, np.full(size, np.nan, np.float32))
-                fresh.replace(self._partial)
-            self.values = np.load(self._partial, mmap_mode="r+")
+            return
+        done, unfinished = self._files = _files(directory, name)
+        self.finished = done.exists()
+        if self.finished:
+            self.values = np.load(done)
+            return
+        if not unfinished.exists():  # renamed when whole: a kill leaves no file that is half zeros
+            fresh = directory / f".{name}.fresh.npy"
+            np.save(fresh, np.full(size, np.nan, np.float32))
+            fresh.replace(unfinished)
+        self.values = np.load(unfinished, mmap_mode="r+")
 
     def has(self, rows: slice) -> bool:
         return bool(np.isfinite(self.values[rows]).all())
@@ -300,63 +314,93 @@ class _Store:
             self.values.flush()
 
     def finish(self) -> None:
-        if self._path is not None:
+        if self._files is not None:
+            done, unfinished = self._files
             self.values = np.array(self.values)
-            self._partial.replace(self._path)
+            unfinished.replace(done)
 
 
 def _outputs_without_interaction(
     name: str, function: BatchFunction, variables: PyTree, images: np.ndarray
 ) -> list[float]:
     """First outputs of the first image; refuses a function that gives an image other outputs with other neighbours."""
-    rows = np.asarray(images[:8], np.float32)
-    noise = np.random.default_rng(0).normal(size=(max(len(rows), 2), *rows.shape[1:])).astype(np.float32)
+    rows = images[:8]
+    noise = np.random.default_rng(0).uniform(-1, 1, size=(max(len(rows), 2), *rows.shape[1:])).astype(np.float32)
     rows = np.concatenate([rows, noise[len(rows) :]])  # a single image gets a neighbour
     run = jax.jit(function, compiler_options=compiler_options())
     outputs = np.asarray(run(variables, jnp.asarray(rows)), np.float64)
-    if outputs.shape[:1] != (len(rows),):
-        raise ValueError(f"function {name!r} gives {outputs.shape} for {len(rows)} images: keep the batch's axis first")
-    for kept in (slice(None, len(rows) // 2), slice(len(rows) // 2, None)):
+    if outputs.shape[:1] != (len(rows),) or outputs.size == 0:
+        raise ValueError(
+            f"function {name!r} gives shape {outputs.shape} for {len(rows)} images: keep the batch's axis first, then"
+            " at least one output"
+        )
+    size = np.abs(outputs, where=np.isfinite(outputs), out=np.zeros_like(outputs)).max()
+    for row in range(len(rows)):  # all other images change
         others = noise.copy()
-        others[kept] = rows[kept]
-        changed = np.asarray(run(variables, jnp.asarray(others)), np.float64)
-        difference, size = np.abs(changed[kept] - outputs[kept]).max(), np.abs(outputs[kept]).max()
-        if difference > 1e-4 * size:
+        others[row] = rows[row]
+        changed = np.asarray(run(variables, jnp.asarray(others)), np.float64)[row]
+        if not np.allclose(changed, outputs[row], rtol=0, atol=1e-4 * size, equal_nan=True):
             raise ValueError(
-                f"function {name!r} lets images interact: outputs of up to {size:.2g} changed by {difference:.2g} when"
-                " only other images changed; use running statistics (train=False)"
+                f"function {name!r} lets images interact: outputs of up to {size:.2g} changed by"
+                f" {np.abs(changed - outputs[row]).max():.2g} when only other images changed; use running statistics"
+                " (train=False)"
             )
     return outputs[0].reshape(-1)[:8].tolist()
 
 
-def _claim(directory: Path, variables: PyTree, images: np.ndarray, samples: Mapping[str, list[float]]) -> None:
-    """Marks a directory as belonging to these images, variables and functions, or refuses it."""
+@contextmanager
+def _claimed(
+    directory: Path | None, variables: PyTree, images: np.ndarray, samples: Mapping[str, list[float]]
+) -> Generator[None]:
+    """Holds a directory that belongs to these images, variables and functions; refuses any other."""
+    if directory is None:
+        yield
+        return
     digest = hashlib.sha256()
     for leaf in (images, *jax.tree.leaves(variables)):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "content.json"
-    stored: dict[str, Any] = {"sha256": digest.hexdigest(), "samples": {}}
-    if path.exists():
-        stored = json.loads(path.read_text())
-    same = stored["sha256"] == digest.hexdigest() and all(
-        np.allclose(stored["samples"].get(name, sample), sample, rtol=1e-3, atol=1e-6)
-        for name, sample in samples.items()
-    )
-    if not same:
-        raise ValueError(
-            f"directory={str(directory)!r} holds norms of other images, variables or functions: choose another"
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"directory={str(directory)!r} is in use by another process: choose another") from error
+        path = directory / "content.json"
+        stored: dict[str, Any] = {"sha256": digest.hexdigest(), "samples": {}}
+        if path.exists():
+            stored = json.loads(path.read_text())
+        elif any(_files(directory, name)[kind].exists() for name in samples for kind in (0, 1)):
+            raise ValueError(f"directory={str(directory)!r} holds arrays of unknown origin: choose another")
+        same = stored["sha256"] == digest.hexdigest() and all(
+            len(sample) == len(earlier) and np.allclose(earlier, sample, rtol=1e-3, atol=1e-6, equal_nan=True)
+            for name, sample in samples.items()
+            if (earlier := stored["samples"].get(name)) is not None
         )
-    stored["samples"] = {**stored["samples"], **samples}
-    temporary = path.with_name(".content.json.partial")
-    temporary.write_text(json.dumps(stored))
-    temporary.replace(path)
+        if not same:
+            raise ValueError(
+                f"directory={str(directory)!r} holds norms of other images, variables or functions: choose another"
+            )
+        stored["samples"] = {**stored["samples"], **samples}
+        temporary = path.with_name(".content.json.partial")
+        temporary.write_text(json.dumps(stored))
+        temporary.replace(path)
+        yield
+
+
+def _files(directory: Path, name: str) -> tuple[Path, Path]:
+    """Where the norms of a function are kept when finished, and before."""
+    return directory / f"{name}.npy", directory / f".{name}.npy.partial"
 
 
 def _default_batch() -> int:
     return _CPU_BATCH if jax.default_backend() == "cpu" else _ACCELERATOR_BATCH
+
+
+def _even_batch(images: int) -> int:
+    """The default batch, lowered so that the last one is nearly full."""
+    return -(-images // -(-images // _default_batch()))
 
 
 def _padded(batch: np.ndarray, size: int) -> np.ndarray:

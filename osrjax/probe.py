@@ -113,6 +113,8 @@ def probe_sets(data: OpenSetData, *, probe_images: int = 64, probe_pairs: int = 
         raise ValueError(f"{probe_images=} exceeds the {available} test images of known or unknown classes: lower it")
     if probe_pairs < 1:
         raise ValueError(f"{probe_pairs=} is below 1: give the number of pairs of known images, such as 12")
+    if len(np.unique(data.test_known.labels)) < classes:
+        raise ValueError(f"a known class of the {classes} has no test image: a probe looks at all of them")
     if len(data.test_known.labels) <= classes:
         raise ValueError(
             f"{classes} known classes have {len(data.test_known.labels)} test images: some class needs two"

@@ -68,7 +68,9 @@ def write_run(directory, options, seed, whole=False):
         np.savez(
             directory / "norms.npz", **{k: v.astype(np.float32) if v.dtype == float else v for k, v in norms.items()}
         )
-    (directory / "provenance.json").write_text(json.dumps({"known_names": ["zero", "one", "two"]}))
+    (directory / "provenance.json").write_text(
+        json.dumps({"known_names": ["zero", "one", "two"], "starts": [{"revision": "abc"}]})
+    )
     (directory / "results.json").write_text("{}")
     log = directory.with_name(directory.name + ".log")
     log.write_text(f"python train.py {' '.join(options)} --out {directory}\n")
@@ -99,7 +101,10 @@ def test_every_figure_and_claim_of_finished_runs(jacobian, finished, capsys):
     cells = names_of(jacobian, "smoke")
     assert {Path(run["directory"]).name for run in stored["runs"]} == {name for name, _ in cells.values()}
     assert [run["options"] for run in stored["runs"]] == [" ".join(line) for _, line in cells.values()]
-    assert all(run["accuracy"] == pytest.approx(0.95) for run in stored["runs"])
+    assert all(run["first_and_last"]["accuracy"] == pytest.approx([0.3, 0.95]) for run in stored["runs"])
+    assert {run["revision"] for run in stored["runs"]} == {"abc"}
+    assert stored["curves"]["arms"]["softmax"]["auroc"][-1][0] == pytest.approx(0.8)
+    assert len(stored["curves"]["known_classes"]["jnd"]) == 2
     # One number done again from the files.
     values = []
     for group in (0, 1):
@@ -131,7 +136,7 @@ def test_part_of_a_grid_is_drawn_and_tabulated(jacobian, finished, tmp_path, cap
     verdicts = {letter: claim["verdict"] for letter, claim in stored["claims"].items()}
     assert verdicts["g"] == verdicts["i"] == verdicts["f"] == "no run"
     assert verdicts["b"] == "undecided"  # one split has no interval
-    assert sum(run["accuracy"] is None for run in stored["runs"]) == 10
+    assert sum(not run["finished"] for run in stored["runs"]) == 10
 
 
 def test_only_the_figures_that_were_asked_for(jacobian, finished, tmp_path, capsys):

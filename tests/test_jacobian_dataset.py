@@ -1,5 +1,6 @@
 """The data-set driver: equal to brute force, within its budget, resumable, and suspicious."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -60,22 +61,28 @@ def test_a_mesh_gives_the_same_and_does_not_communicate(rng, variables):
     assert not [word for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute") if word in text]
 
 
-def test_plan_keeps_the_budget(variables):
-    function = network_functions(NETWORK)["embedding"]
-    free = make_norm_plan(function, variables, SHAPE, batch_size=32, chunk_size=6)
-    assert (free.mode, free.passes, free.chunk_size, free.batch_size) == ("reverse", 6, 6, 32)
-    one = make_norm_plan(function, variables, SHAPE, batch_size=32, chunk_size=1)
-    assert one.memory < free.memory
-    between = make_norm_plan(function, variables, SHAPE, batch_size=32, chunk_size=6, memory_budget=free.memory - 1)
-    assert between.memory < free.memory
+def perceptron(weights, images):  # small to compile, large to differentiate
+    hidden = jnp.tanh(images.reshape(len(images), -1) @ weights)
+    return jnp.tanh(hidden @ weights.T) @ weights[:, :32]
+
+
+def test_plan_keeps_the_budget():
+    weights = jnp.ones((64, 512))
+    options = {"image_shape": SHAPE, "batch_size": 32}
+    free = make_norm_plan(perceptron, weights, chunk_size=16, **options)
+    assert (free.mode, free.passes, free.chunk_size, free.batch_size) == ("reverse", 32, 16, 32)
+    one = make_norm_plan(perceptron, weights, chunk_size=1, **options)
+    # Arguments and results count: 64 x 512 weights, 32 images of 64 values, 32 norms, 4 bytes each.
+    assert free.memory > one.memory > 4 * (64 * 512 + 32 * 64 + 32)
+    between = make_norm_plan(perceptron, weights, chunk_size=16, memory_budget=free.memory - 1, **options)
+    assert one.memory < between.memory < free.memory
     assert between.batch_size == 32
-    assert between.chunk_size < 6
-    halved = make_norm_plan(function, variables, SHAPE, batch_size=32, memory_budget=one.memory - 1)
-    assert halved.memory < one.memory
-    assert halved.batch_size < 32
-    # A linear function of 4 values: arguments 1 KiB each way; nothing can be below its own arguments.
+    assert 1 < between.chunk_size < 16
+    fewer = make_norm_plan(perceptron, weights, memory_budget=one.memory - 1, **options)
+    assert fewer.memory < one.memory
+    assert 1 < fewer.batch_size < 32
     with pytest.raises(ValueError, match="memory_budget=100 bytes is too small: one image at a time needs"):
-        make_norm_plan(function, variables, SHAPE, memory_budget=100)
+        make_norm_plan(perceptron, weights, SHAPE, memory_budget=100)
 
 
 def test_large_network_fits_a_gibibyte_by_default():
@@ -94,7 +101,7 @@ def test_files_are_kept_and_used_again(rng, variables, tmp_path, monkeypatch):
     functions = {"embedding": functions["embedding"]}
     first = dataset_jacobian_norms(functions, variables, images, batch_size=2, directory=tmp_path / "norms")
     np.testing.assert_array_equal(np.load(tmp_path / "norms" / "embedding.npy"), first["embedding"])
-    assert sorted(path.name for path in (tmp_path / "norms").iterdir()) == ["content.json", "embedding.npy"]
+    assert sorted(path.name for path in (tmp_path / "norms").glob("[!.]*")) == ["content.json", "embedding.npy"]
     monkeypatch.setattr(jacobian_dataset, "make_norm_plan", None)  # nothing is computed a second time
     again = dataset_jacobian_norms(functions, variables, images, batch_size=2, directory=tmp_path / "norms")
     np.testing.assert_array_equal(again["embedding"], first["embedding"])
@@ -103,6 +110,23 @@ def test_files_are_kept_and_used_again(rng, variables, tmp_path, monkeypatch):
     other = {"embedding": network_functions(NETWORK)["raw_embedding"]}
     with pytest.raises(ValueError, match="holds norms of other images, variables or functions: choose another"):
         dataset_jacobian_norms(other, variables, images, directory=tmp_path / "norms")
+
+
+def test_a_directory_with_other_arrays_or_in_use_is_refused(rng, tmp_path):
+    images = images_of(rng, 3)
+    np.save(tmp_path / "f.npy", np.arange(3.0))
+    with pytest.raises(ValueError, match="holds arrays of unknown origin: choose another"):
+        dataset_jacobian_norms({"f": square_root}, {}, images, directory=tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), np.arange(3.0))
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="is in use by another process: choose another"):
+            dataset_jacobian_norms({"f": square_root}, {}, images, directory=tmp_path)
+    whole = dataset_jacobian_norms({"g": square_root}, {}, images, directory=tmp_path / "new")
+    shorter = {"g": lambda variables, images: images[:, :1, 0]}
+    with pytest.raises(ValueError, match="holds norms of other images, variables or functions"):
+        dataset_jacobian_norms(shorter, {}, images, directory=tmp_path / "new")
+    np.testing.assert_array_equal(np.load(tmp_path / "new" / "g.npy"), whole["g"])
 
 
 def test_only_missing_batches_are_computed(rng, variables, tmp_path):
@@ -159,8 +183,31 @@ def leaks_backwards(variables, images):
     return images[:, 0, 0] + jnp.roll(images, -1, axis=0)[:, 1, 1] * 1e-3
 
 
-@pytest.mark.parametrize("size", [1, 2, 7])
-@pytest.mark.parametrize("function", [training_mode, leaks_backwards])
+def centred_in_groups_of_four(variables, images):  # as ghost batch normalisation does
+    groups = images.reshape(-1, 4, *SHAPE)
+    return (groups - groups.mean(axis=1, keepdims=True)).reshape(images.shape)
+
+
+def centred_in_pairs(variables, images):
+    pairs = images.reshape(-1, 2, *SHAPE)
+    return (pairs - pairs.mean(axis=1, keepdims=True)).reshape(images.shape)
+
+
+def root_of_the_others(variables, images):
+    return images[:, 0, 0] + jnp.sqrt(images[:1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("function", "size"),
+    [
+        (training_mode, 1),
+        (training_mode, 7),
+        (leaks_backwards, 2),
+        (centred_in_groups_of_four, 8),
+        (centred_in_pairs, 9),
+        (root_of_the_others, 3),
+    ],
+)
 def test_images_that_interact_are_refused(rng, variables, function, size):
     with pytest.raises(ValueError, match=r"function 'f' lets images interact: .*running statistics"):
         dataset_jacobian_norms({"f": function}, variables, images_of(rng, size))
@@ -178,6 +225,9 @@ def square_root(variables, images):
         ({"images": np.full((2, *SHAPE), np.nan, np.float32)}, r"images\[0\] is not finite"),
         ({"functions": {}}, "functions is empty"),
         ({"functions": {"f": lambda v, x: jnp.sum(x)}}, "function 'f' gives .*: keep the batch's axis first"),
+        ({"functions": {"f": lambda v, x: x[:, :0]}}, "function 'f' gives .* then at least one output"),
+        ({"functions": {"a/b": square_root}}, "functions has the name 'a/b', which names no file"),
+        ({"images": np.full((2, *SHAPE), 1e300)}, r"images\[0\] is not finite"),
         ({"batch_size": 0}, "batch_size=0 is no positive multiple"),
         ({"chunk_size": 0}, "chunk_size=0 is below 1"),
         ({"memory_budget": 10}, "memory_budget=10 bytes is too small"),

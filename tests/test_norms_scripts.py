@@ -32,7 +32,11 @@ def run(tmp_path_factory):
     """The files of a finished run on the digits, its network untrained; and the network's variables."""
     directory = tmp_path_factory.mktemp("run") / "digits"
     variables = jax.jit(lambda: NETWORK.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))()
-    content = {"known_names": list("012459"), "image_shape": (8, 8, 1), "split": {"known": [0, 1, 2, 4, 5, 9]}}
+    content = {
+        "known_names": list("012459"),
+        "image_shape": (8, 8, 1),
+        "split": {"known": [0, 1, 2, 4, 5, 9], "unknown": [3, 6, 7, 8]},
+    }
     with Run(directory, {"data": "digits", "network": "small_cnn", "loss": "m_ovr"}, content=content) as made:
         made.write_network(variables)
     return directory, variables
@@ -85,3 +89,27 @@ def test_estimator_of_a_run(run, capsys):
 def test_a_directory_that_is_no_finished_run(script, tmp_path, capsys):
     assert load(script).main([str(tmp_path)]) == 2
     assert f"{script}.py: run={str(tmp_path)!r} has no config.json" in capsys.readouterr().err
+
+
+def test_untrained_networks(capsys):
+    script = load("untrained")
+    assert script.main(["--smoke"]) == 0
+    numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(numbers) == 4
+    # Estimated statistics bring activations to unit size, which initial ones leave small: so the raw norm grows.
+    raw = [numbers[f"small_cnn, {kind}, raw_embedding"]["mean"] for kind in ("initial", "estimated")]
+    assert 0 < raw[0] < raw[1]
+    assert script.main(["--seeds", "1"]) == 2
+    assert "untrained.py: seeds=1, images=10: give at least 2 seeds and 1 image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "kinds"),
+    [
+        ({"held_out": []}, {0: "known", 1: "known", 2: "known", 8: "unknown", 9: "unknown"}),
+        ({"held_out": [1]}, {0: "known", 1: "unknown", 2: "known", 8: "unknown", 9: "unknown"}),
+        ({"held_out": [], "unknown_data": "cifar100"}, {0: "known", 1: "known", 2: "known"}),
+    ],
+)
+def test_classes_without_a_part_in_the_run_are_neither_known_nor_unknown(config, kinds):
+    assert load("norms").kinds_of(config, {"known": [0, 1, 2], "unknown": [8, 9]}) == kinds
