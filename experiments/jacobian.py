@@ -178,6 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"figure {name}: " + (str(report.save_figure(figure, figures / name)[0]) if figure else "no finished run")
         )
     records = effects_of(found, decides=table.decides)
+    # Added after the first split was seen: which classes are unknown decides the sign of JND.
+    roles = {arm: claims.class_adjusted_norms(probes) for arm, probes in present(found, *ARMS).items()}
     verdicts = {
         letter: effects.claim_verdict([record for record in records if record["claim"] == letter])
         for letter in claims.CLAIMS
@@ -195,11 +197,12 @@ def main(arguments: list[str] | None = None) -> int:
         "accuracy_threshold": effects.ACCURACY,
         "claims": {letter: {"text": claims.CLAIMS[letter], "verdict": v} for letter, v in verdicts.items()},
         "effects": records,
+        "class_adjusted": roles,
         "curves": curves(found),
         "runs": runs,
     }
     (out / "claims.json").write_text(json.dumps(stored, indent=2) + "\n")
-    text = tables_text(config.table, table, cells, records, verdicts, found)
+    text = tables_text(config.table, table, cells, records, verdicts, found, roles)
     (out / "claims.txt").write_text(text + "\n")
     print("\n" + text)
     return 0
@@ -230,7 +233,10 @@ def read_runs(table: Table, cells: dict[tuple[str, str, int], Path]) -> Found:
     """The arrays of every finished run; None and nan where one is missing."""
 
     def probe(cell: tuple[str, str, int]) -> dict[str, np.ndarray] | None:
-        return arrays_of(cells[cell] / "probe.npz") if cell in cells and is_finished(cells[cell]) else None
+        if cell not in cells or not is_finished(cells[cell]):
+            return None
+        known = json.loads((cells[cell] / "provenance.json").read_text())["split"]["known"]
+        return arrays_of(cells[cell] / "probe.npz") | {"known_classes": np.array(known)}
 
     probes = {
         arm: [[probe((arm, group, seed)) for seed in range(table.seeds)] for group in table.groups] for arm in ARMS
@@ -450,7 +456,7 @@ def effects_of(found: Found, *, decides: bool) -> list[dict]:
 
 
 def tables_text(
-    name: str, table: Table, cells: dict, records: list[dict], verdicts: dict[str, str], found: Found
+    name: str, table: Table, cells: dict, records: list[dict], verdicts: dict[str, str], found: Found, roles: dict
 ) -> str:
     """Accuracies, effects and verdicts."""
     done = sum(map(is_finished, cells.values()))
@@ -482,7 +488,15 @@ def tables_text(
     title = f"{name}: {done} of {len(cells)} runs: {len(table.groups)} splits x {table.seeds} seeds"
     if table.counts:
         title += f"; {table.orders} class orders x {table.seeds} seeds for each K"
-    return "\n\n".join([title, *(report.results_table(rows) for rows in (accuracies, effect_rows, claim_rows) if rows)])
+    role_rows = [
+        {
+            "log of unknown over known norm, classes held fixed": arm,
+            **{f"{when} [95 %]": interval_text(role["mean"], *role["interval"]) for when, role in found_role.items()},
+        }
+        for arm, found_role in roles.items()
+    ]
+    tables = (accuracies, effect_rows, role_rows, claim_rows)
+    return "\n\n".join([title, *(report.results_table(rows) for rows in tables if rows)])
 
 
 def mean_text(values: np.ndarray) -> str:

@@ -17,10 +17,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from osrjax.effects import curvature, effect, half_change, inner_peaks, log_ratio, peak, rank_correlation
+from osrjax.effects import (
+    curvature,
+    effect,
+    half_change,
+    inner_peaks,
+    log_ratio,
+    peak,
+    rank_correlation,
+    role_effect,
+)
 
 __all__ = [
     "CLAIMS",
+    "class_adjusted_norms",
     "dynamics_effects",
     "half_effects",
     "known_classes_effects",
@@ -125,6 +135,44 @@ def dynamics_effects(probes: Probes, *, arm: str, decides: bool = True) -> list[
         )
         for claim, name, expected, values in numbers
     ]
+
+
+def class_adjusted_norms(probes: Probes) -> dict[str, dict[str, Any]]:
+    """How much larger norms of unknown images are than those of the SAME classes where they are known.
+
+    JND compares different classes; this compares roles, over splits in which a class is known and others in which
+    it is not.
+
+    Args:
+      probes: of an arm; each with ``known_classes``, the class id of each known position.
+
+    Returns:
+      For "before" and "after" training the coefficient of :func:`osrjax.effects.role_effect` on logs of mean norms,
+      averaged over seeds: mean, interval, degrees of freedom.
+    """
+    found = {}
+    for when, end in (("before", 0), ("after", -1)):
+        cells: dict[tuple[int, int, bool], list[float]] = {}
+        for split, row in enumerate(probes):
+            for probe in row:
+                if probe is None:
+                    continue
+                ids = {False: probe["known_classes"][probe["labels_known"]], True: probe["labels_unknown"]}
+                for unknown, name in ((False, "norms_known"), (True, "norms_unknown")):
+                    norms = probe[name][end].astype(np.float64)
+                    for k in np.unique(ids[unknown]):
+                        mean = norms[ids[unknown] == k].mean()
+                        cells.setdefault((split, int(k), unknown), []).append(log_ratio(mean, 1.0))
+        keys = np.array([key[:2] for key in cells]).reshape(-1, 2)
+        role, interval, degrees = role_effect(
+            np.array([np.mean(values) for values in cells.values()]),
+            keys[:, 0],
+            keys[:, 1],
+            np.array([key[2] for key in cells], bool),
+        )
+        ends = [end if np.isfinite(end) else None for end in interval]
+        found[when] = {"mean": role if np.isfinite(role) else None, "interval": ends, "degrees_of_freedom": degrees}
+    return found
 
 
 def known_classes_effects(

@@ -27,6 +27,7 @@ __all__ = [
     "log_ratio",
     "peak",
     "rank_correlation",
+    "role_effect",
 ]
 
 ACCURACY = 0.85  # mean closed-set accuracy below which models give no verdict
@@ -192,6 +193,51 @@ def curvature(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) 
 
 
 # ------------------------------------------------------------------------------------ over many runs
+
+
+def role_effect(
+    values: Float[np.ndarray, " cells"],
+    split: Int[np.ndarray, " cells"],
+    image_class: Int[np.ndarray, " cells"],
+    unknown: Bool[np.ndarray, " cells"],
+) -> tuple[float, tuple[float, float], int]:
+    """What being unknown adds to a number, the class of the images and the split held fixed.
+
+    Unknown and known classes of one split differ in more than their role. Where a class is known in some splits and
+    unknown in others, least squares on ``split + class + role`` tells the role's part from the class's.
+
+    Args:
+      values: one number for each class of each split, such as the log of its mean norm.
+      split: of each number.
+      image_class: class of the images behind it.
+      unknown: whether that class is unknown in that split.
+
+    Returns:
+      The role's coefficient; its 95 % t interval, which takes the numbers as independent given the three
+      factors; the degrees of freedom. nan where the design does not tell the role from the class, or leaves no
+      degree of freedom.
+
+    Example:
+      >>> split, image_class = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2])
+      >>> unknown = np.array([False, False, True, True, False, False])
+      >>> values = np.array([0.0, 1.0, 2.5, 1.5, 2.0, 3.0])  # class + split + 0.5 where unknown
+      >>> round(role_effect(values, split, image_class, unknown)[0], 6)
+      0.5
+    """
+    design = np.concatenate(
+        [split[:, None] == np.unique(split), image_class[:, None] == np.unique(image_class)[1:], unknown[:, None]],
+        axis=1,
+    ).astype(np.float64)
+    rank = int(np.linalg.matrix_rank(design))
+    degrees = len(values) - rank
+    if degrees < 1 or np.linalg.matrix_rank(design[:, :-1]) == rank:
+        return float("nan"), (float("nan"), float("nan")), degrees
+    coefficients = np.linalg.lstsq(design, values)[0]
+    left_over = values - design @ coefficients
+    variance = left_over @ left_over / degrees * np.linalg.pinv(design.T @ design)[-1, -1]
+    half = float(scipy.stats.t.ppf(0.975, degrees) * np.sqrt(max(variance, 0.0)))
+    role = float(coefficients[-1])
+    return role, (role - half, role + half), degrees
 
 
 def detectable(estimate: Estimate) -> float:

@@ -155,3 +155,20 @@ def test_halves_by_hand():
     assert effects.claim_verdict(records) == "holds"
     poor = claims.half_effects(intra, inter, grid(lambda t: probe(accuracy=0.8)))
     assert effects.claim_verdict(poor) == "no verdict: accuracy"
+
+
+def test_norms_of_the_same_classes_as_known_and_as_unknown():
+    """Norms 2^class, tripled where unknown after training: the class is taken out and the role left."""
+    rows = []
+    for known in ([0, 1, 2], [1, 2, 3], [2, 3, 0]):
+        unknown = [c for c in range(4) if c not in known]
+        of_unknown = 2.0 ** np.array(unknown)
+        norms = {
+            "norms_known": np.array([2.0 ** np.array(known)] * 2),
+            "norms_unknown": np.stack([of_unknown, 3 * of_unknown]),
+        }
+        labels = {"labels_known": np.arange(3), "labels_unknown": np.array(unknown), "known_classes": np.array(known)}
+        rows.append([{**norms, **labels}])
+    found = claims.class_adjusted_norms(rows)
+    assert found["before"]["mean"] == pytest.approx(0, abs=1e-9)
+    assert found["after"]["mean"] == pytest.approx(np.log(3))

@@ -185,3 +185,32 @@ def test_malformed_arguments_are_refused_by_name():
         plain.peak(np.ones((1, 2)), np.array([0.5, 1.0]))
     with pytest.raises(ValueError, match="sign=0"):
         plain.half_change(np.arange(3), np.arange(3.0), sign=0)
+
+
+def test_role_effect_against_the_normal_equations(rng):
+    """Normal equations in float64 on one column per factor level, the last level of each left out by hand."""
+    splits, classes = np.repeat(np.arange(5), 10), np.tile(np.arange(10), 5)
+    unknown = np.array([[c in rng.permutation(10)[:4] for c in range(10)] for _ in range(5)]).reshape(-1)
+    values = rng.normal(size=5)[splits] + rng.normal(size=10)[classes] + 0.7 * unknown + 0.1 * rng.normal(size=50)
+    columns = [np.ones(50)] + [1.0 * (splits == s) for s in range(4)] + [1.0 * (classes == c) for c in range(9)]
+    design = np.stack([*columns, 1.0 * unknown], axis=1)
+    covariance = np.linalg.inv(design.T @ design)
+    coefficients = covariance @ design.T @ values
+    error = np.sqrt(np.sum((values - design @ coefficients) ** 2) / 35 * covariance[-1, -1])
+    half = scipy.stats.t.ppf(0.975, 35) * error
+    role, (low, high), degrees = effects.role_effect(values, splits, classes, unknown)
+    assert degrees == 35
+    assert (role, low, high) == pytest.approx((coefficients[-1], coefficients[-1] - half, coefficients[-1] + half))
+    assert low < 0.7 < high
+
+
+def test_role_effect_that_the_design_does_not_tell():
+    same = np.array([0, 0, 1, 1])
+    role, interval, _ = effects.role_effect(np.arange(4.0), same, np.array([0, 1, 0, 1]), np.array([0, 1, 0, 1], bool))
+    assert np.isnan([role, *interval]).all()
+
+
+def test_inner_peaks():
+    fractions = np.linspace(0, 1, 5)
+    profiles = np.array([[1, 2, 3, 2, 1], [1, 3, 2, 2, 1], [5, 4, 3, 2, 1], [1, 2, 3, 4, 5.0]])
+    assert effects.inner_peaks(profiles, fractions) == 0.5

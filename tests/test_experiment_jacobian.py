@@ -69,7 +69,9 @@ def write_run(directory, options, seed, whole=False):
             directory / "norms.npz", **{k: v.astype(np.float32) if v.dtype == float else v for k, v in norms.items()}
         )
     (directory / "provenance.json").write_text(
-        json.dumps({"known_names": ["zero", "one", "two"], "starts": [{"revision": "abc"}]})
+        json.dumps(
+            {"known_names": ["zero", "one", "two"], "split": {"known": [0, 1, 2]}, "starts": [{"revision": "abc"}]}
+        )
     )
     (directory / "results.json").write_text("{}")
     log = directory.with_name(directory.name + ".log")
