@@ -60,7 +60,7 @@ class Config:
     grid: bool = True
     """Compare the automatic choice of the mode with the faster mode: two minutes."""
     default_options: bool = False
-    """Measure our step without the compiler options of osrjax.cpu too."""
+    """Measure ours without the compiler options of osrjax.cpu too; for jacobian also without canonical convolutions."""
     smoke: bool = False
     """Seconds-long version: one small network and batch."""
 
@@ -159,20 +159,24 @@ def jacobian_speed(config: Config, networks: tuple[str, ...], repeats: int, *, p
         embedding = speed_jacobian.unit_embedding(NETWORKS[network](), shape)
         ours = speed_jacobian.our_norms(embedding, batch, config.chunks)
         passes = speed_jacobian.cotangent_passes(embedding, ((batch, 2),) if config.smoke else speed_jacobian.PASSES)
+        without: dict[str, speed_jacobian.Side] = {}
+        if config.default_options:
+            without = speed_jacobian.our_norms_without(embedding, batch, max(config.chunks, default=1))
         theirs: dict[str, speed_jacobian.Side] = {}
         if peers:
             import torch_peers
 
             calls = torch_peers.jacobian_norms(network, batch=batch, image_shape=shape)
             theirs = {who: speed_jacobian.Side(call, batch) for who, call in calls.items()}
-        sides = ours | theirs | passes | speed_jacobian.tangent_pass(embedding, batch)
+        sides = ours | without | theirs | passes | speed_jacobian.tangent_pass(embedding, batch)
         seconds = turns({who: side.call for who, side in sides.items()}, repeats)
         cost = {who: statistics.median(times) / sides[who].images for who, times in seconds.items()}
         for who, side in sides.items():
-            images = str(batch) if who in ours or who in theirs else ""
+            whole = who in ours or who in without or who in theirs
+            images = str(batch) if whole else ""
             memory = "" if side.mib is None else f"{side.mib:.1f}"
             note = "" if who in ours else f"{cost[who] / min(cost[our] for our in ours):.2f}"
-            note = note if who in ours or who in theirs else "extrapolated"
+            note = note if whole else "extrapolated"
             print(f"{network:10} {who:35} {images:>5} {1e3 * cost[who]:9.2f} {memory:>9} {note:>12}", flush=True)
         milliseconds[network] = {who: round(1e3 * value, 3) for who, value in cost.items()}
         overheads[network] = round(cost[speed_jacobian.OURS] / min(cost[who] for who in passes), 3)

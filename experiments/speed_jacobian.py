@@ -84,6 +84,30 @@ def our_norms(embedding: Embedding, batch: int, chunks: tuple[int, ...]) -> dict
     return sides | {f"osrjax, reverse, chunk {chunk}": norms(embedding, batch, "reverse", chunk) for chunk in chunks}
 
 
+def our_norms_without(embedding: Embedding, batch: int, chunk: int) -> dict[str, Side]:
+    """The norms without what makes them fast on a CPU: its compiler options, or canonical convolutions in the loop."""
+    images = _images(embedding, batch)
+
+    def plain_norms(variables, images):
+        outputs, pullback = jax.vjp(partial(embedding.fn, variables), images)
+
+        def squares(index):
+            direction = jnp.zeros_like(outputs).at[:, index].set(1.0)
+            return jnp.sum(jnp.square(pullback(direction)[0]), axis=(1, 2, 3))
+
+        return jnp.sqrt(jnp.sum(jax.lax.map(squares, jnp.arange(embedding.outputs), batch_size=chunk), axis=0))
+
+    variants = {
+        "osrjax, XLA's default options": _compiled_norms(embedding, batch, "reverse", chunk, options={}),
+        "vjp in lax.map, as JAX makes it": _compiled(plain_norms, embedding, batch),
+    }
+
+    def side(compiled):
+        return Side(lambda: jax.block_until_ready(compiled(embedding.variables, images)), batch, mib(compiled))
+
+    return {who: side(compiled) for who, compiled in variants.items()}
+
+
 def cotangent_passes(embedding: Embedding, sizes: tuple[tuple[int, int], ...] = PASSES) -> dict[str, Side]:
     """Single passes of some cotangents for each of some images."""
     return {f"one pass, {n} images x {c} cotangents": single_pass(embedding, n, c, "reverse") for n, c in sizes}
@@ -154,16 +178,17 @@ def mib(compiled: jax.stages.Compiled) -> float:
     return round((total - sizes.alias_size_in_bytes) / 2**20, 1)
 
 
-def _compiled_norms(embedding, batch, mode="auto", chunk=None):
+def _compiled_norms(embedding, batch, mode="auto", chunk=None, options=None):
     def embedding_norms(variables, images):
         return input_jacobian_norms(partial(embedding.fn, variables), images, mode=mode, chunk_size=chunk)
 
-    return _compiled(embedding_norms, embedding, batch)
+    return _compiled(embedding_norms, embedding, batch, options)
 
 
-def _compiled(fn, embedding, batch):
+def _compiled(fn, embedding, batch, options=None):
     images = jax.ShapeDtypeStruct((batch, *embedding.image_shape), jnp.float32)
-    return jax.jit(fn, compiler_options=compiler_options()).lower(embedding.variables, images).compile()
+    options = compiler_options() if options is None else options
+    return jax.jit(fn, compiler_options=options).lower(embedding.variables, images).compile()
 
 
 def _images(embedding, batch):
