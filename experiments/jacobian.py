@@ -481,6 +481,7 @@ def tables_text(
             "verdict": record["verdict"],
         }
         for record in sorted(records, key=lambda record: record["claim"])
+        if record["verdict"] != effects.NO_RUN or record["arm"] in table.arms
     ]
     claim_rows = [
         {"claim": letter, "text": claims.CLAIMS[letter], "verdict": verdict} for letter, verdict in verdicts.items()
