@@ -169,9 +169,9 @@ def test_probing_leaves_training_as_it_is(undisturbed, probed):
         assert any(row["step"] == line["step"] and "train/loss" in row for row in rows)
 
 
-@pytest.mark.parametrize("at", [210, 300])
+@pytest.mark.parametrize("at", [210])
 def test_a_killed_run_ends_with_the_same_probes(probed, tmp_path, at):
-    """Killed after a probe, before the next checkpoint; at 300 before or after the last one."""
+    """Killed after a probe, before the next checkpoint."""
     run = tmp_path / "killed"
     process = start("train", *PROBED, "--out", run)
     deadline = time.monotonic() + 200
