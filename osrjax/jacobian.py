@@ -310,9 +310,7 @@ def interpolation_profile(
     References:
       Park et al., arXiv 2209.11436, sec. 4 and figure 4.
     """
-    _check_floating("start", start)
-    _check_floating("end", end)
-    _check_same_shape("end", end, "start", start)
+    _check_line(start, end)
     t = fractions.astype(start.dtype).reshape(-1, *(1 for _ in start.shape))
     points = (1 - t) * start[None] + t * end[None]
     return input_jacobian_norms(jax.vmap(fn), points, mode=mode, chunk_size=chunk_size)
@@ -350,9 +348,7 @@ def path_length(
     References:
       Park et al., arXiv 2209.11436, sec. 4 (projected path length, figure 5).
     """
-    _check_floating("start", start)
-    _check_floating("end", end)
-    _check_same_shape("end", end, "start", start)
+    _check_line(start, end)
     if points < 1:
         raise ValueError(f"{points=} is below 1: give the number of points of the integral, such as 16")
     fractions = (jnp.arange(points, dtype=start.dtype) + 0.5) / points
@@ -393,9 +389,7 @@ def chord_length(
     References:
       Park et al., arXiv 2209.11436, sec. 4 (projected path length, figure 5).
     """
-    _check_floating("start", start)
-    _check_floating("end", end)
-    _check_same_shape("end", end, "start", start)
+    _check_line(start, end)
     if points < 1:
         raise ValueError(f"{points=} is below 1: give the number of steps between the examples, such as 16")
     fractions = jnp.linspace(0, 1, points + 1, dtype=start.dtype)
@@ -664,3 +658,9 @@ def _check_floating(name: str, x: Array) -> None:
 def _check_same_shape(name: str, array: Array, other_name: str, other: Array) -> None:
     if array.shape != other.shape:
         raise ValueError(f"{name} has shape {array.shape} but {other_name} {other.shape}: give equal shapes")
+
+
+def _check_line(start: Array, end: Array) -> None:
+    _check_floating("start", start)
+    _check_floating("end", end)
+    _check_same_shape("end", end, "start", start)
