@@ -1,12 +1,18 @@
-"""Which loss, trained by the same recipe, detects unknown classes best? Many runs of train.py, one table.
+"""Which loss, or which mixing, detects unknown classes best under one recipe? Many runs, one table.
 
     python experiments/compare.py bundled                            4 losses x 5 splits x 3 seeds
     python experiments/compare.py cifar10 --data npz:cifar10.npz     4 losses x 2 families x 3 splits
     python experiments/compare.py recipe                             what decides the recipe, known classes only
+    python experiments/compare.py mixing                             6 ways to mix x 5 splits x 3 seeds
+    python experiments/compare.py mixing-cifar10 --data npz:cifar10.npz     the same x 3 splits
+    python experiments/compare.py mixing-layers                      which stages' maps place the box of GradMix
+    python experiments/compare.py mixing-fill                        what fills the box of GradMix
+    python experiments/compare.py ssl                                mixing without labels, by a linear probe
 
-Every cell is one run of experiments/train.py in a directory of its own, so the command resumes where it was
-stopped, and any cell can be repeated by the command in its log. Intervals: seeds are averaged within a split,
-then a 95 % t interval over splits; differences are taken run by run (same split, same seed) and treated alike.
+Every cell is one run of experiments/train.py, or of contrastive.py for the last five, in a directory of its own, so
+the command resumes where it was stopped, and any cell can be repeated by the command in its log. Intervals: seeds are
+averaged within a split, then a 95 % t interval over splits; differences are taken run by run (same split, same seed)
+and treated alike.
 """
 
 import dataclasses
@@ -28,7 +34,12 @@ from osrjax.objectives import CLASS_LOSSES
 class Config:
     """Run and tabulate one comparison."""
 
-    table: Annotated[Literal["bundled", "cifar10", "recipe", "smoke"], tyro.conf.Positional]
+    table: Annotated[
+        Literal[
+            "bundled", "cifar10", "recipe", "smoke", "mixing", "mixing-cifar10", "mixing-layers", "mixing-fill", "ssl"
+        ],
+        tyro.conf.Positional,
+    ]
     """Which comparison."""
     out: Path = Path("runs/compare")
     """Directory of the runs and tables."""
@@ -42,7 +53,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Arms (options of train.py), the rows of cells to run each on, and what differences are taken against."""
+    """Arms (options of the script), the rows of cells to run each on, and what differences are taken against."""
 
     arms: dict[str, str]
     common: str
@@ -50,6 +61,9 @@ class Comparison:
     """Name and options of each split: the unit that intervals are taken over."""
     seeds: int
     reference: str
+    script: str = "train.py"
+    columns: tuple[str, ...] = ()
+    """Figures of the run itself, not of a score, that get a column: names of ``FIGURES``."""
 
 
 LOSSES = {
@@ -58,11 +72,20 @@ LOSSES = {
     "cosine softmax": "--loss cosine_softmax",
     "softmax": "--loss softmax",
 }
+MIXING = {
+    "none": "--mixing none",
+    "Mixup": "--mixing mixup",
+    "CutMix": "--mixing cutmix",
+    "random box": "--mixing random_box",
+    "GradMix, sign +1": "--mixing gradmix --cam-sign 1",
+    "GradMix, sign -1": "--mixing gradmix --cam-sign -1",
+}
+NEAL = {f"neal {k}": f"--family neal --split {k}" for k in range(5)}
 COMPARISONS = {
     "bundled": Comparison(
         arms=LOSSES,
         common="--preset bundled --steps 400",
-        groups={f"neal {k}": f"--family neal --split {k}" for k in range(5)},
+        groups=NEAL,
         seeds=3,
         reference="m-OvR",
     ),
@@ -99,8 +122,52 @@ COMPARISONS = {
         seeds=1,
         reference="m-OvR",
     ),
+    "mixing": Comparison(
+        arms=MIXING,
+        common="--preset bundled",
+        groups=NEAL,
+        seeds=3,
+        reference="random box",
+        script="contrastive.py",
+    ),
+    "mixing-cifar10": Comparison(
+        arms=MIXING,
+        common="--preset cifar10-small",
+        groups={name: NEAL[name] for name in ("neal 0", "neal 1", "neal 2")},
+        seeds=1,
+        reference="random box",
+        script="contrastive.py",
+    ),
+    "mixing-layers": Comparison(
+        arms={f"stages {stages}": f"--cam-layers {stages}" for stages in ("1", "2", "3", "2 3", "1 2 3")},
+        common="--preset bundled --mixing gradmix",
+        groups=NEAL,
+        seeds=1,
+        reference="stages 1 2 3",
+        script="contrastive.py",
+    ),
+    "mixing-fill": Comparison(
+        arms={fill: f"--fill {fill}" for fill in ("noise", "noise_pixel", "paste", "mean")},
+        common="--preset bundled --mixing gradmix",
+        groups=NEAL,
+        seeds=1,
+        reference="noise",
+        script="contrastive.py",
+    ),
+    "ssl": Comparison(
+        arms={arm: MIXING[arm] for arm in ("none", "random box", "GradMix, sign +1", "GradMix, sign -1")},
+        common="--preset ssl",
+        groups=NEAL,
+        seeds=1,
+        reference="random box",
+        script="contrastive.py",
+        columns=("linear probe accuracy",),
+    ),
 }
 METRICS = ("closed_set_accuracy", "auroc", "oscr")
+# Where results.json has a figure of the run itself, if at all.
+FIGURES = {"linear probe accuracy": ("linear_probe", "accuracy")}
+ATTRIBUTION = {"in the box": ("attribution", "mass_in_box"), "in a random box": ("attribution", "mass_in_random_box")}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -126,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if not config.only_table:
         failed = run_cells(
-            Path(__file__).with_name("train.py"),
+            Path(__file__).with_name(comparison.script),
             options,
             workers=config.workers,
             compilation_cache=config.out / "compilation_cache",
@@ -147,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def options_of(config: Config, comparison: Comparison, cell: tuple[str, str, int]) -> list[str]:
-    """The options of train.py for one cell."""
+    """The options of the script for one cell."""
     arm, group, seed = cell
     options = f"{comparison.common} {comparison.arms[arm]} {comparison.groups[group]} --seed {seed} --resamples 0"
     return options.split() + (["--data", config.data] if config.data else [])
@@ -156,34 +223,39 @@ def options_of(config: Config, comparison: Comparison, cell: tuple[str, str, int
 def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
     """Mean and interval of every arm and score, and differences to the reference arm, as text and as JSON values."""
     cells = {cell: out for cell, out in cells.items() if cell[1] in comparison.groups}
-    stored = {
-        cell: json.loads((out / "results.json").read_text())["trained"]["scores"]
-        for cell, out in cells.items()
-        if is_finished(out)
-    }
+    results = {cell: json.loads((out / "results.json").read_text()) for cell, out in cells.items() if is_finished(out)}
     shape = (len(comparison.groups), comparison.seeds)
 
-    def values(arm: str, score: str, metric: str) -> np.ndarray:
+    def values(arm: str, *path: str) -> np.ndarray:
         found = np.full(shape, np.nan)
         for i, group in enumerate(comparison.groups):
             for seed in range(comparison.seeds):
-                if (arm, group, seed) in stored:
-                    found[i, seed] = stored[arm, group, seed][score][metric]["value"]
+                value = results.get((arm, group, seed))
+                for key in path:
+                    value = (value or {}).get(key)
+                found[i, seed] = np.nan if value is None else value
         return found
+
+    def score_values(arm: str, score: str, metric: str) -> np.ndarray:
+        return values(arm, "trained", "scores", score, metric, "value")
 
     scores_of, own_score = {}, {}
     for arm in comparison.arms:
-        done = [cell for cell in stored if cell[0] == arm]
+        done = [cell for cell in results if cell[0] == arm]
         if done:
-            scores_of[arm] = list(stored[done[0]])
-            loss = json.loads((cells[done[0]] / "config.json").read_text())["loss"]
-            own_score[arm] = CLASS_LOSSES[loss].score
+            scores_of[arm] = list(results[done[0]]["trained"]["scores"])
+            own_score[arm] = results[done[0]].get("score")
+            if own_score[arm] is None:
+                loss = json.loads((cells[done[0]] / "config.json").read_text())["loss"]
+                own_score[arm] = CLASS_LOSSES[loss].score
     rows, numbers = [], {}
     for arm, names in scores_of.items():
         for score in names:
-            found = {metric: intervals.t_interval(values(arm, score, metric)) for metric in METRICS}
+            found = {metric: intervals.t_interval(score_values(arm, score, metric)) for metric in METRICS}
+            if score == own_score[arm]:
+                found |= means_of({name: values(arm, *FIGURES[name]) for name in comparison.columns})
             numbers[f"{arm} / {score}"] = {metric: as_json(estimate) for metric, estimate in found.items()}
-            texts = {metric: estimate_text(found[metric]) for metric in METRICS}
+            texts = {metric: estimate_text(estimate) for metric, estimate in found.items()}
             rows.append({"arm": arm, "score": score + (" *" if score == own_score[arm] else ""), **texts})
     differences = []
     reference = comparison.reference
@@ -192,20 +264,23 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
             continue
         pairs = {
             metric: intervals.paired_difference(
-                values(reference, own_score[reference], metric), values(arm, own_score[arm], metric)
+                score_values(reference, own_score[reference], metric), score_values(arm, own_score[arm], metric)
             )
             for metric in METRICS
         }
+        pairs |= means_of(
+            {name: values(reference, *FIGURES[name]) - values(arm, *FIGURES[name]) for name in comparison.columns}
+        )
         numbers[f"{reference} - {arm}"] = {metric: as_json(estimate) for metric, estimate in pairs.items()}
-        texts = {metric: estimate_text(pairs[metric]) for metric in METRICS}
+        texts = {metric: estimate_text(estimate) for metric, estimate in pairs.items()}
         texts["auroc difference found with 80 % power"] = f"{detectable(pairs['auroc']):.3f}"
         differences.append({"difference of the scores marked *": f"{reference} - {arm}", **texts})
     title = (
-        f"{len(stored)} of {len(cells)} runs: {shape[0]} splits x {shape[1]} seeds, mean [95 % t interval over splits]"
+        f"{len(results)} of {len(cells)} runs: {shape[0]} splits x {shape[1]} seeds, mean [95 % t interval over splits]"
     )
-    angles = []
+    angles, attributions = [], []
     for arm in own_score:
-        outs = [cells[cell] for cell in stored if cell[0] == arm]
+        outs = [cells[cell] for cell in results if cell[0] == arm]
         if "cosine" in scores_of[arm]:
             medians = np.mean([median_angles(out) for out in outs], axis=0)
             names = ("known to own prototype", "known to the others", "unknown to the nearest")
@@ -213,8 +288,19 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
                 {"median angle, degrees": arm, **{n: f"{m:.0f}" for n, m in zip(names, medians, strict=True)}}
             )
             numbers[f"{arm} / median angles"] = dict(zip(names, medians.tolist(), strict=True))
-    tables = [report.results_table(table) for table in (rows, differences, angles) if table]
+        masses = means_of({name: values(arm, *path) for name, path in ATTRIBUTION.items()})
+        if masses:
+            attributions.append(
+                {"attribution mass": arm, **{name: estimate_text(mass) for name, mass in masses.items()}}
+            )
+            numbers[f"{arm} / attribution mass"] = {name: as_json(mass) for name, mass in masses.items()}
+    tables = [report.results_table(table) for table in (rows, differences, angles, attributions) if table]
     return "\n\n".join([title, *tables]), numbers
+
+
+def means_of(runs: dict[str, np.ndarray]) -> dict[str, intervals.Estimate]:
+    """Mean and interval over splits by name, without the names that no run has."""
+    return {name: intervals.t_interval(values) for name, values in runs.items() if not np.isnan(values).all()}
 
 
 def median_angles(out: Path) -> tuple[float, float, float]:

@@ -26,6 +26,7 @@ from osrjax import report
 from osrjax.augment import to_float
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import open_source
+from osrjax.finished import norm_functions, open_finished
 from osrjax.jacobian import (
     input_jacobian,
     input_jacobian_norms,
@@ -33,10 +34,6 @@ from osrjax.jacobian import (
     mean_estimate,
     projected_squares,
 )
-from osrjax.jacobian_dataset import network_functions
-from osrjax.models import NETWORKS, OpenSetNetwork
-from osrjax.objectives import CLASS_LOSSES
-from osrjax.run import read_network
 
 Distribution = Literal["rademacher", "gaussian"]
 
@@ -46,7 +43,7 @@ class Config:
     """Measure the estimator of Jacobian norms on a trained network."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """A finished run directory of experiments/train.py."""
+    """A finished run directory of experiments/train.py or experiments/contrastive.py."""
     images: int = 1000
     """Test images, spread evenly over the run's test set."""
     repetitions: int = 500
@@ -79,20 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(config: Config) -> int:
     """The whole job; returns the exit code."""
     reuse_host_memory()
-    for name in ("config.json", "provenance.json", "network.npz"):
-        if not (config.run / name).exists():
-            raise ValueError(f"run={str(config.run)!r} has no {name}: finish it with experiments/train.py")
+    finished = open_finished(config.run)
     if config.images < 2 or config.repetitions < 2:
         raise ValueError(f"images={config.images} and repetitions={config.repetitions}: give at least 2 of each")
-    trained = json.loads((config.run / "config.json").read_text())
-    classes = len(json.loads((config.run / "provenance.json").read_text())["known_names"])
-    pixels, _ = open_source(trained["data"], data_dir=config.data_dir).splits["test"]
+    pixels, _ = open_source(finished.config["data"], data_dir=config.data_dir).splits["test"]
     chosen = np.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).astype(int)
-    head = CLASS_LOSSES[trained["loss"]].head
-    network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), classes, head)
-    variables = jax.tree.map(jnp.asarray, read_network(config.run / "network.npz"))
 
-    embedding = partial(network_functions(network)["embedding"], variables)
+    embedding = partial(norm_functions(finished.network)["embedding"], finished.variables)
     exact, factors, projected = jacobians(embedding, pixels[chosen], jax.random.key(config.seed))
     squares = exact**2
     standard_error = np.sqrt(np.sum(np.var(projected, axis=1, ddof=1) / projected.shape[1])) / len(projected)

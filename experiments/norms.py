@@ -10,24 +10,19 @@ paper's (arXiv 2209.11436, eq. 1). Exit codes: 0 done, 2 bad input or images tha
 """
 
 import dataclasses
-import json
 import resource
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
 from osrjax import metrics, report, sharding
 from osrjax.cpu import reuse_host_memory
 from osrjax.data import open_source
-from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
-from osrjax.models import NETWORKS, OpenSetNetwork
-from osrjax.objectives import CLASS_LOSSES
-from osrjax.run import read_network
+from osrjax.finished import norm_functions, open_finished
+from osrjax.jacobian_dataset import dataset_jacobian_norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +30,10 @@ class Config:
     """Exact input-Jacobian norms of a data set under the network of a run."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """A finished run directory of experiments/train.py."""
-    quantities: tuple[Literal["embedding", "raw_embedding", "logits"], ...] = ("embedding",)
-    """What is differentiated: the unit-normalised embedding, the embedding before that, the (unscaled) logits."""
+    """A finished run directory of experiments/train.py or experiments/contrastive.py."""
+    quantities: tuple[Literal["embedding", "raw_embedding", "logits", "projection"], ...] = ("embedding",)
+    """What is differentiated: the unit-normalised embedding, the embedding before that, the (unscaled) logits;
+    of a contrastive run, the unit-normalised projection instead of logits."""
     data: str | None = None
     """Images to take, as in train.py; default: the run's own data."""
     data_dir: Path | None = None
@@ -71,29 +67,27 @@ def main(arguments: list[str] | None = None) -> int:
 def compute(config: Config) -> int:
     """The whole job; returns the exit code."""
     reuse_host_memory()
-    for name in ("config.json", "provenance.json", "network.npz"):
-        if not (config.run / name).exists():
-            raise ValueError(f"run={str(config.run)!r} has no {name}: finish it with experiments/train.py")
+    finished = open_finished(config.run)
     if config.images is not None and config.images < 1:
         raise ValueError(f"images={config.images} is below 1: give the number of images")
     if config.memory_mib < 1:
         raise ValueError(f"memory_mib={config.memory_mib} is below 1: give the memory of a device in MiB")
-    trained = json.loads((config.run / "config.json").read_text())
-    provenance = json.loads((config.run / "provenance.json").read_text())
+    trained, provenance = finished.config, finished.provenance
     source = open_source(config.data or trained["data"], data_dir=config.data_dir)
     if config.part not in source.splits:
         raise ValueError(f"part={config.part!r} is not in {source.name}: choose from {', '.join(source.splits)}")
     pixels, labels = (array[: config.images] for array in source.splits[config.part])
     if pixels.shape[1:] != tuple(provenance["image_shape"]):
         raise ValueError(f"data={source.name!r} has images {pixels.shape[1:]}, the run {provenance['image_shape']}")
-    head = CLASS_LOSSES[trained["loss"]].head
-    network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), len(provenance["known_names"]), head)
-    functions = network_functions(network)
+    functions = norm_functions(finished.network)
+    for name in config.quantities:
+        if name not in functions:
+            raise ValueError(f"quantities={name!r} does not exist for this run: choose from {', '.join(functions)}")
     name = Path(source.name.partition(":")[2] or source.name).stem  # npz:FILE and folder:DIRECTORY are paths
     out = config.out or config.run / f"norms-{name}-{config.part}"
     norms = dataset_jacobian_norms(
         {name: functions[name] for name in config.quantities},
-        jax.tree.map(jnp.asarray, read_network(config.run / "network.npz")),
+        finished.variables,
         pixels.astype(np.float32) / np.float32(127.5) - np.float32(1),  # on the host: there may be many
         batch_size=config.batch_size,
         memory_budget=config.memory_mib * 2**20,

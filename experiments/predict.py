@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from PIL import Image
@@ -23,9 +22,8 @@ from osrjax import metrics
 from osrjax.assessment import open_set_scores
 from osrjax.data.folders import IMAGE_SUFFIXES
 from osrjax.data.source import decoded_image
-from osrjax.models import NETWORKS, OpenSetNetwork
+from osrjax.finished import open_finished
 from osrjax.objectives import CLASS_LOSSES
-from osrjax.run import read_network
 from osrjax.train import evaluate
 
 
@@ -61,12 +59,11 @@ def classify(config: Config) -> int:
     """The whole job; returns the exit code."""
     if not 0 < config.reject_share < 1:
         raise ValueError(f"reject_share={config.reject_share!r} must be between 0 and 1, such as 0.1")
-    needed = {name: config.run / name for name in ("config.json", "provenance.json", "scores.npz", "network.npz")}
-    for path in needed.values():
-        if not path.exists():
-            raise ValueError(f"run={str(config.run)!r} has no {path.name}: finish it with experiments/train.py")
-    trained = json.loads(needed["config.json"].read_text())
-    provenance = json.loads(needed["provenance.json"].read_text())
+    needed = ("config.json", "provenance.json", "scores.npz", "network.npz")
+    finished = open_finished(config.run, needed=needed)
+    if finished.is_contrastive:
+        raise ValueError(f"run={str(config.run)!r} is contrastive and has no class logits: give a run of train.py")
+    trained, provenance = finished.config, finished.provenance
     absent = {"loss", "scale", "margin", "network"} - trained.keys() | {
         "known_names",
         "image_shape",
@@ -88,10 +85,9 @@ def classify(config: Config) -> int:
             raise ValueError(f"score={chosen!r} does not exist for this run: choose from {', '.join(found)}")
         return found[chosen]
 
-    with np.load(needed["scores.npz"]) as stored:
+    with np.load(config.run / "scores.npz") as stored:
         threshold = metrics.rejection_threshold(scores_of(stored["validation_logits"]), share=config.reject_share)
-    network = OpenSetNetwork(NETWORKS[trained["network"]](dtype=jnp.float32), len(names), loss.head)
-    variables = jax.tree.map(jnp.asarray, read_network(needed["network.npz"]))
+    network, variables = finished.network, finished.variables
     forward = jax.jit(lambda rows: network.apply(variables, rows, train=False))
     logits = evaluate(forward, images, batch_size=min(len(images), 500)).logits
     for file, row, score in zip(files, logits, scores_of(logits), strict=True):

@@ -3,6 +3,7 @@
     python experiments/speed.py --what train            training steps of three networks
     python experiments/speed.py --what train --networks wrn16_4 --batch 64 --repeats 21
     python experiments/speed.py --what jacobian         exact norms of input Jacobians, and their memory
+    python experiments/speed.py --what gradmix          GradMix training steps, views given
 
 Both sides run in one process and take turns, so that a disturbance hits both; every number is a median. The
 peers are in experiments/torch_peers.py; the fastest of them counts. The last line is one JSON object with
@@ -12,6 +13,10 @@ For Jacobians the fastest of our chunk sizes counts too, and the object has `pea
 128 images; `overhead`, its time over that of as many cotangents as outputs at the best time of one, in single
 passes timed alone; and `auto`, how often the automatic choice of forward or reverse mode was right, of those
 cases where one of them takes 20 % longer. With several networks these are the least favourable ones.
+
+For GradMix the peers take two forms: `ratio` is that of the plain one (the clean views pass forward twice, boxes
+image by image), `ratio_fast_form` that of our algorithm in PyTorch, so that algorithm and kernels are told apart.
+`forward_equivalents` is the arithmetic of our step in forward passes of both views, 9 for the plain form.
 """
 
 import dataclasses
@@ -43,16 +48,16 @@ Work = dict[Who, Callable[[], object]]  # who does it -> one unit of it, finishe
 class Config:
     """Measure the speed of osrjax and of its peers."""
 
-    what: Literal["train", "jacobian"] = "train"
+    what: Literal["train", "jacobian", "gradmix"] = "train"
     """train: forward pass, m-OvR loss, gradients, SGD, random crop and flip. jacobian: norms of the unit embedding's
-    input Jacobian."""
+    input Jacobian. gradmix: maps of three stages, masked views, the three contrastive terms, gradients, Adam."""
     networks: tuple[Literal["small_cnn", "wrn16_4", "resnet18"], ...] = ()
-    """Networks to measure, one after another; default: all for train, wrn16_4 for jacobian."""
+    """Networks to measure, one after another; default: all for train, wrn16_4 for jacobian, resnet18 for gradmix."""
     batch: int | None = None
     """Images at a time; default: 128 (train) or 32 (jacobian) for small_cnn on 28x28x1 images, 32 or 4 for the
-    others on 32x32x3."""
+    others on 32x32x3; 64 for gradmix, two views of each."""
     repeats: int | None = None
-    """Turns of every side, the first of which is left out; default: 15 for train, 5 for jacobian."""
+    """Turns of every side, the first of which is left out; default: 15 for train, 5 for jacobian, 10 for gradmix."""
     chunks: tuple[int, ...] = (1, 2, 8, 32)
     """Chunk sizes of our norms, beside the default one."""
     memory_batch: int = 128
@@ -76,8 +81,12 @@ HYPER = {
     "inter_weight": 1.0,
 }
 CLASSES = 6
-DEFAULT_NETWORKS = {"train": ("small_cnn", "wrn16_4", "resnet18"), "jacobian": ("wrn16_4",)}
-DEFAULT_REPEATS = {"train": 15, "jacobian": 5}
+DEFAULT_NETWORKS = {
+    "train": ("small_cnn", "wrn16_4", "resnet18"),
+    "jacobian": ("wrn16_4",),
+    "gradmix": ("resnet18",),
+}
+DEFAULT_REPEATS = {"train": 15, "jacobian": 5, "gradmix": 10}
 SHORTEST_TURN = 0.2  # seconds; fast steps are repeated within a turn
 
 
@@ -87,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     repeats = DEFAULT_REPEATS[config.what] if config.repeats is None else config.repeats
     if config.smoke:
         smoke = dataclasses.replace(config, networks=("small_cnn",), chunks=(3,), memory_batch=2)
-        config, repeats = dataclasses.replace(smoke, batch=8 if config.what == "train" else 2), 3
+        config, repeats = dataclasses.replace(smoke, batch=2 if config.what == "jacobian" else 8), 3
     error = refusal(config, repeats)
     if error:
         print(f"speed.py: {error}", file=sys.stderr)
@@ -99,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     load = round(os.getloadavg()[0], 2)
     if load > 0.5:
         print(f"The load average is {load}: other processes distort the comparison, wait for a quiet machine.")
-    measure = {"train": training_speed, "jacobian": jacobian_speed}[config.what]
+    measure = {"train": training_speed, "jacobian": jacobian_speed, "gradmix": gradmix_speed}[config.what]
     result = {
         "what": config.what,
         **measure(config, config.networks or DEFAULT_NETWORKS[config.what], repeats, peers=has_torch),
@@ -116,7 +125,9 @@ def refusal(config: Config, repeats: int) -> str | None:
     """Why a configuration cannot be measured."""
     if repeats < 3:
         return f"repeats={repeats} is too few for a median: give 3 or more"
-    if config.what == "train" and config.batch is not None and config.batch < 2:
+    if config.what == "gradmix" and "wrn16_4" in config.networks:
+        return "networks wrn16_4 has no GradMix peer: give small_cnn or resnet18"
+    if config.what != "jacobian" and config.batch is not None and config.batch < 2:
         return f"batch={config.batch} is too small for batch norm: give 2 or more"
     if config.batch is not None and config.batch < 1:
         return f"batch={config.batch} holds no image: give 1 or more"
@@ -149,9 +160,7 @@ def jacobian_speed(config: Config, networks: tuple[str, ...], repeats: int, *, p
     """Prints and gives time and memory of exact input-Jacobian norms."""
     import speed_jacobian
 
-    if peers and jax.default_backend() != "cpu":
-        print("The peers run on the CPU alone: no comparison on another device.")
-        peers = False
+    peers = peers and on_cpu()
     ratios, quartiles, peaks, overheads, milliseconds, programs = {}, {}, {}, {}, {}, {}
     print(f"{'case':10} {'who':35} {'batch':>5} {'ms/image':>9} {'MiB':>9} {'ours / peer':>12}")
     for network in networks:
@@ -197,6 +206,51 @@ def jacobian_speed(config: Config, networks: tuple[str, ...], repeats: int, *, p
         "auto": automatic_choice(smoke=config.smoke) if config.grid else None,
         "ms_per_image": milliseconds,
         f"mib_at_batch_{config.memory_batch}": programs,
+    }
+
+
+def gradmix_speed(config: Config, networks: tuple[str, ...], repeats: int, *, peers: bool) -> dict[str, object]:
+    """Prints and gives the speed of GradMix training steps and the arithmetic of ours."""
+    import speed_gradmix
+
+    peers, batch = peers and on_cpu(), config.batch or 64
+    ratios, quartiles = {"plain": {}, "fast": {}}, {"plain": {}, "fast": {}}
+    milliseconds, equivalents = {}, {}
+    print(f"{'case':10} {'who':35} {'batch':>5} {'ms/step':>9} {'forwards':>9} {'ours / peer':>12}")
+    for network in networks:
+        shape = image_shape(network)
+        ours = {OURS: speed_gradmix.training_step(network, batch, shape, CLASSES, compiler_options())}
+        if config.default_options:
+            ours[OURS_PLAIN] = speed_gradmix.training_step(network, batch, shape, CLASSES, {})
+        forward = speed_gradmix.forward_flops(network, batch, shape, compiler_options())
+        equivalents[network] = round(ours[OURS].flops / forward, 3)
+        theirs: dict[str, dict[str, Callable[[], float]]] = {}
+        if peers:
+            import torch_peers
+
+            hyper = speed_gradmix.HYPER
+            theirs = torch_peers.gradmix_steps(network, batch=batch, image_shape=shape, classes=CLASSES, hyper=hyper)
+        work: Work[str] = {who: side.call for who, side in ours.items()}
+        for steps in theirs.values():
+            work.update(steps)
+        seconds = turns(work, repeats)
+        medians = {who: statistics.median(times) for who, times in seconds.items()}
+        for who, median in medians.items():
+            forwards = f"{ours[who].flops / forward:.2f}" if who in ours else ""
+            relation = "" if who in ours else f"{median / medians[OURS]:.2f}"
+            print(f"{network:10} {who:35} {batch:5d} {1e3 * median:9.1f} {forwards:>9} {relation:>12}", flush=True)
+        milliseconds[network] = {who: round(1e3 * median, 1) for who, median in medians.items()}
+        for form, steps in theirs.items():
+            ratios[form][network], quartiles[form][network] = ratio(seconds, [OURS], list(steps))
+    return {
+        "ratio": min(ratios["plain"].values(), default=None),
+        "ratio_fast_form": min(ratios["fast"].values(), default=None),
+        "forward_equivalents": max(equivalents.values()),
+        "ratios": ratios,
+        "ratio_quartiles": quartiles,
+        "batch": batch,
+        "ms_per_step": milliseconds,
+        "forward_equivalents_each": equivalents,
     }
 
 
@@ -297,6 +351,14 @@ def device() -> str:
     if jax.default_backend() != "cpu":
         return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     return f"CPU, {os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+
+
+def on_cpu() -> bool:
+    """Whether JAX runs on the CPU, as the peers do; says so if not."""
+    if jax.default_backend() == "cpu":
+        return True
+    print("The peers run on the CPU alone: no comparison on another device.")
+    return False
 
 
 def find_torch() -> bool:

@@ -12,29 +12,27 @@ non-finite loss or norm, 2 bad input (nothing was started), 143 or 130 stopped b
 
 import argparse
 import dataclasses
-import itertools
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from osrjax import metrics, report, sharding, splits
 from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
-from osrjax.checkpoint import Checkpoints, UnreadableCheckpointsError
+from osrjax.checkpoint import Checkpoints
 from osrjax.cpu import compiler_options, reuse_host_memory
-from osrjax.data import OpenSetData, batch_indices, open_set_data, open_source, pseudo_unknown_data, stream
+from osrjax.data import OpenSetData, choose_data, content_of, describe_data
 from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
+from osrjax.loop import gather_batch, make_inputs, train_loop
 from osrjax.models import NETWORKS, OpenSetNetwork
-from osrjax.objectives import CLASS_LOSSES, Batch, make_classify_objective, make_crop_and_flip
+from osrjax.objectives import CLASS_LOSSES, make_classify_objective, make_crop_and_flip
 from osrjax.probe import ProbeSets, join_probes, make_probe, probe_sets, write_probe
-from osrjax.run import Run, StopSignal, provenance
+from osrjax.run import Run, StopSignal
 from osrjax.train import (
     Predictions,
     estimate_statistics,
@@ -245,7 +243,6 @@ def check(config: Config) -> None:
         "inter_weight",
         "crop_padding",
         "resamples",
-        "split",
         "seed",
         "probe_every",
     )
@@ -260,43 +257,6 @@ def check(config: Config) -> None:
         raise ValueError(f"reject_share={config.reject_share!r} must be between 0 and 1, such as 0.1")
     if config.epochs is not None and config.epochs < 1:
         raise ValueError(f"epochs={config.epochs!r} must be at least 1")
-
-
-# ------------------------------------------------------------------------------------------------ data
-
-
-def load_data(config: Config):
-    """The class split and its images."""
-    source = open_source(config.data, data_dir=config.data_dir)
-    unknown_source = open_source(config.unknown_data, data_dir=config.data_dir) if config.unknown_data else None
-    classes = len(source.class_names)
-    if config.unknown and not config.known:
-        raise ValueError(f"unknown={list(config.unknown)} without known: give the known classes too")
-    if config.known and unknown_source is not None:
-        others = len(unknown_source.class_names)
-        unknown = config.unknown or range(others)
-        split = splits.custom_split(config.known, unknown, num_classes=classes, unknown_num_classes=others)
-    elif config.known:
-        unknown = config.unknown or set(range(classes)) - set(config.known)
-        split = splits.custom_split(config.known, unknown, num_classes=classes)
-    elif config.family == "random":
-        split = splits.random_split(classes, openness=config.openness, seed=config.split)
-    else:
-        name = Path(config.data.partition(":")[2]).stem if ":" in config.data else config.data
-        split = splits.class_split(config.family, config.dataset or name, config.split)
-    data = open_set_data(
-        source,
-        split,
-        unknown_source=unknown_source,
-        validation_share=config.validation_share,
-        seed=config.split,  # the same validation images for every seed and loss: comparisons are paired
-    )
-    if config.held_out:
-        missing = sorted(set(config.held_out) - set(split.known))
-        if missing:
-            raise ValueError(f"held_out={missing} are not among the known classes {list(split.known)}")
-        data = pseudo_unknown_data(data, [split.known.index(c) for c in config.held_out])
-    return split, data
 
 
 # ------------------------------------------------------------------------------- model, step, loop
@@ -321,7 +281,7 @@ def prepare(config: Config) -> Job:
         raise ValueError(f"jax.process_count()={jax.process_count()}: this script drives the devices of one process")
     mesh = sharding.data_mesh(config.devices)
     sharding.check_batch_size(config.batch_size, mesh)
-    split, data = load_data(config)
+    split, data = choose_data(dataclasses.asdict(config))
     height, width, _ = data.train.images.shape[1:]
     if config.rotations != "none" and height != width:
         raise ValueError(f"rotations={config.rotations!r} needs square images, these are {height}x{width}: use none")
@@ -346,7 +306,7 @@ def prepare(config: Config) -> Job:
 def train_and_evaluate(config: Config, job: Job) -> int:
     """The whole run; returns the exit code."""
     mesh, split, data, sets, steps, run = job
-    print(f"{run.directory}: {config.loss} on {describe(data, split)}", flush=True)
+    print(f"{run.directory}: {config.loss} on {describe_data(data, split)}", flush=True)
     if (done := run.read_json("results.json")) is not None:
         print("finished before; the stored results:\n" + done["table"])
         return 0
@@ -381,10 +341,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     step_function = make_train_step(objective, optimizer)
 
     def gather_and_step(state, images, indices, key, hyper):
-        """`images` are all training images with the indices of a batch, or the batch itself with None."""
-        batch = images if indices is None else Batch(images.images[indices], images.labels[indices])
-        batch = jax.lax.with_sharding_constraint(batch, sharding.batch_sharding(mesh))
-        return step_function(state, batch, key, hyper)
+        return step_function(state, gather_batch(images, indices, mesh=mesh), key, hyper)
 
     options = compiler_options()
     train_step = jax.jit(gather_and_step, donate_argnums=0, compiler_options=options)
@@ -405,7 +362,6 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         lambda: init_state(init_key, train_network, optimizer, hyper, image_shape=image_shape),
         out_shardings=sharding.replicated(mesh),
     )
-    state = new_state()
     probe = sets and make_probe(
         eval_network,
         data,
@@ -417,75 +373,35 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         eval_batch_size=config.eval_batch_size,
     )
 
-    stop = StopSignal()
-    with stop, Checkpoints(run.directory / "checkpoints") as kept:
+    def validate(state) -> float:
+        logits = predict(state, data.validation.images).logits
+        return metrics.closed_set_accuracy(logits.argmax(-1), data.validation.labels)
 
-        def stopped_by(reason: str) -> int:
-            """Says why the run ends here and what is left of it; the exit code."""
-            bar.close()
-            kept.wait()
-            good = f"the checkpoint of step {max(kept.steps())} is good" if kept.steps() else "none was saved"
-            print(f"train.py: {reason}: stopped; {good}. Lower learning_rate={config.learning_rate}", file=sys.stderr)
-            return 1
-
-        try:
-            restored = kept.restore_latest(state)
-        except UnreadableCheckpointsError as error:
-            print(f"train.py: {error}", file=sys.stderr)
-            return 2
-        run.record_start(provenance())
-        start = 0
-        if restored is not None:
-            for line in restored.reports:
-                print(line, file=sys.stderr)
-            start, state = restored.step, restored.state
-            print(f"going on from step {start}", flush=True)
-        # A line of step 0 belongs to its probe, which is taken again where nothing was restored.
-        run.start_log(start if restored is not None else -1)
-        bar = tqdm(total=steps, initial=start, unit="step", disable=None, mininterval=0.5)
+    inputs = make_inputs(data.train, batch_size=config.batch_size, seed=config.seed, mesh=mesh, streamed=config.stream)
+    with StopSignal() as stop, Checkpoints(run.directory / "checkpoints") as kept:
         untrained = estimate_statistics(new_state(), train_network, data.train.images, batch_size=config.batch_size)
-        if probe and start == 0 and (trouble := take_probe(run, probe, variables_of(untrained), 0)):
-            return stopped_by(trouble)
-        step_inputs = inputs_from(start, config, data, mesh)
-        pending = []  # device scalars of steps not yet looked at: reading them would wait for the device
-        clock, clock_step = time.perf_counter(), start
-        for step in range(start + 1, steps + 1):
-            state, step_metrics = train_step(state, *next(step_inputs), train_key, hyper)
-            pending.append((step, step_metrics))
-            bar.update()
-            stopping = stop.requested and step < steps  # read once: a signal may come at any line below
-            saving = step % config.save_every == 0 or step == steps or stopping
-            probing = bool(probe) and (step % config.probe_every == 0 or step == steps)
-            if not (saving or probing or step % config.log_every == 0):
-                continue
-            for logged_step, values in jax.device_get(pending):
-                if not all(np.isfinite(value) for value in values.values()):
-                    broken = ", ".join(name for name, value in values.items() if not np.isfinite(value))
-                    return stopped_by(f"non-finite {broken} at step {logged_step}")
-            pending = []
-            now = time.perf_counter()
-            speed = (step - clock_step) * config.batch_size / (now - clock)
-            record = {f"train/{name}": float(value) for name, value in values.items()}
-            bar.set_postfix_str(f"loss {values['loss']:.3f}, {speed:.0f} images/s")
-            if saving:
-                logits = predict(state, data.validation.images).logits
-                accuracy = metrics.closed_set_accuracy(logits.argmax(-1), data.validation.labels)
-                record["validation/accuracy"] = accuracy
-            run.log(step, {**record, "train/images_per_second": speed})
-            if probing and (trouble := take_probe(run, probe, variables_of(state), step)):
-                return stopped_by(trouble)
-            # After line and probe: what lies beyond the last checkpoint is dropped or replaced on resuming.
-            if saving:
-                kept.save(step, state, accuracy=accuracy)
-            clock, clock_step = time.perf_counter(), step
-            if stopping:
-                bar.close()
-                kept.wait()
-                print(f"train.py: stopped by {stop.name} after saving step {step}; the same command goes on")
-                return stop.exit_code
-        bar.close()
-        kept.wait()
-        best_step = kept.best_step()
+        trained = train_loop(
+            run,
+            kept,
+            stop,
+            new_state(),
+            lambda state, inputs: train_step(state, *inputs, train_key, hyper),
+            inputs,
+            script="train.py",
+            steps=steps,
+            batch_size=config.batch_size,
+            log_every=config.log_every,
+            save_every=config.save_every,
+            validate=validate,
+            remedy=f"Lower learning_rate={config.learning_rate}",
+            probe=None
+            if probe is None
+            else lambda state, step: take_probe(run, probe, variables_of(state if step else untrained), step),
+            probe_every=config.probe_every,
+        )
+    if trained.exit_code:
+        return trained.exit_code
+    state = trained.state
 
     # ------------------------------------------------------------------------------- evaluation
     found = {}
@@ -523,7 +439,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         run.write_arrays("norms.npz", norms | embeddings)
     draw_figures(run.directory / "figures", outputs, config)
     table = results_text(found, data, config)
-    run.write_json("results.json", {**found, "steps": steps, "best_validation_step": best_step, "table": table})
+    run.write_json("results.json", {**found, "steps": steps, "best_validation_step": trained.best_step, "table": table})
     print(table)
     return 0
 
@@ -554,26 +470,6 @@ def norms_of_test_images(network: OpenSetNetwork, before: dict, after: dict, dat
     return found
 
 
-def inputs_from(start: int, config: Config, data: OpenSetData, mesh: jax.sharding.Mesh):
-    """Yields the images and indices of every step after `start`; a batch is a function of seed and step."""
-    if config.stream:
-        elements = list(zip(data.train.images, data.train.labels, strict=True))
-        batches: Any = stream(
-            elements,
-            config.batch_size,
-            seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        for images, labels in batches[start:].to_iter_dataset():  # threads read ahead
-            yield jax.device_put(Batch(images, labels), sharding.batch_sharding(mesh)), None
-    else:
-        images = Batch(*jax.device_put(tuple(data.train), sharding.replicated(mesh)))
-        indices = batch_indices(len(data.train.images), config.batch_size, seed=config.seed)
-        for step in itertools.count(start):
-            yield images, indices[step]
-
-
 def draw_figures(directory: Path, outputs: OpenSetOutputs, config: Config) -> None:
     """Histogram of the loss's own score; ROC and OSCR curves of every score."""
     head, name = CLASS_LOSSES[config.loss].head, CLASS_LOSSES[config.loss].score
@@ -592,19 +488,13 @@ def draw_figures(directory: Path, outputs: OpenSetOutputs, config: Config) -> No
 
 def results_text(found: dict, data: OpenSetData, config: Config) -> str:
     """The final table: one row per score, then the loss's own score of the untrained network."""
-    columns = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1")
     default = CLASS_LOSSES[config.loss].score
     trained, untrained = found["trained"]["scores"], found["untrained"]["scores"]
-    named = {name + (" *" if name == default else ""): values for name, values in trained.items()}
-    rows = [
-        {"score": name, **{column.split("_unknown")[0]: interval_text(values[column]) for column in columns}}
-        for name, values in {**named, f"{default}, untrained": untrained[default]}.items()
-    ]
     what = "validation images, held-out classes as unknown" if config.held_out else "test images"
     lines = [
-        report.results_table(rows),
+        report.open_set_table(trained, untrained, score=default),
         f"* the score that belongs to this loss; unknown = positive; [95 % bootstrap interval over {what}]",
-        f"closed-set accuracy {interval_text(trained[default]['closed_set_accuracy'])}, "
+        f"closed-set accuracy {report.interval_text(trained[default]['closed_set_accuracy'])}, "
         f"on validation {found['trained']['validation_accuracy']:.3f}; "
         f"Davies-Bouldin {found['trained']['davies_bouldin'] or float('nan'):.3f}",
         f"{len(data.test_known.labels)} known and {len(data.test_unknown.labels)} unknown images",
@@ -612,36 +502,6 @@ def results_text(found: dict, data: OpenSetData, config: Config) -> str:
     for name, _, complete in data.sources:
         lines.append(f"source: {name} ({'complete' if complete else 'NOT the complete data set'})")
     return "\n".join(lines)
-
-
-def interval_text(value: dict) -> str:
-    """0.912 [0.900, 0.922]."""
-    text = f"{value['value']:.3f}"
-    return text if value["low"] is None else f"{text} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
-def describe(data: OpenSetData, split: splits.ClassSplit) -> str:
-    """One line that says what is known and what is not."""
-    many = len(data.unknown_names) > 10
-    unknown = f"{len(data.unknown_names)} classes" if many else ", ".join(data.unknown_names)
-    return (
-        f"{split.family} split {split.index} of {split.dataset}; known: {', '.join(data.known_names)}; "
-        f"unknown: {unknown}; {len(data.train.labels)} training, {len(data.validation.labels)} validation images"
-    )
-
-
-def content_of(data: OpenSetData, split: splits.ClassSplit) -> dict:
-    """What the run directory remembers of the data; a run never goes on with other data."""
-    return {
-        "split": dataclasses.asdict(split),
-        "known_names": list(data.known_names),
-        "unknown_names": list(data.unknown_names),
-        "sources": [{"name": name, "provenance": text, "complete": complete} for name, text, complete in data.sources],
-        "image_shape": data.train.images.shape[1:],
-        "images": {
-            part: len(getattr(data, part).labels) for part in ("train", "validation", "test_known", "test_unknown")
-        },
-    }
 
 
 def run_name(config: Config) -> str:

@@ -5,8 +5,8 @@
 
 An untrained network's batch norms hold mean 0 and variance 1, which describe none of its layers. Norms of the unit
 embedding and of the raw embedding at test images of the bundled set, with these initial statistics and with
-statistics estimated on training images, for several networks and seeds; for finished runs of train.py on that set, with
-the running statistics of training and with estimated ones. The last line is one JSON object.
+statistics estimated on training images, for several networks and seeds; for finished runs on that set, with the
+running statistics of training and with estimated ones. The last line is one JSON object.
 """
 
 import dataclasses
@@ -24,10 +24,9 @@ from osrjax import intervals, report
 from osrjax.augment import to_float
 from osrjax.cpu import reuse_host_memory
 from osrjax.data import open_source
-from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
-from osrjax.models import NETWORKS, OpenSetNetwork
-from osrjax.objectives import CLASS_LOSSES
-from osrjax.run import read_network
+from osrjax.finished import norm_functions, open_finished
+from osrjax.jacobian_dataset import dataset_jacobian_norms
+from osrjax.models import NETWORKS, ContrastiveNetwork, OpenSetNetwork
 from osrjax.train import TrainState, estimate_statistics, init_state, make_sgd
 
 NetworkName = Literal["small_cnn", "classifier32", "wrn16_4", "resnet18", "resnet34", "resnet50"]
@@ -38,7 +37,7 @@ class Config:
     """Measure norms of untrained networks."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Finished runs of train.py on the bundled images, to measure too."""
+    """Finished runs of train.py or contrastive.py on the bundled images, to measure too."""
     networks: tuple[NetworkName, ...] = ("small_cnn", "classifier32", "wrn16_4")
     """Networks, one after another."""
     seeds: int = 3
@@ -106,23 +105,21 @@ def norms_of(name: NetworkName, seed: int, training: np.ndarray, images: np.ndar
     return norms_with_both(network, new_state(jax.random.key(seed)), training, images)
 
 
-def trained_network(run: Path) -> tuple[OpenSetNetwork, TrainState]:
+def trained_network(run: Path) -> tuple[OpenSetNetwork | ContrastiveNetwork, TrainState]:
     """The network of a finished run on the bundled images, and its parameters and statistics."""
-    if not (run / "network.npz").exists():
-        raise ValueError(f"runs={str(run)!r} has no network.npz: finish it with experiments/train.py")
-    config, classes = json.loads((run / "config.json").read_text()), json.loads((run / "provenance.json").read_text())
-    if config["data"] != "fashion_mnist_small":
-        raise ValueError(f"runs={str(run)!r} is about {config['data']}: give a run on fashion_mnist_small")
-    head = CLASS_LOSSES[config["loss"]].head
-    network = OpenSetNetwork(NETWORKS[config["network"]](), len(classes["known_names"]), head)
-    variables = jax.tree.map(jnp.asarray, read_network(run / "network.npz"))
-    return network, TrainState(jnp.zeros((), int), variables["params"], variables["batch_stats"], ())
+    finished = open_finished(run, argument="runs", needed=("network.npz", "config.json", "provenance.json"))
+    if finished.config["data"] != "fashion_mnist_small":
+        raise ValueError(f"runs={str(run)!r} is about {finished.config['data']}: give a run on fashion_mnist_small")
+    params, stats = (finished.variables[name] for name in ("params", "batch_stats"))
+    return finished.network, TrainState(jnp.zeros((), int), params, stats, ())
 
 
-def norms_with_both(network: OpenSetNetwork, state: TrainState, training: np.ndarray, images: np.ndarray) -> dict:
+def norms_with_both(
+    network: OpenSetNetwork | ContrastiveNetwork, state: TrainState, training: np.ndarray, images: np.ndarray
+) -> dict:
     """Mean norms of a network with the running statistics that it has, and with estimated ones."""
     states = {"initial": state, "estimated": estimate_statistics(state, network, training, batch_size=64)}
-    functions = {name: f for name, f in network_functions(network).items() if name != "logits"}
+    functions = {name: norm_functions(network)[name] for name in ("embedding", "raw_embedding")}
     found = {}
     for statistics, with_statistics in states.items():
         variables = {"params": with_statistics.params, "batch_stats": with_statistics.stats}

@@ -1,7 +1,8 @@
-"""The numbers of one trained network: every open-set score of its head, every metric, with intervals.
+"""The numbers of one trained network: every open-set score, every metric, with intervals.
 
-What :func:`assess` needs are the network's outputs on known validation images, known test images and unknown
-test images; so a stored ``scores.npz`` can be assessed again without the network.
+What :func:`assess` needs are a classifier's outputs on known validation images, known test images and unknown
+test images; :func:`assess_features` takes the features of any encoder instead, and those of its training images.
+Both go by arrays alone, so a stored ``scores.npz`` can be assessed again without the network.
 """
 
 from collections.abc import Mapping
@@ -13,9 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from osrjax import intervals, metrics, scores
+from osrjax import feature_scores, intervals, metrics, scores
 
-__all__ = ["SCORES", "OpenSetOutputs", "assess", "open_set_scores"]
+__all__ = [
+    "FEATURE_SCORES",
+    "SCORES",
+    "OpenSetFeatures",
+    "OpenSetLabels",
+    "OpenSetOutputs",
+    "ScoredImages",
+    "assess",
+    "assess_features",
+    "open_set_feature_scores",
+    "open_set_scores",
+]
 
 Scalar = float | Float[Array, ""]
 
@@ -23,6 +35,7 @@ SCORES = {
     "cosine": ("m_ovr_margin", "m_ovr", "cosine", "max_softmax", "energy", "entropy"),
     "linear": ("max_softmax", "max_logit", "ovr", "energy", "entropy"),
 }
+FEATURE_SCORES = ("knn_sum", "knn_ratio", "mahalanobis")
 
 
 class OpenSetOutputs(NamedTuple):
@@ -36,6 +49,34 @@ class OpenSetOutputs(NamedTuple):
     unknown_logits: Float[np.ndarray, "unknown classes"]
     unknown_embedding: Float[np.ndarray, "unknown features"]
     unknown_labels: Int[np.ndarray, " unknown"]
+
+
+class OpenSetFeatures(NamedTuple):
+    """Features of one network in one space, one row per image."""
+
+    train: Float[np.ndarray, "train features"]
+    validation: Float[np.ndarray, "validation features"]
+    known: Float[np.ndarray, "known features"]
+    unknown: Float[np.ndarray, "unknown features"]
+
+
+class OpenSetLabels(NamedTuple):
+    """Positions in ``known_classes`` of the same images; unknown ones have none."""
+
+    train: Int[np.ndarray, " train"]
+    validation: Int[np.ndarray, " validation"]
+    known: Int[np.ndarray, " known"]
+
+
+class ScoredImages(NamedTuple):
+    """One score and one predicted class for every image but the training ones; larger = more unknown."""
+
+    validation: Float[np.ndarray, " validation"]
+    known: Float[np.ndarray, " known"]
+    unknown: Float[np.ndarray, " unknown"]
+    validation_predictions: Int[np.ndarray, " validation"]
+    known_predictions: Int[np.ndarray, " known"]
+    unknown_predictions: Int[np.ndarray, " unknown"]
 
 
 def open_set_scores(
@@ -113,25 +154,148 @@ def assess(
       resamples) and ``threshold``; ``davies_bouldin`` of the known test embedding (None
       for a single class); counts of images.
     """
-    found = {
-        part: open_set_scores(logits, head=head, scale=scale, margin=margin)
-        for part, logits in (
-            ("validation", outputs.validation_logits),
-            ("known", outputs.known_logits),
-            ("unknown", outputs.unknown_logits),
-        )
+    logits = (outputs.validation_logits, outputs.known_logits, outputs.unknown_logits)
+    found = [open_set_scores(part, head=head, scale=scale, margin=margin) for part in logits]
+    predictions = [part.argmax(-1) for part in logits]
+    scored = {name: ScoredImages(*(part[name] for part in found), *predictions) for name in found[0]}
+    return {
+        "scores": _metrics_of(scored, outputs.known_labels, reject_share, resamples, seed),
+        "davies_bouldin": metrics.davies_bouldin(outputs.known_embedding, outputs.known_labels)
+        if outputs.known_logits.shape[1] > 1
+        else None,
+        "validation_accuracy": metrics.closed_set_accuracy(predictions[0], outputs.validation_labels),
+        "validation_images": len(outputs.validation_labels),
+        "known_images": len(outputs.known_labels),
+        "unknown_images": len(outputs.unknown_labels),
     }
-    predictions = outputs.known_logits.argmax(-1)
-    unknown_predictions = outputs.unknown_logits.argmax(-1)
-    table: dict[str, Mapping[str, Any]] = {}
-    for name in found["known"]:
+
+
+def open_set_feature_scores(
+    space: OpenSetFeatures,
+    labels: Int[np.ndarray, " train"],
+    *,
+    classes: int,
+    neighbours: int = 3,
+    shrinkage: float = 0.0,
+) -> dict[str, ScoredImages]:
+    """Every score of ``FEATURE_SCORES``, by name, with the class that its own comparison prefers.
+
+    *Cost*: one matrix product of all images with all training images.
+
+    Args:
+      space: features of the training images, to which the scores are fitted, and of the others.
+      labels: of the training images, each class at least once.
+      classes: number of known classes.
+      neighbours: K of the nearest-neighbour scores.
+      shrinkage: of the covariance of the Mahalanobis distance, in [0, 1].
+
+    Returns:
+      Float32 scores. Predictions of both nearest-neighbour scores are ``argmax_c S_c``, those of the Mahalanobis
+      distance ``argmin_c D_c``.
+
+    Raises:
+      ValueError: as :func:`osrjax.feature_scores.fit_knn`, :func:`osrjax.feature_scores.class_similarities` and
+        :func:`osrjax.feature_scores.fit_mahalanobis`.
+    """
+    images = np.concatenate([space.validation, space.known, space.unknown])
+    bank = feature_scores.fit_knn(space.train, labels, classes=classes)
+    fitted = feature_scores.fit_mahalanobis(space.train, labels, classes=classes, shrinkage=shrinkage)
+    similarities = feature_scores.class_similarities(bank, images, neighbours=neighbours)
+    distances = feature_scores.mahalanobis_distances(fitted, images)
+    found = _compiled_feature_scores(similarities, distances)
+    ends = np.cumsum([len(space.validation), len(space.known)])
+    return {
+        name: ScoredImages(*(part for values in found[name] for part in np.split(np.asarray(values), ends)))
+        for name in FEATURE_SCORES
+    }
+
+
+@jax.jit
+def _compiled_feature_scores(similarities: Array, distances: Array) -> dict[str, tuple[Array, Array]]:
+    nearest = jnp.argmax(similarities, axis=-1)
+    return {
+        "knn_sum": (feature_scores.knn_sum_score(similarities), nearest),
+        "knn_ratio": (feature_scores.knn_ratio_score(similarities), nearest),
+        "mahalanobis": (feature_scores.mahalanobis_score(distances), jnp.argmin(distances, axis=-1)),
+    }
+
+
+def assess_features(
+    projection: OpenSetFeatures,
+    labels: OpenSetLabels,
+    *,
+    classes: int,
+    embedding: OpenSetFeatures | None = None,
+    neighbours: int = 3,
+    shrinkage: float = 0.0,
+    reject_share: float = 0.1,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Metrics of every score that features allow, in the form of :func:`assess`.
+
+    Args:
+      projection: features in the space that the loss sees, z.
+      labels: of all images but the unknown ones.
+      classes: number of known classes.
+      embedding: features of the same images before the projection head, h; their scores end in ``_embedding``.
+      neighbours: K of the nearest-neighbour scores.
+      shrinkage: of the covariance of the Mahalanobis distance, in [0, 1].
+      reject_share: share of known VALIDATION images that the threshold of macro-F1 rejects.
+      resamples: bootstrap resamples; 0 for no intervals.
+      seed: of the bootstrap.
+
+    Returns:
+      Plain JSON values: ``scores``, as :func:`assess` gives them; ``davies_bouldin`` of the known test images in z
+      (None for a single class), and ``davies_bouldin_embedding`` where h is given; ``validation_accuracy`` by
+      nearest neighbours in z; counts of images.
+
+    Raises:
+      ValueError: two spaces of different images; otherwise as :func:`open_set_feature_scores`.
+    """
+    scored = open_set_feature_scores(
+        projection, labels.train, classes=classes, neighbours=neighbours, shrinkage=shrinkage
+    )
+    spaces = {"davies_bouldin": projection}
+    if embedding is not None:
+        sizes, others = [[len(part) for part in space] for space in (projection, embedding)]
+        if sizes != others:
+            raise ValueError(f"embedding has {others} images, projection {sizes}: give the same images in both spaces")
+        found = open_set_feature_scores(
+            embedding, labels.train, classes=classes, neighbours=neighbours, shrinkage=shrinkage
+        )
+        scored |= {f"{name}_embedding": values for name, values in found.items()}
+        spaces["davies_bouldin_embedding"] = embedding
+    return {
+        "scores": _metrics_of(scored, labels.known, reject_share, resamples, seed),
+        **{
+            name: metrics.davies_bouldin(space.known, labels.known) if classes > 1 else None
+            for name, space in spaces.items()
+        },
+        "validation_accuracy": metrics.closed_set_accuracy(scored["knn_sum"].validation_predictions, labels.validation),
+        "validation_images": len(labels.validation),
+        "known_images": len(labels.known),
+        "unknown_images": len(projection.unknown),
+    }
+
+
+def _metrics_of(
+    scored: Mapping[str, ScoredImages],
+    labels: Int[np.ndarray, " known"],
+    reject_share: float,
+    resamples: int,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Every metric of every score with its interval, and the threshold from the validation images."""
+    table: dict[str, dict[str, Any]] = {}
+    for name, images in scored.items():
         arrays = (
-            found["known"][name],
-            found["unknown"][name],
-            predictions,
-            outputs.known_labels,
-            found["validation"][name],
-            unknown_predictions,
+            images.known,
+            images.unknown,
+            images.known_predictions,
+            labels,
+            images.validation,
+            images.unknown_predictions,
         )
         values = metrics.open_set_metrics(*arrays, share=reject_share)
         bounds = {}
@@ -140,15 +304,5 @@ def assess(
         table[name] = {
             metric: dict(zip(("value", "low", "high"), (value, *bounds.get(metric, (None, None))), strict=True))
             for metric, value in values.items()
-        } | {"threshold": metrics.rejection_threshold(found["validation"][name], share=reject_share)}
-    validation_predictions = outputs.validation_logits.argmax(-1)
-    return {
-        "scores": table,
-        "davies_bouldin": metrics.davies_bouldin(outputs.known_embedding, outputs.known_labels)
-        if outputs.known_logits.shape[1] > 1
-        else None,
-        "validation_accuracy": metrics.closed_set_accuracy(validation_predictions, outputs.validation_labels),
-        "validation_images": len(outputs.validation_labels),
-        "known_images": len(outputs.known_labels),
-        "unknown_images": len(outputs.unknown_labels),
-    }
+        } | {"threshold": metrics.rejection_threshold(images.validation, share=reject_share)}
+    return table

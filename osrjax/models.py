@@ -25,6 +25,8 @@ from jaxtyping import Array, Float
 __all__ = [
     "NETWORKS",
     "Classifier32",
+    "ContrastiveNetwork",
+    "ContrastiveOutputs",
     "OpenSetNetwork",
     "Outputs",
     "ResNet",
@@ -107,15 +109,7 @@ class OpenSetNetwork(nn.Module):
         Raises:
             ValueError: if images are not floating-point NHWC, or the taps do not fit the stages.
         """
-        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(
-                f"images of shape {images.shape} and dtype {images.dtype}: pass a batch of shape "
-                "[batch, height, width, channels], as floats in [-1, 1] (osrjax.augment.to_float)"
-            )
-        maps, raw_embedding = self.backbone(images, train=train, taps=taps)
-        if taps is not None and len(taps) != len(maps):
-            raise ValueError(f"len(taps)={len(taps)} but the backbone has {len(maps)} stages: use zero_taps")
-        raw_embedding = raw_embedding.astype(jnp.float32)
+        maps, raw_embedding = _backbone_outputs(self.backbone, images, train, taps)
         embedding = unit_vectors(raw_embedding)
         # The heads cost next to nothing, and scores rank by them: never at reduced precision.
         dense = partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
@@ -127,6 +121,73 @@ class OpenSetNetwork(nn.Module):
             logits = dense(self.classes, name="classifier")(raw_embedding)
         rotation_logits = dense(ROTATIONS, name="rotation")(raw_embedding)
         return Outputs(logits, embedding, raw_embedding, maps, rotation_logits)
+
+
+class ContrastiveOutputs(NamedTuple):
+    """What one forward pass of :class:`ContrastiveNetwork` gives.
+
+    Attributes:
+        projection: z, unit vectors, which the contrastive losses compare; float32.
+        embedding: h, the backbone's raw embedding, which linear probes read; float32.
+        maps: output of each stage after its activation, compute dtype, first stage first.
+    """
+
+    projection: Float[Array, "batch features"]
+    embedding: Float[Array, "batch hidden"]
+    maps: tuple[Float[Array, "batch _ _ _"], ...]
+
+
+class ContrastiveNetwork(nn.Module):
+    """A backbone with the projection head of contrastive learning: linear, ReLU, linear, unit norm.
+
+    Variables: ``params`` holds ``backbone`` and the layers ``hidden`` and ``projection``; ``batch_stats`` holds
+    the running statistics.
+
+    Attributes:
+        backbone: as for :class:`OpenSetNetwork`.
+        hidden: width of the hidden layer.
+        features: length of the projection.
+
+    References:
+        Chen et al., arXiv 2002.05709, sec. 4.2; widths as in the code of Xu et al., arXiv 2505.12803.
+    """
+
+    backbone: nn.Module
+    hidden: int = 512
+    features: int = 128
+
+    def __post_init__(self):
+        for name in ("hidden", "features"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} is no layer: use at least 1")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool,
+        taps: Sequence[Float[Array, "..."]] | None = None,
+    ) -> ContrastiveOutputs:
+        """Outputs for a batch of images; arguments and errors are those of :class:`OpenSetNetwork`."""
+        maps, embedding = _backbone_outputs(self.backbone, images, train, taps)
+        dense = partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
+        projection = dense(self.features, name="projection")(nn.relu(dense(self.hidden, name="hidden")(embedding)))
+        return ContrastiveOutputs(unit_vectors(projection), embedding, maps)
+
+
+def _backbone_outputs(backbone, images, train, taps):
+    """Stage maps and float32 raw embedding, with the checks that every network shares."""
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images of shape {images.shape} and dtype {images.dtype}: pass a batch of shape "
+            "[batch, height, width, channels], as floats in [-1, 1] (osrjax.augment.to_float)"
+        )
+    maps, raw_embedding = backbone(images, train=train, taps=taps)
+    if taps is not None and len(taps) != len(maps):
+        raise ValueError(f"len(taps)={len(taps)} but the backbone has {len(maps)} stages: use zero_taps")
+    return maps, raw_embedding.astype(jnp.float32)
 
 
 def unit_vectors(vectors: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
@@ -154,7 +215,7 @@ def unit_vectors(vectors: Float[Array, "*batch features"]) -> Float[Array, "*bat
 
 
 def zero_taps(
-    network: OpenSetNetwork, image_shape: tuple[int, int, int], batch: int
+    network: OpenSetNetwork | ContrastiveNetwork, image_shape: tuple[int, int, int], batch: int
 ) -> tuple[Float[Array, "batch _ _ _"], ...]:
     """Zeros of the shape and dtype of every stage map, to differentiate with respect to.
 
@@ -294,8 +355,8 @@ class _PreActivationBlock(nn.Module):
 class ResNet(nn.Module):
     """Residual network of 18, 34 (basic blocks) or 50 layers (bottleneck blocks).
 
-    Four stages of 64, 128, 256, 512 channels (times 4 with bottlenecks) and strides 1, 2, 2, 2. The raw
-    embedding is the average of the last map, 512 or 2048 entries. Bottlenecks stride in their 3x3
+    Four stages of 1, 2, 4, 8 times ``width`` channels (times 4 with bottlenecks) and strides 1, 2, 2, 2. The raw
+    embedding is the average of the last map, 512 or 2048 entries at the usual width of 64. Bottlenecks stride in their 3x3
     convolution; no scale starts at zero.
 
     Attributes:
@@ -303,6 +364,7 @@ class ResNet(nn.Module):
         stem: "cifar", a 3x3 convolution; or "imagenet", a 7x7 convolution with stride 2, then a 3x3 max
             pool with stride 2.
         dtype: compute dtype.
+        width: channels of the first stage; 16 makes a network of 1/16 of the cost for small machines.
 
     References:
         He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385, table 1.
@@ -311,10 +373,13 @@ class ResNet(nn.Module):
     depth: int = 18
     stem: Literal["cifar", "imagenet"] = "cifar"
     dtype: DTypeLike = jnp.float32
+    width: int = 64
 
     def __post_init__(self):
         if self.depth not in _RESNET_BLOCKS:
             raise ValueError(f"depth={self.depth!r} is not built here: use 18, 34 or 50")
+        if self.width < 1:
+            raise ValueError(f"width={self.width!r} is no layer: use at least 1, 64 as published")
         if self.stem not in ("cifar", "imagenet"):
             raise ValueError(f"stem={self.stem!r} is not a stem: use 'cifar' or 'imagenet'")
         super().__post_init__()
@@ -323,7 +388,7 @@ class ResNet(nn.Module):
     def __call__(self, images, *, train, taps=None):
         """Stage maps and raw embedding; arguments as in :class:`OpenSetNetwork`."""
         cifar = self.stem == "cifar"
-        x = _conv(64, kernel=3 if cifar else 7, stride=1 if cifar else 2, dtype=self.dtype)(images)
+        x = _conv(self.width, kernel=3 if cifar else 7, stride=1 if cifar else 2, dtype=self.dtype)(images)
         x = nn.relu(_norm(train, self.dtype)(x))
         if not cifar:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -331,7 +396,7 @@ class ResNet(nn.Module):
         for stage, blocks in enumerate(_RESNET_BLOCKS[self.depth]):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                x = _ResidualBlock(64 * 2**stage, stride, self.depth == 50, self.dtype)(x, train)
+                x = _ResidualBlock(self.width * 2**stage, stride, self.depth == 50, self.dtype)(x, train)
             x = _tapped(x, taps, stage)
             maps += (x,)
         return maps, _average(x)
@@ -367,6 +432,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallCNN,
     "classifier32": Classifier32,
     "wrn16_4": partial(WideResNet, depth=16, widen=4),
+    "resnet18_w16": partial(ResNet, depth=18, width=16),
     "resnet18": partial(ResNet, depth=18),
     "resnet34": partial(ResNet, depth=34),
     "resnet50": partial(ResNet, depth=50),

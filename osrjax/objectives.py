@@ -26,6 +26,7 @@ __all__ = [
     "Objective",
     "ObjectiveAux",
     "make_classify_objective",
+    "make_contrastive_augmentation",
     "make_crop_and_flip",
 ]
 
@@ -139,6 +140,61 @@ def make_crop_and_flip(*, crop_padding: int = 4, flip: bool = True) -> Callable[
         return images
 
     return crop_and_flip
+
+
+def make_contrastive_augmentation(
+    *,
+    crop_scale: tuple[float, float] | None = (0.2, 1.0),
+    flip: bool = True,
+    jitter: float = 1.0,
+    gray: float = 0.2,
+    policy: Callable[[Array, Array], Array] | None = None,
+) -> Callable[[Array, Array], Array]:
+    """Returns the augmentation of contrastive training, ``(key, uint8 images) -> float images``.
+
+    In this order: the policy, colour jitter, random resized crop, horizontal flip, grayscale; as in the authors'
+    code, the jitter comes before the crop. Two views are two calls with two keys.
+
+    Args:
+      crop_scale: smallest and largest share of the area of the random resized crop; None: no crop.
+      flip: mirror each image with probability one half.
+      jitter: factor of the strengths 0.4 (brightness, contrast, saturation) and 0.1 (hue), each applied with
+        probability 0.8; 0: none.
+      gray: probability of dropping the colours.
+      policy: ``(key, float images) -> float images`` before everything else, such as
+        :func:`osrjax.policies.rand_augment`.
+
+    Returns:
+      A function of a key and uint8 images that gives float32 images in [-1, 1].
+
+    Raises:
+      ValueError: a jitter below 0 or above 5; when called: ranges that :mod:`osrjax.augment` refuses.
+
+    References:
+      Chen et al., arXiv 2002.05709, appendix A, without blur; Xu et al., arXiv 2505.12803, as in its code.
+    """
+    if not 0 <= jitter <= 5:
+        raise ValueError(f"{jitter=} is outside [0, 5]: give a factor of the usual strengths, 1 as published")
+
+    def views(key: Array, images: Array) -> Array:
+        keys = jax.random.split(key, 5)
+        images = augment.to_float(images)
+        if policy is not None:
+            images = policy(keys[0], images)
+        if jitter:
+            strength, hue = 0.4 * jitter, 0.1 * jitter
+            images = augment.color_jitter(
+                keys[1], images, brightness=strength, contrast=strength, saturation=strength, hue=hue
+            )
+        if crop_scale is not None:
+            images = augment.random_resized_crop(keys[2], images, scale=crop_scale)
+        if flip:
+            images = augment.random_flip(keys[3], images)
+        if gray and images.shape[-1] == 3:
+            images = augment.random_grayscale(keys[4], images, probability=gray)
+        return images
+
+    return views
 
 
 def make_classify_objective(

@@ -7,7 +7,7 @@ says the same.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -19,7 +19,15 @@ from matplotlib.ticker import PercentFormatter
 
 from osrjax import metrics
 
-__all__ = ["oscr_figure", "results_table", "roc_figure", "save_figure", "score_histogram"]
+__all__ = [
+    "interval_text",
+    "open_set_table",
+    "oscr_figure",
+    "results_table",
+    "roc_figure",
+    "save_figure",
+    "score_histogram",
+]
 
 KNOWN_COLOUR, UNKNOWN_COLOUR = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito, 2008
 CURVE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
@@ -240,6 +248,45 @@ def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> s
         ).rstrip()
         for line in lines
     )
+
+
+def interval_text(value: Mapping[str, float | None]) -> str:
+    """A number with its interval, as tables show it.
+
+    Args:
+      value: ``value``, and the ends ``low`` and ``high`` of its interval, or None for both.
+
+    Returns:
+      Three decimals each.
+
+    Example:
+      >>> interval_text({"value": 0.9117, "low": 0.9, "high": 0.922})
+      '0.912 [0.900, 0.922]'
+    """
+    text = f"{value['value']:.3f}"
+    return text if value["low"] is None else f"{text} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def open_set_table(
+    trained: Mapping[str, Mapping[str, Any]], untrained: Mapping[str, Mapping[str, Any]], *, score: str
+) -> str:
+    """The main table of a run: one row per score, then the run's own score of the untrained network.
+
+    Args:
+      trained: metrics by score, as :func:`osrjax.assessment.assess` gives under ``scores``.
+      untrained: the same of the network before training.
+      score: the run's own one, which gets a star.
+
+    Returns:
+      The lines of the table.
+    """
+    columns = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1")
+    named = {name + (" *" if name == score else ""): values for name, values in trained.items()}
+    rows = [
+        {"score": name, **{column.split("_unknown")[0]: interval_text(values[column]) for column in columns}}
+        for name, values in {**named, f"{score}, untrained": untrained[score]}.items()
+    ]
+    return results_table(rows)
 
 
 def _cell(value: object, digits: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from osrjax import models
-from osrjax.models import NETWORKS, OpenSetNetwork, Outputs, SmallCNN, unit_vectors, zero_taps
+from osrjax.models import NETWORKS, ContrastiveNetwork, OpenSetNetwork, Outputs, SmallCNN, unit_vectors, zero_taps
 
 KEY = jax.random.key(0)
 
@@ -21,7 +21,7 @@ def sizes(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def abstract(network: OpenSetNetwork, image_shape: tuple[int, ...], batch: int = 2):
+def abstract(network: nn.Module, image_shape: tuple[int, ...], batch: int = 2):
     """Outputs and variables as shapes only: nothing is computed."""
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
 
@@ -114,10 +114,10 @@ def wide_resnet(blocks: int, widen: int) -> int:
     return total + 2 * inputs
 
 
-def resnet(blocks: tuple[int, ...], *, bottleneck: bool, stem_kernel: int) -> int:
-    total, inputs = conv_norm(3, 64, stem_kernel), 64
+def resnet(blocks: tuple[int, ...], *, bottleneck: bool, stem_kernel: int, first: int = 64) -> int:
+    total, inputs = conv_norm(3, first, stem_kernel), first
     for stage, count in enumerate(blocks):
-        width = 64 * 2**stage
+        width = first * 2**stage
         outputs = 4 * width if bottleneck else width
         for _ in range(count):
             if bottleneck:
@@ -131,12 +131,14 @@ def resnet(blocks: tuple[int, ...], *, bottleneck: bool, stem_kernel: int) -> in
 
 
 RESNET18 = resnet((2, 2, 2, 2), bottleneck=False, stem_kernel=3)
+RESNET18_W16 = resnet((2, 2, 2, 2), bottleneck=False, stem_kernel=3, first=16)
 RESNET34 = resnet((3, 4, 6, 3), bottleneck=False, stem_kernel=3)
 RESNET50 = resnet((3, 4, 6, 3), bottleneck=True, stem_kernel=3)
 COUNTS = [  # name, backbone parameters by formula, features, known total with a linear head, its classes
     ("small_cnn", small_cnn(3), 128, None, 10),
     ("classifier32", classifier32(3), 128, None, 10),
     ("wrn16_4", wide_resnet(2, 4), 256, 2_748_890, 10),  # "2.7M" in the paper's table
+    ("resnet18_w16", RESNET18_W16, 128, None, 10),
     ("resnet18", RESNET18, 512, 11_173_962, 10),  # the CIFAR variant widely quoted as 11.17M
     ("resnet34", RESNET34, 512, 21_282_122, 10),
     ("resnet50", RESNET50, 2048, 23_520_842, 10),
@@ -178,6 +180,7 @@ MAPS = {  # (height, channels) of each stage map at 32 x 32
     "small_cnn": [(16, 32), (8, 64), (4, 128)],
     "classifier32": [(16, 128), (8, 128), (4, 128)],
     "wrn16_4": [(32, 64), (16, 128), (8, 256)],
+    "resnet18_w16": [(32, 16), (16, 32), (8, 64), (4, 128)],
     "resnet18": [(32, 64), (16, 128), (8, 256), (4, 512)],
     "resnet34": [(32, 64), (16, 128), (8, 256), (4, 512)],
     "resnet50": [(32, 256), (16, 512), (8, 1024), (4, 2048)],
@@ -433,6 +436,52 @@ def test_heads_keep_full_precision_on_accelerators(head, platform):
     assert text.count("precision = [HIGHEST, HIGHEST]") == 2
 
 
+def test_projection_head_by_hand(tiny):
+    """The backbone of the other network, then linear, ReLU, linear and unit norm in float64."""
+    other, variables, images = tiny
+    network = ContrastiveNetwork(other.backbone, hidden=7, features=3)
+    own = drawn(network, images.shape[1:], seed=8)
+    assert set(own["params"]) == {"backbone", "hidden", "projection"}
+    params = own["params"] | {"backbone": variables["params"]["backbone"]}
+    mixed = {"params": params, "batch_stats": variables["batch_stats"]}
+    taps = tuple(images_of(*tap.shape, seed=i) for i, tap in enumerate(zero_taps(network, (8, 8, 1), 6)))
+    outputs = jax.jit(lambda taps: network.apply(mixed, images, train=False, taps=taps))(taps)
+    wanted = forward(other, variables, images, taps)
+    np.testing.assert_allclose(outputs.embedding, wanted.raw_embedding, rtol=1e-5, atol=1e-6)
+    for found, stage in zip(outputs.maps, wanted.maps, strict=True):
+        np.testing.assert_allclose(found, stage, rtol=1e-5, atol=1e-6)
+    x = np.asarray(outputs.embedding, np.float64)
+    for name in ("hidden", "projection"):
+        kernel, bias = (np.float64(params[name][part]) for part in ("kernel", "bias"))
+        x = (np.maximum(x, 0) if name == "projection" else x) @ kernel + bias
+    np.testing.assert_allclose(outputs.projection, x / np.linalg.norm(x, axis=1, keepdims=True), atol=2e-6)
+
+
+def test_published_contrastive_network():
+    """A linear layer of 512, a projection of 128, all in float32 whatever the backbone computes in."""
+    network = ContrastiveNetwork(NETWORKS["resnet18"](dtype=jnp.bfloat16))
+    outputs, variables = abstract(network, (32, 32, 3))
+    params = variables["params"]
+    assert sizes(params["backbone"]) == RESNET18
+    assert sizes(params["hidden"]) == 513 * 512
+    assert sizes(params["projection"]) == 513 * 128
+    assert (outputs.projection.shape, outputs.embedding.shape) == ((2, 128), (2, 512))
+    assert outputs.projection.dtype == outputs.embedding.dtype == jnp.float32
+    assert [stage.shape[1:] for stage in outputs.maps] == [(h, h, c) for h, c in MAPS["resnet18"]]
+    assert all(stage.dtype == jnp.bfloat16 for stage in outputs.maps)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_projections_keep_full_precision_on_accelerators(platform):
+    network = ContrastiveNetwork(Pixels(), hidden=4, features=3)
+    images = images_of(2, 3, 3, 2)
+    variables = {"params": drawn(network, (3, 3, 2))["params"]}
+    with jax.default_matmul_precision("default"):
+        traced = jax.jit(lambda x: network.apply(variables, x, train=False)).trace(images)
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("dot_general") == text.count("precision = [HIGHEST, HIGHEST]") == 2
+
+
 def convolution64(x, kernel, stride=1):
     """3x3 or 1x1 convolution in float64, one pixel of zeros around the image for the former."""
     size = kernel.shape[0]
@@ -537,6 +586,9 @@ class TestErrors:
             (lambda: models.WideResNet(depth=17), "depth=17"),
             (lambda: models.WideResNet(depth=4), "depth=4"),
             (lambda: models.ResNet(depth=101), "depth=101"),
+            (lambda: models.ResNet(width=0), "width=0"),
+            (lambda: ContrastiveNetwork(SmallCNN(), hidden=0), "hidden=0"),
+            (lambda: ContrastiveNetwork(SmallCNN(), features=-1), "features=-1"),
         ],
     )
     def test_fields(self, build, words):
@@ -567,3 +619,11 @@ class TestErrors:
         taps = change(zero_taps(network, (8, 8, 1), 6))
         with pytest.raises(ValueError, match=words):
             forward(network, variables, images, taps)
+
+    def test_contrastive(self, tiny):
+        network = ContrastiveNetwork(tiny[0].backbone, hidden=4, features=3)
+        images, variables = tiny[2], drawn(network, (8, 8, 1))
+        with pytest.raises(ValueError, match=r"len\(taps\)=1"):
+            network.apply(variables, images, train=False, taps=zero_taps(network, (8, 8, 1), 6)[:1])
+        with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
+            network.apply(variables, images[0], train=False)

@@ -106,8 +106,62 @@ def test_crop_and_flip_can_each_be_turned_off(batch):
     assert objectives.make_crop_and_flip(crop_padding=2)(jax.random.key(2), batch.images).shape == batch.images.shape
 
 
+def test_contrastive_augmentation_in_order(batch, monkeypatch):
+    """The policy, jitter, crop, flip and grayscale, each with a key of its own."""
+    calls = []
+    names = ("color_jitter", "random_resized_crop", "random_flip", "random_grayscale")
+
+    def recorded(name):
+        def step(key, images, **options):
+            calls.append((name, jax.random.key_data(key).tolist(), options))
+            return images
+
+        return step
+
+    for name in names:
+        monkeypatch.setattr(objectives.augment, name, recorded(name))
+    colours = jnp.tile(batch.images, (1, 1, 1, 3))
+    views = objectives.make_contrastive_augmentation(policy=recorded("policy"))
+    np.testing.assert_allclose(views(jax.random.key(0), colours), still(None, colours), atol=1e-6)
+    assert [name for name, _, _ in calls] == ["policy", *names]
+    assert len({tuple(key) for _, key, _ in calls}) == 5
+    _, jitter, crop, flip, gray = (options for _, _, options in calls)
+    assert jitter == {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    assert (crop, flip, gray) == ({"scale": (0.2, 1.0)}, {}, {"probability": 0.2})
+
+    calls.clear()
+    objectives.make_contrastive_augmentation(crop_scale=(0.5, 0.9), jitter=0.5, gray=0.7)(jax.random.key(0), colours)
+    assert [options for _, _, options in calls] == [
+        {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}, {"scale": (0.5, 0.9)}, {},
+        {"probability": 0.7}]  # fmt: skip
+    calls.clear()
+    objectives.make_contrastive_augmentation()(jax.random.key(0), batch.images)
+    assert [name for name, _, _ in calls] == list(names[:3])  # one channel has no colour to drop
+    calls.clear()
+    off = objectives.make_contrastive_augmentation(crop_scale=None, flip=False, jitter=0.0, gray=0.0)
+    np.testing.assert_allclose(off(jax.random.key(0), colours), still(None, colours), atol=1e-6)
+    assert not calls
+
+
+def test_contrastive_augmentation_gives_views():
+    images = jnp.asarray(np.random.default_rng(1).integers(0, 256, (4, 6, 5, 3)), jnp.uint8)
+    views = objectives.make_contrastive_augmentation(gray=1.0)
+    first, again, second = jax.jit(
+        lambda keys: [views(key, images) for key in (keys[0], jax.random.clone(keys[0]), keys[1])]
+    )(jax.random.split(jax.random.key(0)))
+    assert first.shape == images.shape
+    assert first.dtype == jnp.float32
+    assert float(jnp.abs(first).max()) <= 1
+    np.testing.assert_allclose(first, first[..., :1] * np.ones(3, np.float32), atol=1e-6)
+    np.testing.assert_array_equal(first, again)
+    assert float(jnp.abs(first - second).mean()) > 0.05
+
+
 def test_wrong_input_is_refused(networks):
     with pytest.raises(ValueError, match="head"):
         objectives.make_classify_objective(networks["linear"], objectives.CLASS_LOSSES["m_ovr"], still)
     with pytest.raises(ValueError, match="crop_padding=-1"):
         objectives.make_crop_and_flip(crop_padding=-1)
+    for jitter in (-0.1, 5.1):
+        with pytest.raises(ValueError, match=f"jitter={jitter}"):
+            objectives.make_contrastive_augmentation(jitter=jitter)

@@ -76,6 +76,36 @@ def test_sgd_equals_a_float64_loop():
     assert int(state.step) == 7
 
 
+def test_adam_equals_a_float64_loop():
+    """Bias correction and the cosine schedule beyond its end, no decay; the schedule's length is traced too."""
+    optimizer = train.make_adam()
+    hyper = traced({"learning_rate": 0.3, "final_learning_rate": 0.3 * 0.512, "schedule_steps": 4.0})
+    params = {"kernel": jnp.array([3.0, -4.0]), "bias": jnp.array([0.5])}
+    slopes = {"kernel": np.array([[1.0, -2.0], [0.5, 0.0], [-3.0, 1e-3]]), "bias": np.array([[0.0], [2.0], [-2.0]])}
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def update(params, moments, gradients, hyper):
+        updates, moments = optimizer(hyper).update(gradients, moments, params)
+        return jax.tree.map(jnp.add, params, updates), moments
+
+    moments = optimizer(hyper).init(params)
+    weights = {name: np.array(value, np.float64) for name, value in params.items()}
+    first, second = ({name: np.zeros_like(value) for name, value in weights.items()} for _ in range(2))
+    for t in range(7):
+        final = 0.3 * 0.512 if t < 5 else 0.1
+        hyper = hyper | {"final_learning_rate": jnp.float32(final)}
+        rate = final + (0.3 - final) * 0.5 * (1 + math.cos(math.pi * min(t, 4) / 4))
+        gradients = {name: rows[t % 3] for name, rows in slopes.items()}
+        params, moments = update(params, moments, jax.tree.map(jnp.float32, gradients), hyper)
+        for name, slope in gradients.items():
+            first[name] = 0.9 * first[name] + 0.1 * slope
+            second[name] = 0.999 * second[name] + 0.001 * slope**2
+            mean, square = first[name] / (1 - 0.9 ** (t + 1)), second[name] / (1 - 0.999 ** (t + 1))
+            weights[name] = weights[name] - rate * mean / (np.sqrt(square) + 1e-8)
+            np.testing.assert_allclose(params[name], weights[name], rtol=3e-5)
+
+
 def test_loss_falls_in_one_trace_whatever_the_hyper_parameters(setup):
     _, step, batch, fresh = setup
     jitted = jax.jit(chex.assert_max_traces(step, n=1))

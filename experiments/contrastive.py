@@ -1,0 +1,576 @@
+"""Does masking what a network has learned make it learn more? Contrastive training with GradMix and its rivals.
+
+    python experiments/contrastive.py                            GradMix on the bundled images, first `neal` split
+    python experiments/contrastive.py --mixing random_box        the control: the same boxes at random places
+    python experiments/contrastive.py --preset cifar10-r18 --data npz:cifar10.npz
+    python experiments/contrastive.py --help                     every field (with --preset PRESET: of that preset)
+
+Two augmented views of every image; SupCon, NT-Xent and the mixed term; then class-wise nearest neighbours among the
+features of the known training images classify test images and score them as known or unknown, and a linear probe reads
+the embedding. Resumes where it was stopped when the same command is given again; writes a run directory
+(osrjax/run.py lists its files). Model selection sees known training images only, and the LAST step is what is reported.
+Exit codes: 0 done, 1 stopped by a non-finite loss or norm, 2 bad input (nothing was started), 143 or 130 stopped by
+SIGTERM or Ctrl-C (state saved).
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from osrjax import attribution, metrics, policies, report, sharding, splits
+from osrjax.assessment import (
+    OpenSetFeatures,
+    OpenSetLabels,
+    ScoredImages,
+    assess_features,
+    open_set_feature_scores,
+)
+from osrjax.checkpoint import Checkpoints
+from osrjax.cpu import compiler_options, reuse_host_memory
+from osrjax.data import OpenSetData, choose_data, content_of, describe_data
+from osrjax.feature_scores import class_similarities, fit_knn
+from osrjax.gradmix import VIEW_MIXINGS, GradMix, MixViews, make_contrastive_objective
+from osrjax.linear_probe import linear_probe
+from osrjax.loop import gather_batch, make_inputs, train_loop
+from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
+from osrjax.objectives import make_contrastive_augmentation
+from osrjax.run import Run, StopSignal
+from osrjax.train import TrainState, apply_in_batches, estimate_statistics, init_state, make_adam, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train by contrast on known classes, detect unknown ones."""
+
+    preset: str = "bundled"
+    """The named recipe that gives the defaults of all other fields; listed above."""
+    out: Path | None = None
+    """Run directory; the same command with the same directory resumes. Default: runs/ + a name of the run."""
+
+    data: str = "fashion_mnist_small"
+    """fashion_mnist_small (bundled), digits, mnist, fashion_mnist, cifar10, cifar100, svhn_cropped,
+    tiny_imagenet (prepared by TFDS), npz:FILE, or folder:DIRECTORY."""
+    unknown_data: str | None = None
+    """Where unknown test images come from, if not from `data`: cifar100 or npz:FILE for CIFAR+10 and +50."""
+    data_dir: Path | None = None
+    """Directory of prepared TFDS sets; default: TFDS's own."""
+    dataset: str | None = None
+    """Whose class lists to take from the split family; default: what fits `data`."""
+    family: str = "neal"
+    """Family of class splits: neal, split_2020, macro_f1, cssr, cac; random: drawn from split as the seed."""
+    split: int = 0
+    """Index of the split in its family."""
+    openness: float = 0.134
+    """With family=random: 1 - sqrt(2 K / (2 K + U)) for K known and U unknown classes (0.134: 6 and 4)."""
+    known: tuple[int, ...] = ()
+    """Your own known classes, instead of a family's."""
+    unknown: tuple[int, ...] = ()
+    """Your own unknown classes; empty: all others."""
+    held_out: tuple[int, ...] = ()
+    """Recipe selection: known classes to leave out of training as pseudo-unknowns (class ids). Validation
+    images then take the place of test images, which are never seen."""
+    validation_share: float = 0.1
+    """Share of the known training images held out for validation."""
+
+    network: Literal["small_cnn", "classifier32", "wrn16_4", "resnet18_w16", "resnet18", "resnet34", "resnet50"] = (
+        "small_cnn"
+    )
+    """Backbone; resnet18_w16 is ResNet-18 with a quarter of the channels."""
+    hidden: int = 512
+    """Width of the projection head's hidden layer."""
+    features: int = 128
+    """Length of the projection."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype of training; parameters, scores and evaluation stay float32."""
+
+    supcon_weight: float = 1.0
+    """gamma, the weight of SupCon, which reads labels; 0: self-supervised."""
+    ssl_weight: float = 1.2
+    """lambda_s, the weight of NT-Xent and the mixed term."""
+    temperature: float = 0.05
+    """T of all contrastive losses."""
+    first_stage_steps: int = 0
+    """Two-stage schedule: so many steps without labels (gamma 0, lambda_s 1) come before `steps`, which then start
+    a new optimiser and learning-rate schedule; 0: one joint stage."""
+    mixing: Literal["none", "gradmix", "random_box", "mixup", "cutmix", "cutout", "saliency_mix", "fmix"] = "gradmix"
+    """The mixed term: gradmix masks boxes at the peaks of the attribution, random_box the same boxes anywhere."""
+    cam_sign: Literal[1, -1] = 1
+    """+1: mask what would raise the loss (the authors' code); -1: the evidence that lowers it (what is learned)."""
+    cam_layers: tuple[int, ...] = ()
+    """Stages whose maps are summed, 1 = the first; default: the last three."""
+    cam_method: Literal["layer_cam", "grad_cam"] = "layer_cam"
+    """grad_cam on the last stage alone is the authors' CamMix."""
+    cam_aggregation: Literal["batch_minmax_sum", "raw_sum", "sample_max_sum"] = "batch_minmax_sum"
+    """How the maps of several stages become one."""
+    cam_statistics: Literal["train", "running"] = "train"
+    """Batch norm in the attribution pass; running costs one more forward pass."""
+    cam_temperature: float | None = None
+    """T of the loss that is attributed; default: `temperature`."""
+    fill: Literal["noise", "noise_pixel", "paste", "mean"] = "noise"
+    """What goes into a box: noise shared by the channels, noise, a whole other image, the image's mean."""
+    mask_views: Literal["first", "both"] = "first"
+    """Views that are masked."""
+    per_image: bool = False
+    """A lambda for every image instead of one for the batch."""
+    kept_weight: Literal["nominal", "true"] = "nominal"
+    """Weight of the mixed term: from the nominal box, or from its area within the image."""
+    smallest_kept: float = 0.5
+    """Smallest lambda, the share of an image that a box leaves."""
+    largest_kept: float = 0.9
+    """Largest lambda."""
+    clean_term: bool = True
+    """Keep NT-Xent on the clean views beside the mixed term."""
+    reuse_second_view: bool = True
+    """Take an unmixed view's projection from the clean pass instead of a second one."""
+    own_positive: bool = False
+    """An anchor's own mixed view is a positive too."""
+    statistics_from: Literal["clean", "clean and mixed"] = "clean"
+    """Passes that update the running statistics of batch norm."""
+
+    steps: int = 300
+    """Optimiser steps (of the second stage, if there are two)."""
+    epochs: int | None = None
+    """Passes over the training images, instead of `steps` (a `--steps` on the command line undoes a preset's)."""
+    batch_size: int = 128
+    """Images a step, over all devices; the networks see twice as many views."""
+    learning_rate: float = 1e-3
+    """First learning rate of Adam, cosine to final_learning_rate."""
+    final_learning_rate: float = 5.12e-4
+    """Where the cosine ends."""
+    crop: bool = True
+    """Random resized crop of 0.2 to 1 of the area."""
+    flip: bool = True
+    """Random horizontal flip; turn it off for digits."""
+    jitter: float = 1.0
+    """Factor of the colour jitter's strengths; 0: none."""
+    policy: Literal["none", "rand_augment", "aug_mix"] = "none"
+    """A published policy before everything else, in both views."""
+    seed: int = 0
+    """Seed of initialisation, order and augmentation. The validation images depend on the split alone."""
+
+    neighbours: int = 3
+    """K of the class-wise nearest neighbours."""
+    linear_probe: bool = True
+    """Fit a linear classifier on the frozen embedding of the known training images."""
+    log_every: int = 20
+    """Steps between logged metrics."""
+    save_every: int = 100
+    """Steps between checkpoints; each also measures the validation accuracy."""
+    eval_batch_size: int = 500
+    """Images per evaluation call."""
+    resamples: int = 1000
+    """Bootstrap resamples of the 95 % intervals; 0: none."""
+    reject_share: float = 0.1
+    """Share of known validation images that the operating threshold rejects."""
+    stream: bool = False
+    """Send each batch to the devices (grain, addressed by step) instead of keeping the training images there."""
+    devices: int | None = None
+    """Devices to share each batch; default: all."""
+    compilation_cache: Path | None = None
+    """Directory of JAX's persistent compilation cache; default: none."""
+    smoke: bool = False
+    """Other defaults, for a run of seconds: digits, 10 steps, small batches."""
+
+
+GRADMIX_CODE = Config(  # schedules of the authors' code; arXiv 2505.12803
+    network="resnet18", batch_size=256, save_every=1000, log_every=100, data="cifar10"
+)
+PRESETS = {
+    "bundled": Config(),
+    "ssl": Config(preset="ssl", supcon_weight=0.0, ssl_weight=1.0),
+    "cifar10-small": Config(preset="cifar10-small", data="cifar10", network="resnet18_w16", batch_size=64),
+    "digits": Config(preset="digits", data="digits", flip=False, jitter=0.0, batch_size=64),
+    "cifar10-r18": dataclasses.replace(
+        GRADMIX_CODE, preset="cifar10-r18", first_stage_steps=600 * 117, steps=10 * 117
+    ),  # two stages of 600 and 10 epochs of 30 000 images
+    "cifar10-all-r18": dataclasses.replace(GRADMIX_CODE, preset="cifar10-all-r18", epochs=200, known=tuple(range(10))),
+    "svhn-r18": dataclasses.replace(GRADMIX_CODE, preset="svhn-r18", data="svhn_cropped", flip=False, epochs=300),
+    "tiny-imagenet-r18": dataclasses.replace(
+        GRADMIX_CODE, preset="tiny-imagenet-r18", data="tiny_imagenet", ssl_weight=1.0, epochs=600
+    ),
+}
+SMOKE = {
+    "data": "digits",
+    "unknown_data": None,
+    "dataset": None,
+    "network": "small_cnn",
+    "hidden": 32,
+    "features": 16,
+    "epochs": None,
+    "first_stage_steps": 0,
+    "known": (),
+    "flip": False,
+    "steps": 10,
+    "batch_size": 32,
+    "save_every": 5,
+    "log_every": 5,
+    "resamples": 50,
+}
+
+
+OWN_SCORE = "knn_sum"
+MASSES = ("mass_in_box", "mass_in_random_box")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, checks, runs; returns the exit code."""
+    try:
+        config = parse(sys.argv[1:] if arguments is None else arguments)
+        job = prepare(config)
+    except ValueError as error:  # every refusal of bad input is one; later errors keep their traceback
+        print(f"contrastive.py: {error}", file=sys.stderr)
+        return 2
+    with job.run:
+        return train_and_evaluate(config, job)
+
+
+def parse(arguments: list[str]) -> Config:
+    """The configuration of a command line: a preset, then whatever it overrides."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="bundled")
+    first.add_argument("--smoke", action="store_true")
+    first.add_argument("--steps")
+    given = first.parse_known_args(arguments)[0]
+    if given.preset not in PRESETS:
+        raise ValueError(f"preset={given.preset!r} does not exist: choose from {', '.join(PRESETS)}")
+    default = PRESETS[given.preset]
+    if given.smoke:
+        default = dataclasses.replace(default, **SMOKE)
+    if given.steps is not None:
+        default = dataclasses.replace(default, epochs=None)
+    return tyro.cli(Config, args=arguments, default=default, description=f"{__doc__}\nPresets: {', '.join(PRESETS)}.")
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+def check(config: Config) -> None:
+    """Refuses what would fail late or give a plausible wrong number. Data and splits check themselves."""
+    positive = (
+        "steps",
+        "learning_rate",
+        "temperature",
+        "log_every",
+        "save_every",
+        "eval_batch_size",
+        "neighbours",
+        "hidden",
+        "features",
+    )
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)!r} must be above 0")
+    not_negative = (
+        "first_stage_steps",
+        "final_learning_rate",
+        "supcon_weight",
+        "ssl_weight",
+        "jitter",
+        "resamples",
+        "seed",
+    )
+    for name in not_negative:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name}={getattr(config, name)!r} must not be negative")
+    if config.cam_temperature is not None and not config.cam_temperature > 0:
+        raise ValueError(f"cam_temperature={config.cam_temperature!r} must be above 0, or left out")
+    if config.batch_size < 2:
+        raise ValueError(f"batch_size={config.batch_size!r} leaves no negatives: give 2 or more")
+    for name in ("smallest_kept", "largest_kept"):
+        if not 0 < getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)!r} is no share in (0, 1]: give lambda, such as 0.5")
+    if config.smallest_kept > config.largest_kept:
+        raise ValueError(f"smallest_kept={config.smallest_kept!r} is above largest_kept={config.largest_kept!r}")
+    if not config.supcon_weight and not config.ssl_weight:
+        raise ValueError("supcon_weight=0 and ssl_weight=0 leave nothing to minimise: raise one of them")
+    if not 0 < config.reject_share < 1:
+        raise ValueError(f"reject_share={config.reject_share!r} must be between 0 and 1, such as 0.1")
+    if config.epochs is not None and config.epochs < 1:
+        raise ValueError(f"epochs={config.epochs!r} must be at least 1")
+
+
+def mixing_of(config: Config, stages: int) -> GradMix | MixViews | None:
+    """The mixed term that a configuration asks for, for a network of so many stages."""
+    layers = config.cam_layers or tuple(range(max(1, stages - 2), stages + 1))
+    attribution.check_layers(layers, stages)
+    if config.mixing in VIEW_MIXINGS:
+        return VIEW_MIXINGS[config.mixing]
+    if config.mixing == "none":
+        return None
+    return GradMix(
+        layers=layers,
+        sign=config.cam_sign if config.mixing == "gradmix" else 0,
+        method=config.cam_method,
+        aggregation=config.cam_aggregation,
+        statistics=config.cam_statistics,
+        fill=config.fill,
+        views=config.mask_views,
+        per_image=config.per_image,
+        weight=config.kept_weight,
+    )
+
+
+# ------------------------------------------------------------------------------- model, step, loop
+
+
+class Job(NamedTuple):
+    """A run that was found possible: devices, class split, images, steps, networks, mixed term, directory."""
+
+    mesh: jax.sharding.Mesh
+    split: splits.ClassSplit
+    data: OpenSetData
+    steps: int
+    train_network: ContrastiveNetwork
+    eval_network: ContrastiveNetwork
+    mix: GradMix | MixViews | None
+    run: Run
+
+
+def prepare(config: Config) -> Job:
+    """Everything that can be refused, before any work; the run directory is opened last."""
+    check(config)
+    reuse_host_memory()
+    if jax.process_count() > 1:
+        raise ValueError(f"jax.process_count()={jax.process_count()}: this script drives the devices of one process")
+    mesh = sharding.data_mesh(config.devices)
+    sharding.check_batch_size(config.batch_size, mesh)
+    split, data = choose_data(dataclasses.asdict(config))
+    images = len(data.train.images)
+    if config.batch_size > images:
+        raise ValueError(f"batch_size={config.batch_size} exceeds the {images} training images: lower it")
+    fewest = int(np.bincount(data.train.labels, minlength=len(data.known_classes)).min())
+    if config.neighbours > fewest:
+        raise ValueError(f"neighbours={config.neighbours} exceeds the {fewest} training images of a class: lower it")
+    train_network, eval_network = (
+        ContrastiveNetwork(NETWORKS[config.network](dtype=dtype), config.hidden, config.features)
+        for dtype in (jnp.dtype(config.dtype), jnp.float32)
+    )
+    mix = mixing_of(config, len(zero_taps(eval_network, data.train.images.shape[1:], 1)))
+    steps = config.steps if config.epochs is None else max(1, config.epochs * images // config.batch_size)
+    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    environment = ("out", "data_dir", "stream", "devices", "compilation_cache")
+    out = config.out or Path("runs") / run_name(config)
+    run = Run(out, fields, content=content_of(data, split), ignore=environment)
+    return Job(mesh, split, data, steps, train_network, eval_network, mix, run)
+
+
+def train_and_evaluate(config: Config, job: Job) -> int:
+    """The whole run; returns the exit code."""
+    mesh, data, run = job.mesh, job.data, job.run
+    print(f"{run.directory}: {config.mixing} on {describe_data(data, job.split)}", flush=True)
+    if (done := run.read_json("results.json")) is not None:
+        print("finished before; the stored results:\n" + done["table"])
+        return 0
+    if config.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+    policy = {"none": None, "rand_augment": policies.rand_augment, "aug_mix": policies.aug_mix}[config.policy]
+    augmentation = make_contrastive_augmentation(
+        crop_scale=(0.2, 1.0) if config.crop else None, flip=config.flip, jitter=config.jitter, policy=policy
+    )
+    objective = make_contrastive_objective(
+        job.train_network,
+        augmentation,
+        mix=job.mix,
+        clean_term=config.clean_term,
+        reuse_second_view=config.reuse_second_view,
+        own_positive=config.own_positive,
+        statistics_from=config.statistics_from,
+    )
+    optimizer = make_adam()
+    names = (
+        "learning_rate",
+        "final_learning_rate",
+        "supcon_weight",
+        "ssl_weight",
+        "temperature",
+        "smallest_kept",
+        "largest_kept",
+    )
+    hyper = {name: jnp.float32(getattr(config, name)) for name in names}
+    hyper["attribution_temperature"] = jnp.float32(config.cam_temperature or config.temperature)
+    hyper["schedule_steps"] = jnp.float32(job.steps)
+    first_hyper = hyper | {
+        "supcon_weight": jnp.float32(0),
+        "ssl_weight": jnp.float32(1),
+        "schedule_steps": jnp.float32(max(1, config.first_stage_steps)),
+    }
+    first_steps, steps = config.first_stage_steps, config.first_stage_steps + job.steps
+    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    step_function = make_train_step(objective, optimizer)
+
+    def staged_step(state: TrainState, images, indices, key, hyper, first_hyper):
+        """One step of the stage that the state is in; the second stage begins with a new optimiser."""
+        batch = gather_batch(images, indices, mesh=mesh)
+        if first_steps:
+            begins, first = state.step == first_steps, state.step < first_steps
+            fresh = jax.tree.map(lambda leaf: jnp.where(begins, jnp.zeros_like(leaf), leaf), state.opt_state)
+            state = state._replace(opt_state=fresh)
+            hyper = {name: jnp.where(first, first_hyper[name], value) for name, value in hyper.items()}
+        return step_function(state, batch, key, hyper)
+
+    options = compiler_options()
+    train_step = jax.jit(staged_step, donate_argnums=0, compiler_options=options)
+
+    @partial(jax.jit, compiler_options=options)
+    def forward(params, stats, images):
+        outputs = job.eval_network.apply({"params": params, "batch_stats": stats}, images, train=False)
+        return outputs.projection, outputs.embedding
+
+    def features(state: TrainState, images) -> tuple[np.ndarray, np.ndarray]:
+        apply = partial(forward, state.params, state.stats)
+        return apply_in_batches(apply, images, batch_size=config.eval_batch_size)
+
+    image_shape = data.train.images.shape[1:]
+    # Compiled as one program: initialising layer by layer takes many times as long.
+    new_state = jax.jit(
+        lambda: init_state(init_key, job.train_network, optimizer, hyper, image_shape=image_shape),
+        out_shardings=sharding.replicated(mesh),
+    )
+    classes = len(data.known_classes)
+
+    def validate(state) -> float:
+        """Nearest neighbours in z among a part of the training images, for speed."""
+        rows = np.arange(len(data.train.labels))[:: max(1, len(data.train.labels) // 2000)]
+        few = np.bincount(data.train.labels[rows], minlength=classes).min() < config.neighbours
+        rows = np.arange(len(data.train.labels)) if few else rows
+        bank = fit_knn(features(state, data.train.images[rows])[0], data.train.labels[rows], classes=classes)
+        found = class_similarities(bank, features(state, data.validation.images)[0], neighbours=config.neighbours)
+        return metrics.closed_set_accuracy(np.asarray(found).argmax(-1), data.validation.labels)
+
+    inputs = make_inputs(data.train, batch_size=config.batch_size, seed=config.seed, mesh=mesh, streamed=config.stream)
+    with StopSignal() as stop, Checkpoints(run.directory / "checkpoints") as kept:
+        trained = train_loop(
+            run,
+            kept,
+            stop,
+            new_state(),
+            lambda state, inputs: train_step(state, *inputs, train_key, hyper, first_hyper),
+            inputs,
+            script="contrastive.py",
+            steps=steps,
+            batch_size=config.batch_size,
+            log_every=config.log_every,
+            save_every=config.save_every,
+            validate=validate,
+            remedy=f"Lower learning_rate={config.learning_rate}",
+        )
+    if trained.exit_code:
+        return trained.exit_code
+
+    # ------------------------------------------------------------------------------- evaluation
+    untrained = estimate_statistics(
+        new_state(), job.train_network, data.train.images, batch_size=config.batch_size, batches=20
+    )
+    labels = OpenSetLabels(data.train.labels, data.validation.labels, data.test_known.labels)
+    parts = (data.train, data.validation, data.test_known, data.test_unknown)
+    found = {}
+    for name, state in {"untrained": untrained, "trained": trained.state}.items():
+        spaces = zip(*(features(state, part.images) for part in parts), strict=True)
+        projection, embedding = (OpenSetFeatures(*rows) for rows in spaces)
+        found[name] = assess_features(
+            projection,
+            labels,
+            classes=classes,
+            embedding=embedding,
+            neighbours=config.neighbours,
+            reject_share=config.reject_share,
+            resamples=config.resamples if name == "trained" else 0,
+        )
+        if config.linear_probe:
+            probe = linear_probe(embedding.train, labels.train, embedding.known)
+            accuracy = metrics.closed_set_accuracy(probe.predictions, labels.known)
+            found[name]["linear_probe"] = {"accuracy": accuracy, "penalty": probe.penalty}
+    stored = {f"{part}_projection": rows for part, rows in projection._asdict().items()}
+    stored |= {f"{part}_embedding": rows for part, rows in embedding._asdict().items()}
+    stored |= {f"{part}_labels": rows for part, rows in labels._asdict().items()}
+    run.write_arrays("scores.npz", stored | {"unknown_labels": data.test_unknown.labels})
+    run.write_network({"params": trained.state.params, "batch_stats": trained.state.stats})
+    draw_figures(
+        run.directory / "figures",
+        open_set_feature_scores(projection, labels.train, classes=classes, neighbours=config.neighbours),
+        labels.known,
+    )
+    masses = attribution_of(run)
+    table = results_text(found, data, config, masses)
+    summary = {
+        **found,
+        "score": OWN_SCORE,
+        "linear_probe": found["trained"].get("linear_probe"),
+        "attribution": masses,
+        "steps": steps,
+        "best_validation_step": trained.best_step,
+        "table": table,
+    }
+    run.write_json("results.json", summary)
+    print(table)
+    return 0
+
+
+def attribution_of(run: Run) -> dict[str, float] | None:
+    """Mean attribution mass in the boxes and in random boxes over the second half of the logged steps, if logged."""
+    lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    late = [line for line in lines[len(lines) // 2 :] if "train/mass_in_box" in line]
+    if not late:
+        return None
+    return {name: float(np.mean([line[f"train/{name}"] for line in late])) for name in MASSES}
+
+
+def draw_figures(directory: Path, scored: dict[str, ScoredImages], labels: np.ndarray) -> None:
+    """Histogram of the run's own score; ROC and OSCR curves of every score of the projection."""
+    pairs = {name: (images.known, images.unknown) for name, images in scored.items()}
+    directory.mkdir(exist_ok=True)
+    histogram = report.score_histogram(*pairs[OWN_SCORE], score_name=f"{OWN_SCORE} (larger = more unknown)")
+    report.save_figure(histogram, directory / "scores")
+    report.save_figure(report.roc_figure(pairs), directory / "roc")
+    correct = scored[OWN_SCORE].known_predictions == labels
+    report.save_figure(report.oscr_figure(pairs, correct), directory / "oscr")
+
+
+def results_text(found: dict, data: OpenSetData, config: Config, masses: dict | None) -> str:
+    """The final table: one row per score, then the figures of the network itself."""
+    trained, untrained = found["trained"], found["untrained"]
+    own = trained["scores"][OWN_SCORE]
+    what = "validation images, held-out classes as unknown" if config.held_out else "test images"
+    lines = [
+        report.open_set_table(trained["scores"], untrained["scores"], score=OWN_SCORE),
+        f"* the run's own score; unknown = positive; [95 % bootstrap interval over {what}]; _embedding: on h, not z",
+        f"closed-set accuracy by {config.neighbours} nearest neighbours in z: "
+        f"{report.interval_text(own['closed_set_accuracy'])}, on validation {trained['validation_accuracy']:.3f}, "
+        f"untrained {untrained['scores'][OWN_SCORE]['closed_set_accuracy']['value']:.3f}",
+    ]
+    if config.linear_probe:
+        accuracies = [part["linear_probe"]["accuracy"] for part in (trained, untrained)]
+        lines.append("linear probe on h: {:.3f}, untrained {:.3f}".format(*accuracies))
+    if masses:
+        inside, anywhere = (masses[name] for name in MASSES)
+        lines.append(
+            f"attribution mass in the boxes {inside:.3f}, in random boxes {anywhere:.3f} (second half of training)"
+        )
+    lines.append(f"{len(data.test_known.labels)} known and {len(data.test_unknown.labels)} unknown images")
+    for name, _, complete in data.sources:
+        lines.append(f"source: {name} ({'complete' if complete else 'NOT the complete data set'})")
+    return "\n".join(lines)
+
+
+def run_name(config: Config) -> str:
+    """A directory name that tells apart the runs that are usually compared."""
+    known = "own" if config.known else f"{config.family}{config.split}"
+    held_out = "".join(f"-without{c}" for c in config.held_out)
+    sign = "-minus" if config.mixing == "gradmix" and config.cam_sign < 0 else ""
+    smoke = "-smoke" if config.smoke else ""
+    return f"contrastive-{config.preset}-{config.mixing}{sign}-{known}{held_out}-seed{config.seed}{smoke}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
