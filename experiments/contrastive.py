@@ -19,7 +19,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -192,7 +192,9 @@ PRESETS = {
     "cifar10-r18": dataclasses.replace(
         GRADMIX_CODE, preset="cifar10-r18", first_stage_steps=600 * 117, steps=10 * 117
     ),  # two stages of 600 and 10 epochs of 30 000 images
-    "cifar10-all-r18": dataclasses.replace(GRADMIX_CODE, preset="cifar10-all-r18", epochs=200, known=tuple(range(10))),
+    "cifar10-all-r18": dataclasses.replace(
+        GRADMIX_CODE, preset="cifar10-all-r18", epochs=200, known=tuple(range(10)), unknown_data="cifar100"
+    ),
     "svhn-r18": dataclasses.replace(GRADMIX_CODE, preset="svhn-r18", data="svhn_cropped", flip=False, epochs=300),
     "tiny-imagenet-r18": dataclasses.replace(
         GRADMIX_CODE, preset="tiny-imagenet-r18", data="tiny_imagenet", ssl_weight=1.0, epochs=600
@@ -424,7 +426,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
 
     @partial(jax.jit, compiler_options=options)
     def forward(params, stats, images):
-        outputs = job.eval_network.apply({"params": params, "batch_stats": stats}, images, train=False)
+        outputs: Any = job.eval_network.apply({"params": params, "batch_stats": stats}, images, train=False)
         return outputs.projection, outputs.embedding
 
     def features(state: TrainState, images) -> tuple[np.ndarray, np.ndarray]:

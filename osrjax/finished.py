@@ -101,7 +101,7 @@ def open_finished(
     """
     for name in needed:
         if not (directory / name).exists():
-            raise ValueError(f"{argument}={str(directory)!r} has no {name}: finish it with experiments/train.py")
+            raise ValueError(f"{argument}={str(directory)!r} has no {name}: finish its training first")
     config, provenance = (json.loads((directory / name).read_text()) for name in ("config.json", "provenance.json"))
     return FinishedRun(directory, config, provenance, data_dir)
 

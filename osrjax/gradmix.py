@@ -180,7 +180,7 @@ def make_contrastive_objective(
         both = jnp.concatenate([first, second])
         size, height, width, channels = first.shape
         forward = partial(_train_forward, network, params)
-        losses_of = {"temperature": hyper["temperature"], "block_size": block_size}
+        temperature = hyper["temperature"]
 
         layers = mix.layers if isinstance(mix, GradMix) and mix.sign else ()
         taps = zero_taps(network, (height, width, channels), 2 * size)
@@ -194,8 +194,8 @@ def make_contrastive_objective(
         zeros = tuple(taps[layer - 1] for layer in layers)
         projection, pullback, (maps, new_stats) = jax.vjp(clean, zeros, has_aux=True)
         z = projection.reshape(2, size, -1)
-        supcon = jnp.mean(contrastive.supcon_loss(z, batch.labels, **losses_of))
-        ssl = jnp.mean(contrastive.nt_xent_loss(z, **losses_of))
+        supcon = jnp.mean(contrastive.supcon_loss(z, batch.labels, temperature=temperature, block_size=block_size))
+        ssl = jnp.mean(contrastive.nt_xent_loss(z, temperature=temperature, block_size=block_size))
         metrics = {"supcon_loss": supcon, "nt_xent_loss": ssl}
         bracket = ssl if clean_term or mix is None else 0.0
         if mix is not None:
@@ -204,8 +204,7 @@ def make_contrastive_objective(
                 if layers and mix.statistics == "running":
 
                     def running(given: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-                        variables = {"params": params, "batch_stats": stats}
-                        outputs = network.apply(variables, both, train=False, taps=_with_taps(taps, layers, given))
+                        outputs = _eval_forward(network, params, stats, both, _with_taps(taps, layers, given))
                         return outputs.projection, outputs.maps
 
                     projection, pullback, maps = jax.vjp(running, zeros, has_aux=True)
@@ -223,7 +222,9 @@ def make_contrastive_objective(
             outputs, mixed_stats = forward(new_stats if statistics_from == "clean and mixed" else stats, inputs, None)
             new_stats = mixed_stats if statistics_from == "clean and mixed" else new_stats
             p = jnp.concatenate([outputs.projection, z[1]]) if own else outputs.projection
-            terms = contrastive.mixed_contrastive_loss(z, p.reshape(z.shape), own_positive=own_positive, **losses_of)
+            terms = contrastive.mixed_contrastive_loss(
+                z, p.reshape(z.shape), own_positive=own_positive, temperature=temperature, block_size=block_size
+            )
             bracket = bracket + jnp.mean(mixed.kept[None, :] * terms)
             metrics |= {"mixed_loss": jnp.mean(terms), "kept": jnp.mean(mixed.kept), **mixed.metrics}
         loss = hyper["supcon_weight"] * supcon + hyper["ssl_weight"] * bracket
@@ -292,8 +293,7 @@ def make_masked_classify_objective(
             if mix.statistics == "running":
 
                 def running(given: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-                    variables = {"params": params, "batch_stats": stats}
-                    outputs = network.apply(variables, images, train=False, taps=_with_taps(taps, layers, given))
+                    outputs = _eval_forward(network, params, stats, images, _with_taps(taps, layers, given))
                     return outputs.logits, outputs.maps
 
                 seen, pullback, maps = jax.vjp(running, zeros, has_aux=True)
@@ -321,6 +321,10 @@ def _train_forward(network, params: PyTree, stats: PyTree, images: Array, taps: 
     variables = {"params": params, "batch_stats": stats}
     outputs, updated = network.apply(variables, images, train=True, mutable="batch_stats", taps=taps)
     return outputs, updated["batch_stats"]
+
+
+def _eval_forward(network, params: PyTree, stats: PyTree, images: Array, taps: tuple) -> Any:
+    return network.apply({"params": params, "batch_stats": stats}, images, train=False, taps=taps)
 
 
 def _with_taps(taps: tuple, layers: tuple[int, ...], chosen: tuple) -> tuple:
@@ -355,12 +359,11 @@ def _masked_views(
         beta=mix.beta,
         per_image=mix.per_image,
     )
-    options = {"fill": mix.fill, "weight": mix.weight}
 
     def masked(key: Array, images: Array, others: Array, own_maps: Array | None) -> mixing.Mixed:
         if own_maps is None:
-            return mixing.random_box(key, images, share, others=others, **options)
-        return mixing.gradmix(key, images, own_maps, share, others=others, **options)
+            return mixing.random_box(key, images, share, fill=mix.fill, others=others, weight=mix.weight)
+        return mixing.gradmix(key, images, own_maps, share, fill=mix.fill, others=others, weight=mix.weight)
 
     metrics = {}
     if maps is not None:

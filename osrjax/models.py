@@ -356,8 +356,8 @@ class ResNet(nn.Module):
     """Residual network of 18, 34 (basic blocks) or 50 layers (bottleneck blocks).
 
     Four stages of 1, 2, 4, 8 times ``width`` channels (times 4 with bottlenecks) and strides 1, 2, 2, 2. The raw
-    embedding is the average of the last map, 512 or 2048 entries at the usual width of 64. Bottlenecks stride in their 3x3
-    convolution; no scale starts at zero.
+    embedding is the average of the last map, 512 or 2048 entries at the usual width of 64. Bottlenecks stride
+    in their 3x3 convolution; no scale starts at zero.
 
     Attributes:
         depth: 18, 34 or 50.

@@ -116,7 +116,7 @@ def make_adam() -> Optimizer:
     def adam(hyper: Hyper) -> optax.GradientTransformation:
         first, last = hyper["learning_rate"], hyper["final_learning_rate"]
 
-        def schedule(count: Array) -> Array:
+        def schedule(count: Any) -> Any:
             share = jnp.minimum(count / hyper["schedule_steps"], 1.0)
             return last + (first - last) * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
 
@@ -292,6 +292,6 @@ def apply_in_batches(
         rows = images[start : start + batch_size]
         missing = batch_size - len(rows)
         padded = np.concatenate([rows, np.repeat(images[:1], missing, axis=0)]) if missing else rows
-        found = jax.device_get(forward(augment.to_float(jnp.asarray(padded))))
-        parts.append(jax.tree.map(lambda array, kept=len(rows): array[:kept], found))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+        parts.append(jax.device_get(forward(augment.to_float(jnp.asarray(padded)))))
+    # Padding stands in the last batch alone, at its end.
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(images)], *parts)

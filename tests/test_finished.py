@@ -108,7 +108,7 @@ def test_a_missing_file_is_named_with_the_users_own_argument(missing, tmp_path):
     for name in needed:
         if name != missing:
             (tmp_path / name).write_text("{}")
-    with pytest.raises(ValueError, match=f"runs='{tmp_path}' has no {missing}: finish it with experiments/train.py"):
+    with pytest.raises(ValueError, match=f"runs='{tmp_path}' has no {missing}: finish its training first"):
         open_finished(tmp_path, argument="runs", needed=needed)
     with pytest.raises(ValueError, match=r"run='nowhere' has no config\.json"):
         open_finished(Path("nowhere"))
