@@ -140,7 +140,7 @@ class Config:
     """Optimiser steps (of the second stage, if there are two)."""
     epochs: int | None = None
     """Passes over the training images, instead of `steps` (a `--steps` on the command line undoes a preset's)."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Images a step, over all devices; the networks see twice as many views."""
     learning_rate: float = 1e-3
     """First learning rate of Adam, cosine to final_learning_rate."""
@@ -187,8 +187,8 @@ GRADMIX_CODE = Config(  # schedules of the authors' code; arXiv 2505.12803
 PRESETS = {
     "bundled": Config(),
     "ssl": Config(preset="ssl", supcon_weight=0.0, ssl_weight=1.0),
-    "cifar10-small": Config(preset="cifar10-small", data="cifar10", network="resnet18_w16", batch_size=64),
-    "digits": Config(preset="digits", data="digits", flip=False, jitter=0.0, batch_size=64),
+    "cifar10-small": Config(preset="cifar10-small", data="cifar10", network="resnet18_w16"),
+    "digits": Config(preset="digits", data="digits", flip=False, jitter=0.0),
     "cifar10-r18": dataclasses.replace(
         GRADMIX_CODE, preset="cifar10-r18", first_stage_steps=600 * 117, steps=10 * 117
     ),  # two stages of 600 and 10 epochs of 30 000 images
