@@ -7,12 +7,13 @@
     python experiments/compare.py mixing-cifar10 --data npz:cifar10.npz     the same x 3 splits
     python experiments/compare.py mixing-layers                      which stages' maps place the box of GradMix
     python experiments/compare.py mixing-fill                        what fills the box of GradMix
+    python experiments/compare.py mixing-classes                     GradMix for m-OvR and softmax
     python experiments/compare.py ssl                                mixing without labels, by a linear probe
 
-Every cell is one run of experiments/train.py, or of contrastive.py for the last five, in a directory of its own, so
-the command resumes where it was stopped, and any cell can be repeated by the command in its log. Intervals: seeds are
-averaged within a split, then a 95 % t interval over splits; differences are taken run by run (same split, same seed)
-and treated alike.
+Every cell is one run of experiments/train.py (of contrastive.py for `ssl` and for those of mixing but mixing-classes)
+in a directory of its own, so the command resumes where it was stopped, and any cell can be repeated by the command in
+its log. Intervals: seeds are averaged within a split, then a 95 % t interval over splits; differences are taken run by
+run (same split, same seed) and treated alike.
 """
 
 import dataclasses
@@ -36,7 +37,16 @@ class Config:
 
     table: Annotated[
         Literal[
-            "bundled", "cifar10", "recipe", "smoke", "mixing", "mixing-cifar10", "mixing-layers", "mixing-fill", "ssl"
+            "bundled",
+            "cifar10",
+            "recipe",
+            "smoke",
+            "mixing",
+            "mixing-cifar10",
+            "mixing-layers",
+            "mixing-fill",
+            "mixing-classes",
+            "ssl",
         ],
         tyro.conf.Positional,
     ]
@@ -153,6 +163,22 @@ COMPARISONS = {
         seeds=1,
         reference="noise",
         script="contrastive.py",
+    ),
+    "mixing-classes": Comparison(
+        arms={
+            f"{loss}{name}": f"--loss {option} {mixing}".strip()
+            for loss, option in (("m-OvR", "m_ovr"), ("softmax", "softmax"))
+            for name, mixing in {
+                "": "",
+                ", random box": "--mixing random_box",
+                ", GradMix +1": "--mixing gradmix --cam-sign 1",
+                ", GradMix -1": "--mixing gradmix --cam-sign -1",
+            }.items()
+        },
+        common="--preset bundled --steps 200",
+        groups=NEAL,
+        seeds=1,
+        reference="m-OvR, random box",
     ),
     "ssl": Comparison(
         arms={arm: MIXING[arm] for arm in ("none", "random box", "GradMix, sign +1", "GradMix, sign -1")},

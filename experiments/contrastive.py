@@ -38,7 +38,7 @@ from osrjax.checkpoint import Checkpoints
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data
 from osrjax.feature_scores import class_similarities, fit_knn
-from osrjax.gradmix import VIEW_MIXINGS, GradMix, MixViews, make_contrastive_objective
+from osrjax.gradmix import VIEW_MIXINGS, GradMix, MixViews, last_layers, make_contrastive_objective
 from osrjax.linear_probe import linear_probe
 from osrjax.loop import gather_batch, make_inputs, train_loop
 from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
@@ -302,7 +302,7 @@ def check(config: Config) -> None:
 
 def mixing_of(config: Config, stages: int) -> GradMix | MixViews | None:
     """The mixed term that a configuration asks for, for a network of so many stages."""
-    layers = config.cam_layers or tuple(range(max(1, stages - 2), stages + 1))
+    layers = config.cam_layers or last_layers(stages)
     attribution.check_layers(layers, stages)
     if config.mixing in VIEW_MIXINGS:
         return VIEW_MIXINGS[config.mixing]

@@ -27,9 +27,10 @@ from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
 from osrjax.checkpoint import Checkpoints
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data
+from osrjax.gradmix import GradMix, last_layers, make_masked_classify_objective
 from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
 from osrjax.loop import gather_batch, make_inputs, train_loop
-from osrjax.models import NETWORKS, OpenSetNetwork
+from osrjax.models import NETWORKS, OpenSetNetwork, zero_taps
 from osrjax.objectives import CLASS_LOSSES, make_classify_objective, make_crop_and_flip
 from osrjax.probe import ProbeSets, join_probes, make_probe, probe_sets, write_probe
 from osrjax.run import Run, StopSignal
@@ -97,6 +98,17 @@ class Config:
     """Self-supervision: predict the rotation of no copy, one randomly rotated copy, or all four."""
     rotation_weight: float = 0.1
     """lambda_self, the weight of the rotation loss."""
+
+    mixing: Literal["none", "gradmix", "random_box"] = "none"
+    """Classify masked images too: boxes at the peaks of the class loss's attribution (GradMix), or anywhere."""
+    cam_sign: Literal[1, -1] = 1
+    """With gradmix, +1: mask what would raise the loss; -1: the evidence that lowers it."""
+    mixed_weight: float = 1.0
+    """Weight of the masked images' class loss."""
+    smallest_kept: float = 0.5
+    """Smallest share of an image that a box leaves."""
+    largest_kept: float = 0.9
+    """Largest one."""
 
     steps: int = 800
     """Optimiser steps."""
@@ -241,6 +253,7 @@ def check(config: Config) -> None:
         "rotation_weight",
         "intra_weight",
         "inter_weight",
+        "mixed_weight",
         "crop_padding",
         "resamples",
         "seed",
@@ -251,6 +264,15 @@ def check(config: Config) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r} must not be negative")
     if not config.margin < np.pi:
         raise ValueError(f"margin={config.margin!r} is an angle in radians: give one below pi, such as 0.5")
+    if not 0 < config.smallest_kept <= config.largest_kept <= 1:
+        raise ValueError(
+            f"smallest_kept={config.smallest_kept!r}, largest_kept={config.largest_kept!r}: give shares with"
+            " 0 < smallest <= largest <= 1, such as 0.5 and 0.9"
+        )
+    if config.mixing != "none" and config.rotations != "none":
+        raise ValueError(f"mixing={config.mixing!r} with rotations={config.rotations!r} is not built: leave one out")
+    if config.mixing != "none" and config.batch_size < 2:
+        raise ValueError(f"batch_size={config.batch_size!r} is too small for mixing: give 2 or more")
     if not 0 <= config.momentum < 1:
         raise ValueError(f"momentum={config.momentum!r} must be in [0, 1)")
     if not 0 < config.reject_share < 1:
@@ -321,7 +343,12 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         for dtype in (jnp.dtype(config.dtype), jnp.float32)
     )
     augmentation = make_crop_and_flip(crop_padding=config.crop_padding, flip=config.flip)
-    objective = make_classify_objective(train_network, class_loss, augmentation, rotations=config.rotations)
+    if config.mixing == "none":
+        objective = make_classify_objective(train_network, class_loss, augmentation, rotations=config.rotations)
+    else:
+        stages = len(zero_taps(eval_network, data.train.images.shape[1:], 1))
+        mix = GradMix(last_layers(stages), sign=config.cam_sign if config.mixing == "gradmix" else 0)
+        objective = make_masked_classify_objective(train_network, class_loss, augmentation, mix=mix)
     optimizer = make_sgd(total_steps=steps, momentum=config.momentum)
     hyper = {
         name: jnp.float32(getattr(config, name))
@@ -334,6 +361,9 @@ def train_and_evaluate(config: Config, job: Job) -> int:
             "intra_weight",
             "inter_weight",
             "rotation_weight",
+            "mixed_weight",
+            "smallest_kept",
+            "largest_kept",
         )
     }
     key = jax.random.key(config.seed)
@@ -509,7 +539,8 @@ def run_name(config: Config) -> str:
     known = "own" if config.known else f"{config.family}{config.split}"
     held_out = "".join(f"-without{c}" for c in config.held_out)
     smoke = "-smoke" if config.smoke else ""
-    return f"{config.preset}-{config.loss}-{known}{held_out}-seed{config.seed}{smoke}"
+    mixing = "" if config.mixing == "none" else f"-{config.mixing}" + ("-minus" if config.cam_sign < 0 else "")
+    return f"{config.preset}-{config.loss}{mixing}-{known}{held_out}-seed{config.seed}{smoke}"
 
 
 if __name__ == "__main__":

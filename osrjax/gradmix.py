@@ -28,6 +28,7 @@ __all__ = [
     "VIEW_MIXINGS",
     "GradMix",
     "MixViews",
+    "last_layers",
     "make_contrastive_objective",
     "make_masked_classify_objective",
 ]
@@ -82,6 +83,22 @@ class GradMix:
             raise ValueError(
                 f"layers={self.layers!r} leaves no stage to attribute to: give some, or sign=0 for a random box"
             )
+
+
+def last_layers(stages: int) -> tuple[int, ...]:
+    """The last three stages of a network, or all that it has; 2 to 4 of a residual network.
+
+    Args:
+      stages: of the network.
+
+    Returns:
+      Numbers of stages, 1 = the first.
+
+    Example:
+      >>> last_layers(4), last_layers(2)
+      ((2, 3, 4), (1, 2))
+    """
+    return tuple(range(max(1, stages - 2), stages + 1))
 
 
 def _pairs(function: Callable[..., mixing.Mixed]) -> MixViews:

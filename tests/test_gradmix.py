@@ -12,7 +12,13 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from osrjax import mixing, models, sharding, train
-from osrjax.gradmix import VIEW_MIXINGS, GradMix, make_contrastive_objective, make_masked_classify_objective
+from osrjax.gradmix import (
+    VIEW_MIXINGS,
+    GradMix,
+    last_layers,
+    make_contrastive_objective,
+    make_masked_classify_objective,
+)
 from osrjax.models import ContrastiveNetwork, OpenSetNetwork, ResNet, SmallCNN
 from osrjax.objectives import CLASS_LOSSES, Batch
 
@@ -619,6 +625,10 @@ def test_masked_classification_equals_the_plain_form(double, seen):
     np.testing.assert_allclose(metrics["accuracy"], np.mean(np.argmax(logits, 1) == LABELS))
     mass = np.mean((own_maps * inside).sum((1, 2)) / own_maps.sum((1, 2)))
     np.testing.assert_allclose(metrics["mass_in_box"], mass, rtol=1e-4)
+
+
+def test_last_layers():
+    assert [last_layers(stages) for stages in (1, 2, 3, 4)] == [(1,), (1, 2), (1, 2, 3), (2, 3, 4)]
 
 
 def shapes_of(objective, network=TINY, images=None, labels=LABELS):

@@ -1,0 +1,116 @@
+"""experiments/contrastive.py: a whole run, a stopped and resumed one, and what it refuses."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import contrastive  # noqa: E402
+
+SMOKE = ["--smoke", "--first-stage-steps", "4", "--steps", "6", "--save-every", "4", "--log-every", "2"]
+SMOKE += ["--resamples", "20"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A two-stage GradMix run."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert contrastive.main([*SMOKE, "--out", str(out)]) == 0
+    return out
+
+
+def test_a_run_gives_what_it_promises(finished, capsys):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["steps"] == 10
+    assert results["score"] == "knn_sum"
+    scores = results["trained"]["scores"]
+    assert {"knn_sum", "knn_ratio", "mahalanobis", "knn_sum_embedding", "mahalanobis_embedding"} <= set(scores)
+    assert 0 <= scores["knn_sum"]["auroc"]["low"] <= scores["knn_sum"]["auroc"]["high"] <= 1
+    assert 0 < results["attribution"]["mass_in_box"] < 1
+    assert {"scores", "roc", "oscr"} <= {path.stem for path in (finished / "figures").iterdir()}
+    # The stored features give the stored accuracy again, by another way than the library's.
+    with np.load(finished / "scores.npz") as stored:
+        cosines = stored["known_projection"] @ stored["train_projection"].T
+        labels, train_labels = stored["known_labels"], stored["train_labels"]
+    sums = [np.sort(cosines[:, train_labels == k], axis=1)[:, -3:].sum(axis=1) for k in range(train_labels.max() + 1)]
+    accuracy = np.mean(np.argmax(sums, axis=0) == labels)
+    assert abs(scores["knn_sum"]["closed_set_accuracy"]["value"] - accuracy) < 2 / len(labels)
+    assert results["linear_probe"]["accuracy"] > 0.5
+    capsys.readouterr()
+    assert contrastive.main([*SMOKE, "--out", str(finished)]) == 0
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_the_first_stage_has_no_labels_and_the_second_a_new_optimiser(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    found = {line["step"]: line for line in lines}
+    for step, weights in {2: (0.0, 1.0), 4: (0.0, 1.0), 6: (1.0, 1.2)}.items():
+        line = found[step]
+        # The weight lambda' is one for the batch, so the losses add up exactly.
+        bracket = line["train/nt_xent_loss"] + line["train/kept"] * line["train/mixed_loss"]
+        expected = weights[0] * line["train/supcon_loss"] + weights[1] * bracket
+        assert line["train/loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch, capsys):
+    class StopAfterThree(contrastive.StopSignal):
+        """A signal that arrives during the third step."""
+
+        looks = 0
+
+        def __getattribute__(self, name):
+            if name == "requested":
+                StopAfterThree.looks += 1
+                if StopAfterThree.looks == 3:
+                    self._request(signal.SIGTERM, None)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(contrastive, "StopSignal", StopAfterThree)
+    assert contrastive.main([*SMOKE, "--out", str(tmp_path / "run")]) == 143
+    assert "stopped by SIGTERM after saving step 3" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert contrastive.main([*SMOKE, "--out", str(tmp_path / "run")]) == 0
+    assert "going on from step 3" in capsys.readouterr().out
+    with np.load(finished / "network.npz") as whole, np.load(tmp_path / "run" / "network.npz") as resumed:
+        assert whole.files == resumed.files
+        for name in whole.files:
+            np.testing.assert_array_equal(whole[name], resumed[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--cam-layers", "2", "4"], "layers=(2, 4): the network has the stages 1 to 3"),
+        (["--batch-size", "1"], "batch_size=1 leaves no negatives"),
+        (["--temperature", "0"], "temperature=0.0 must be above 0"),
+        (["--cam-temperature", "-1"], "cam_temperature=-1.0 must be above 0"),
+        (["--smallest-kept", "0"], "smallest_kept=0.0 is no share in (0, 1]"),
+        (["--largest-kept", "1.2"], "largest_kept=1.2 is no share in (0, 1]"),
+        (["--smallest-kept", "0.95"], "smallest_kept=0.95 is above largest_kept=0.9"),
+        (["--supcon-weight", "0", "--ssl-weight", "0"], "leave nothing to minimise"),
+        (["--batch-size", "100000"], "batch_size=100000 exceeds the 778 training images"),
+        (["--neighbours", "500"], "neighbours=500 exceeds the"),
+        (["--steps", "0"], "steps=0 must be above 0"),
+        (["--preset", "nothing"], "preset='nothing' does not exist"),
+        (["--split", "-1"], "split=-1 must not be negative"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(options, line, tmp_path, capsys):
+    assert contrastive.main(["--smoke", "--out", str(tmp_path / "run"), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("contrastive.py: ")
+    assert line in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_preset_is_a_configuration():
+    for name, preset in contrastive.PRESETS.items():
+        assert preset.preset == name
+        contrastive.check(preset)
