@@ -292,6 +292,6 @@ def apply_in_batches(
         rows = images[start : start + batch_size]
         missing = batch_size - len(rows)
         padded = np.concatenate([rows, np.repeat(images[:1], missing, axis=0)]) if missing else rows
-        parts.append(jax.device_get(forward(augment.to_float(jnp.asarray(padded)))))
+        parts.append(jax.tree.map(np.asarray, forward(augment.to_float(jnp.asarray(padded)))))
     # Padding stands in the last batch alone, at its end.
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(images)], *parts)
