@@ -150,7 +150,7 @@ COMPARISONS = {
     ),
     "mixing-layers": Comparison(
         arms={f"stages {stages}": f"--cam-layers {stages}" for stages in ("1", "2", "3", "2 3", "1 2 3")},
-        common="--preset bundled --mixing gradmix",
+        common="--preset bundled --steps 150 --mixing gradmix",
         groups=NEAL,
         seeds=1,
         reference="stages 1 2 3",
@@ -158,7 +158,7 @@ COMPARISONS = {
     ),
     "mixing-fill": Comparison(
         arms={fill: f"--fill {fill}" for fill in ("noise", "noise_pixel", "paste", "mean")},
-        common="--preset bundled --mixing gradmix",
+        common="--preset bundled --steps 150 --mixing gradmix",
         groups=NEAL,
         seeds=1,
         reference="noise",

@@ -187,7 +187,7 @@ GRADMIX_CODE = Config(  # schedules of the authors' code; arXiv 2505.12803
 PRESETS = {
     "bundled": Config(),
     "ssl": Config(preset="ssl", supcon_weight=0.0, ssl_weight=1.0),
-    "cifar10-small": Config(preset="cifar10-small", data="cifar10", network="resnet18_w16"),
+    "cifar10-small": Config(preset="cifar10-small", data="cifar10", network="resnet18_w16", steps=200),
     "digits": Config(preset="digits", data="digits", flip=False, jitter=0.0),
     "cifar10-r18": dataclasses.replace(
         GRADMIX_CODE, preset="cifar10-r18", first_stage_steps=600 * 117, steps=10 * 117
