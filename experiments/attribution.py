@@ -26,15 +26,17 @@ import numpy as np
 import tyro
 from jaxtyping import Array
 
-from osrjax import attribution, mixing, policies, report
+from osrjax import attribution, mixing, report
 from osrjax.attribution_report import SheetColumn, contact_sheet, mass_in_boxes, mass_in_random_boxes, peak_distances
 from osrjax.augment import to_float
 from osrjax.checkpoint import Checkpoints
 from osrjax.contrastive import nt_xent_loss
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.finished import FinishedRun, open_finished
+from osrjax.gradmix import last_layers
 from osrjax.models import zero_taps
 from osrjax.objectives import CLASS_LOSSES, make_contrastive_augmentation
+from osrjax.policies import POLICIES
 from osrjax.train import init_state, make_adam, make_sgd
 
 SIGNS = {1: "sign +1: what would raise the loss", -1: "sign \N{MINUS SIGN}1: what lowers the loss", 0: ""}
@@ -114,10 +116,11 @@ def draw(config: Config) -> int:
     kept = config.kept
     if kept is None:
         kept = (trained.get("smallest_kept", 0.5) + trained.get("largest_kept", 0.9)) / 2
+        kept = kept if kept < 1 else 0.7
     if not 0 < kept < 1:
         raise ValueError(f"kept={kept} is not in (0, 1): give the share of an image that a box leaves, such as 0.7")
     stages = len(zero_taps(finished.network, tuple(finished.provenance["image_shape"]), 1))
-    layers = config.layers or tuple(trained.get("cam_layers", ())) or tuple(range(max(1, stages - 2), stages + 1))
+    layers = config.layers or tuple(trained.get("cam_layers", ())) or last_layers(stages)
     attribution.check_layers(layers, stages)
     method = config.method or trained.get("cam_method", "layer_cam")
     signs = tuple(dict.fromkeys(config.sign)) or (1, -1)
@@ -125,11 +128,13 @@ def draw(config: Config) -> int:
         layers, signs = (), (0,)
     kinds = ("known", "unknown") if config.unknown else ("known",)
     batches = {kind: choose_images(finished, kind, config) for kind in kinds}
+    out = config.out or config.run / f"attribution-{method}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out={str(out)!r} cannot be written ({error.strerror}): choose another directory") from error
     networks = networks_of(finished)
     maps_of = make_maps(finished, method, layers, signs, kept, config.seed)
-
-    out = config.out or config.run / f"attribution-{method}"
-    out.mkdir(parents=True, exist_ok=True)
     loss = "NT-Xent" if finished.is_contrastive else trained["loss"]
     rows, means, figures = [], {}, []
     for kind, chosen in batches.items():
@@ -185,12 +190,11 @@ def choose_images(finished: FinishedRun, kind: str, config: Config) -> Chosen:
     labels = jnp.asarray(labels if kind == "known" else np.full_like(labels, -1))
     if not finished.is_contrastive:
         return Chosen(to_float(images), to_float(images), labels, names)
-    policy = {"none": None, "rand_augment": policies.rand_augment, "aug_mix": policies.aug_mix}[trained["policy"]]
     augmentation = make_contrastive_augmentation(
         crop_scale=(0.2, 1.0) if trained["crop"] else None,
         flip=trained["flip"],
         jitter=trained["jitter"],
-        policy=policy,
+        policy=POLICIES[trained["policy"]],
     )
     first_key, second_key = jax.random.split(jax.random.key(config.seed))
     augmented = jax.jit(augmentation, compiler_options=compiler_options())

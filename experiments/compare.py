@@ -7,13 +7,14 @@
     python experiments/compare.py mixing-cifar10 --data npz:cifar10.npz     the same x 3 splits
     python experiments/compare.py mixing-layers                      which stages' maps place the box of GradMix
     python experiments/compare.py mixing-fill                        what fills the box of GradMix
-    python experiments/compare.py mixing-classes                     GradMix for m-OvR and softmax
+    python experiments/compare.py mixing-m-ovr                       GradMix for m-OvR; mixing-softmax: for softmax
+    python experiments/compare.py mixing-all --data npz:cifar10.npz --unknown-data npz:svhn.npz    OOD detection
     python experiments/compare.py ssl                                mixing without labels, by a linear probe
 
-Every cell is one run of experiments/train.py (of contrastive.py for `ssl` and for those of mixing but mixing-classes)
-in a directory of its own, so the command resumes where it was stopped, and any cell can be repeated by the command in
-its log. Intervals: seeds are averaged within a split, then a 95 % t interval over splits; differences are taken run by
-run (same split, same seed) and treated alike.
+Every cell is one run of experiments/train.py (of contrastive.py for `ssl` and those of mixing but mixing-m-ovr and
+mixing-softmax) in a directory of its own, so the command resumes where it was stopped, and any cell can be repeated by
+the command in its log. Intervals: seeds are averaged within a split, then a 95 % t interval over splits; differences
+are taken run by run (same split, same seed) and treated alike.
 """
 
 import dataclasses
@@ -45,7 +46,9 @@ class Config:
             "mixing-cifar10",
             "mixing-layers",
             "mixing-fill",
-            "mixing-classes",
+            "mixing-m-ovr",
+            "mixing-softmax",
+            "mixing-all",
             "ssl",
         ],
         tyro.conf.Positional,
@@ -55,6 +58,8 @@ class Config:
     """Directory of the runs and tables."""
     data: str | None = None
     """Where the images come from, if not where the comparison says: cifar10 (prepared by TFDS) or npz:FILE."""
+    unknown_data: str | None = None
+    """Where unknown test images come from, for mixing-all: svhn_cropped (prepared by TFDS) or npz:FILE."""
     workers: int = 0
     """Runs at a time, each on its share of the cores; 0: one per core."""
     only_table: bool = False
@@ -72,6 +77,8 @@ class Comparison:
     seeds: int
     reference: str
     script: str = "train.py"
+    gate: tuple[str, float] | None = None
+    """An arm and the closed-set accuracy that it must reach for the comparison to count."""
     columns: tuple[str, ...] = ()
     """Figures of the run itself, not of a score, that get a column: names of ``FIGURES``."""
 
@@ -90,6 +97,7 @@ MIXING = {
     "GradMix, sign +1": "--mixing gradmix --cam-sign 1",
     "GradMix, sign -1": "--mixing gradmix --cam-sign -1",
 }
+MASKS = {arm: MIXING[arm] for arm in ("none", "random box", "GradMix, sign +1", "GradMix, sign -1")}
 NEAL = {f"neal {k}": f"--family neal --split {k}" for k in range(5)}
 COMPARISONS = {
     "bundled": Comparison(
@@ -134,6 +142,7 @@ COMPARISONS = {
     ),
     "mixing": Comparison(
         arms=MIXING,
+        gate=("none", 0.85),
         common="--preset bundled",
         groups=NEAL,
         seeds=3,
@@ -164,24 +173,23 @@ COMPARISONS = {
         reference="noise",
         script="contrastive.py",
     ),
-    "mixing-classes": Comparison(
-        arms={
-            f"{loss}{name}": f"--loss {option} {mixing}".strip()
-            for loss, option in (("m-OvR", "m_ovr"), ("softmax", "softmax"))
-            for name, mixing in {
-                "": "",
-                ", random box": "--mixing random_box",
-                ", GradMix +1": "--mixing gradmix --cam-sign 1",
-                ", GradMix -1": "--mixing gradmix --cam-sign -1",
-            }.items()
-        },
-        common="--preset bundled --steps 200",
-        groups=NEAL,
+    "mixing-m-ovr": Comparison(
+        arms=MASKS, common="--preset bundled --steps 200 --loss m_ovr", groups=NEAL, seeds=1, reference="random box"
+    ),
+    "mixing-softmax": Comparison(
+        arms=MASKS, common="--preset bundled --steps 200 --loss softmax", groups=NEAL, seeds=1, reference="random box"
+    ),
+    "mixing-all": Comparison(  # all classes known: the unknown images are those of another data set
+        arms=MASKS,
+        common="--preset cifar10-all-small",
+        groups={f"seed {k}": f"--split {k} --seed {k}" for k in range(3)},
         seeds=1,
-        reference="m-OvR, random box",
+        reference="random box",
+        script="contrastive.py",
+        columns=("linear probe accuracy",),
     ),
     "ssl": Comparison(
-        arms={arm: MIXING[arm] for arm in ("none", "random box", "GradMix, sign +1", "GradMix, sign -1")},
+        arms=MASKS,
         common="--preset ssl",
         groups=NEAL,
         seeds=1,
@@ -242,8 +250,14 @@ def main(arguments: list[str] | None = None) -> int:
 def options_of(config: Config, comparison: Comparison, cell: tuple[str, str, int]) -> list[str]:
     """The options of the script for one cell."""
     arm, group, seed = cell
-    options = f"{comparison.common} {comparison.arms[arm]} {comparison.groups[group]} --seed {seed} --resamples 0"
-    return options.split() + (["--data", config.data] if config.data else [])
+    options = f"{comparison.common} {comparison.arms[arm]} {comparison.groups[group]} --resamples 0"
+    if "--seed" not in comparison.groups[group]:  # where no split tells the groups apart, seeds do
+        options += f" --seed {seed}"
+    return (
+        options.split()
+        + (["--data", config.data] if config.data else [])
+        + (["--unknown-data", config.unknown_data] if config.unknown_data else [])
+    )
 
 
 def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
@@ -304,6 +318,12 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
     title = (
         f"{len(results)} of {len(cells)} runs: {shape[0]} splits x {shape[1]} seeds, mean [95 % t interval over splits]"
     )
+    if comparison.gate is not None:
+        arm, least = comparison.gate
+        if arm in own_score:
+            accuracy = intervals.t_interval(score_values(arm, own_score[arm], "closed_set_accuracy")).mean
+            met = "met" if accuracy >= least else "NOT met: no verdicts"
+            title += f"\nthe arm {arm!r} should reach an accuracy of {least}: {accuracy:.3f}, {met}"
     angles, attributions = [], []
     for arm in own_score:
         outs = [cells[cell] for cell in results if cell[0] == arm]

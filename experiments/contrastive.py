@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import attribution, metrics, policies, report, sharding, splits
+from osrjax import attribution, metrics, report, sharding, splits
 from osrjax.assessment import (
     OpenSetFeatures,
     OpenSetLabels,
@@ -38,11 +38,12 @@ from osrjax.checkpoint import Checkpoints
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data
 from osrjax.feature_scores import class_similarities, fit_knn
-from osrjax.gradmix import VIEW_MIXINGS, GradMix, MixViews, last_layers, make_contrastive_objective
-from osrjax.linear_probe import linear_probe
+from osrjax.gradmix import GradMix, MixViews, last_layers, make_contrastive_objective, view_mixings
+from osrjax.linear_probe import linear_probe, top_accuracy
 from osrjax.loop import gather_batch, make_inputs, train_loop
 from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
 from osrjax.objectives import make_contrastive_augmentation
+from osrjax.policies import POLICIES
 from osrjax.run import Run, StopSignal
 from osrjax.train import TrainState, apply_in_batches, estimate_statistics, init_state, make_adam, make_train_step
 
@@ -108,7 +109,7 @@ class Config:
     cam_layers: tuple[int, ...] = ()
     """Stages whose maps are summed, 1 = the first; default: the last three."""
     cam_method: Literal["layer_cam", "grad_cam"] = "layer_cam"
-    """grad_cam on the last stage alone is the authors' CamMix."""
+    """grad_cam on the last stage alone is the authors' CamMix, up to the peak's place within its cell."""
     cam_aggregation: Literal["batch_minmax_sum", "raw_sum", "sample_max_sum"] = "batch_minmax_sum"
     """How the maps of several stages become one."""
     cam_statistics: Literal["train", "running"] = "train"
@@ -127,6 +128,10 @@ class Config:
     """Smallest lambda, the share of an image that a box leaves."""
     largest_kept: float = 0.9
     """Largest lambda."""
+    mixing_alpha: float = 1.0
+    """First parameter of lambda's Beta distribution; of both for mixup, cutmix, saliency_mix and fmix."""
+    mixing_beta: float = 1.0
+    """Second parameter for gradmix and random_box."""
     clean_term: bool = True
     """Keep NT-Xent on the clean views beside the mixed term."""
     reuse_second_view: bool = True
@@ -140,8 +145,12 @@ class Config:
     """Optimiser steps (of the second stage, if there are two)."""
     epochs: int | None = None
     """Passes over the training images, instead of `steps` (a `--steps` on the command line undoes a preset's)."""
+    first_stage_epochs: int | None = None
+    """The same for `first_stage_steps`."""
     batch_size: int = 64
     """Images a step, over all devices; the networks see twice as many views."""
+    block_size: int | None = None
+    """Columns at a time of the contrastive losses, for large batches; default: all."""
     learning_rate: float = 1e-3
     """First learning rate of Adam, cosine to final_learning_rate."""
     final_learning_rate: float = 5.12e-4
@@ -181,7 +190,7 @@ class Config:
     """Other defaults, for a run of seconds: digits, 10 steps, small batches."""
 
 
-GRADMIX_CODE = Config(  # schedules of the authors' code; arXiv 2505.12803
+PUBLISHED = Config(  # network, batch, optimiser and numbers of epochs of the authors' code; arXiv 2505.12803
     network="resnet18", batch_size=256, save_every=1000, log_every=100, data="cifar10"
 )
 PRESETS = {
@@ -189,15 +198,25 @@ PRESETS = {
     "ssl": Config(preset="ssl", supcon_weight=0.0, ssl_weight=1.0),
     "cifar10-small": Config(preset="cifar10-small", data="cifar10", network="resnet18_w16", steps=200),
     "digits": Config(preset="digits", data="digits", flip=False, jitter=0.0),
-    "cifar10-r18": dataclasses.replace(
-        GRADMIX_CODE, preset="cifar10-r18", first_stage_steps=600 * 117, steps=10 * 117
-    ),  # two stages of 600 and 10 epochs of 30 000 images
-    "cifar10-all-r18": dataclasses.replace(
-        GRADMIX_CODE, preset="cifar10-all-r18", epochs=200, known=tuple(range(10)), unknown_data="cifar100"
+    "cifar10-all-small": dataclasses.replace(
+        Config(),
+        preset="cifar10-all-small",
+        data="cifar10",
+        network="resnet18_w16",
+        steps=200,
+        known=tuple(range(10)),
+        unknown_data="svhn_cropped",
     ),
-    "svhn-r18": dataclasses.replace(GRADMIX_CODE, preset="svhn-r18", data="svhn_cropped", flip=False, epochs=300),
+    # In two stages, as in the authors' final runs.
+    "cifar10-r18": dataclasses.replace(PUBLISHED, preset="cifar10-r18", first_stage_epochs=600, epochs=10),
+    # The authors go on from an AugMix stage of SSL, with stages 3 and 4; this is one joint stage from scratch.
+    "cifar10-all-r18": dataclasses.replace(
+        PUBLISHED, preset="cifar10-all-r18", epochs=200, known=tuple(range(10)), unknown_data="svhn_cropped"
+    ),
+    # Digits are not mirrored here; the authors mirror them, and train without labels alone.
+    "svhn-r18": dataclasses.replace(PUBLISHED, preset="svhn-r18", data="svhn_cropped", flip=False, epochs=300),
     "tiny-imagenet-r18": dataclasses.replace(
-        GRADMIX_CODE, preset="tiny-imagenet-r18", data="tiny_imagenet", ssl_weight=1.0, epochs=600
+        PUBLISHED, preset="tiny-imagenet-r18", data="tiny_imagenet", ssl_weight=1.0, epochs=600
     ),
 }
 SMOKE = {
@@ -209,6 +228,7 @@ SMOKE = {
     "features": 16,
     "epochs": None,
     "first_stage_steps": 0,
+    "first_stage_epochs": None,
     "known": (),
     "flip": False,
     "steps": 10,
@@ -248,7 +268,7 @@ def parse(arguments: list[str]) -> Config:
     if given.smoke:
         default = dataclasses.replace(default, **SMOKE)
     if given.steps is not None:
-        default = dataclasses.replace(default, epochs=None)
+        default = dataclasses.replace(default, epochs=None, first_stage_epochs=None)
     return tyro.cli(Config, args=arguments, default=default, description=f"{__doc__}\nPresets: {', '.join(PRESETS)}.")
 
 
@@ -267,6 +287,8 @@ def check(config: Config) -> None:
         "neighbours",
         "hidden",
         "features",
+        "mixing_alpha",
+        "mixing_beta",
     )
     for name in positive:
         if not getattr(config, name) > 0:
@@ -296,18 +318,39 @@ def check(config: Config) -> None:
         raise ValueError("supcon_weight=0 and ssl_weight=0 leave nothing to minimise: raise one of them")
     if not 0 < config.reject_share < 1:
         raise ValueError(f"reject_share={config.reject_share!r} must be between 0 and 1, such as 0.1")
-    if config.epochs is not None and config.epochs < 1:
-        raise ValueError(f"epochs={config.epochs!r} must be at least 1")
+    for name in ("epochs", "first_stage_epochs", "block_size"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise ValueError(f"{name}={getattr(config, name)!r} must be at least 1, or left out")
+    if config.jitter > 5:
+        raise ValueError(f"jitter={config.jitter!r} is above 5: give a factor of the usual strengths, such as 1")
+    if config.mixing != "none" and not config.ssl_weight:
+        raise ValueError(f"ssl_weight=0 gives the mixed term of mixing={config.mixing!r} no weight: use mixing none")
+    for name in MEANINGLESS[config.mixing]:
+        if getattr(config, name) != getattr(Config, name):
+            raise ValueError(
+                f"{name}={getattr(config, name)!r} does nothing with mixing={config.mixing!r}: leave it out"
+            )
+
+
+CAM = ("cam_sign", "cam_layers", "cam_method", "cam_aggregation", "cam_statistics", "cam_temperature")
+BOX = ("fill", "mask_views", "per_image", "kept_weight", "smallest_kept", "largest_kept", "mixing_beta")
+TERM = ("clean_term", "own_positive", "statistics_from")
+MEANINGLESS: dict[str, tuple[str, ...]] = {
+    "none": (*CAM, *BOX, *TERM, "mixing_alpha", "reuse_second_view"),
+    "gradmix": (),
+    "random_box": CAM,
+    "cutout": (*CAM, *BOX, "mixing_alpha", "reuse_second_view"),
+} | dict.fromkeys(("mixup", "cutmix", "saliency_mix", "fmix"), (*CAM, *BOX, "reuse_second_view"))
 
 
 def mixing_of(config: Config, stages: int) -> GradMix | MixViews | None:
     """The mixed term that a configuration asks for, for a network of so many stages."""
     layers = config.cam_layers or last_layers(stages)
     attribution.check_layers(layers, stages)
-    if config.mixing in VIEW_MIXINGS:
-        return VIEW_MIXINGS[config.mixing]
     if config.mixing == "none":
         return None
+    if (found := view_mixings(config.mixing_alpha).get(config.mixing)) is not None:
+        return found
     return GradMix(
         layers=layers,
         sign=config.cam_sign if config.mixing == "gradmix" else 0,
@@ -318,6 +361,8 @@ def mixing_of(config: Config, stages: int) -> GradMix | MixViews | None:
         views=config.mask_views,
         per_image=config.per_image,
         weight=config.kept_weight,
+        alpha=config.mixing_alpha,
+        beta=config.mixing_beta,
     )
 
 
@@ -325,11 +370,12 @@ def mixing_of(config: Config, stages: int) -> GradMix | MixViews | None:
 
 
 class Job(NamedTuple):
-    """A run that was found possible: devices, class split, images, steps, networks, mixed term, directory."""
+    """A run that was found possible: devices, split, images, steps of both stages, networks, mixed term, directory."""
 
     mesh: jax.sharding.Mesh
     split: splits.ClassSplit
     data: OpenSetData
+    first_steps: int
     steps: int
     train_network: ContrastiveNetwork
     eval_network: ContrastiveNetwork
@@ -349,6 +395,8 @@ def prepare(config: Config) -> Job:
     images = len(data.train.images)
     if config.batch_size > images:
         raise ValueError(f"batch_size={config.batch_size} exceeds the {images} training images: lower it")
+    if len(data.known_classes) < 2:
+        raise ValueError(f"known_classes={list(data.known_classes)} is a single class: give two or more")
     fewest = int(np.bincount(data.train.labels, minlength=len(data.known_classes)).min())
     if config.neighbours > fewest:
         raise ValueError(f"neighbours={config.neighbours} exceeds the {fewest} training images of a class: lower it")
@@ -357,12 +405,15 @@ def prepare(config: Config) -> Job:
         for dtype in (jnp.dtype(config.dtype), jnp.float32)
     )
     mix = mixing_of(config, len(zero_taps(eval_network, data.train.images.shape[1:], 1)))
-    steps = config.steps if config.epochs is None else max(1, config.epochs * images // config.batch_size)
+    first_steps, steps = (
+        given if epochs is None else max(1, epochs * images // config.batch_size)
+        for given, epochs in ((config.first_stage_steps, config.first_stage_epochs), (config.steps, config.epochs))
+    )
     fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
     environment = ("out", "data_dir", "stream", "devices", "compilation_cache")
     out = config.out or Path("runs") / run_name(config)
     run = Run(out, fields, content=content_of(data, split), ignore=environment)
-    return Job(mesh, split, data, steps, train_network, eval_network, mix, run)
+    return Job(mesh, split, data, first_steps, steps, train_network, eval_network, mix, run)
 
 
 def train_and_evaluate(config: Config, job: Job) -> int:
@@ -376,9 +427,11 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-    policy = {"none": None, "rand_augment": policies.rand_augment, "aug_mix": policies.aug_mix}[config.policy]
     augmentation = make_contrastive_augmentation(
-        crop_scale=(0.2, 1.0) if config.crop else None, flip=config.flip, jitter=config.jitter, policy=policy
+        crop_scale=(0.2, 1.0) if config.crop else None,
+        flip=config.flip,
+        jitter=config.jitter,
+        policy=POLICIES[config.policy],
     )
     objective = make_contrastive_objective(
         job.train_network,
@@ -388,6 +441,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         reuse_second_view=config.reuse_second_view,
         own_positive=config.own_positive,
         statistics_from=config.statistics_from,
+        block_size=config.block_size,
     )
     optimizer = make_adam()
     names = (
@@ -405,9 +459,9 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     first_hyper = hyper | {
         "supcon_weight": jnp.float32(0),
         "ssl_weight": jnp.float32(1),
-        "schedule_steps": jnp.float32(max(1, config.first_stage_steps)),
+        "schedule_steps": jnp.float32(max(1, job.first_steps)),
     }
-    first_steps, steps = config.first_stage_steps, config.first_stage_steps + job.steps
+    first_steps, steps = job.first_steps, job.first_steps + job.steps
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     step_function = make_train_step(objective, optimizer)
 
@@ -471,9 +525,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         return trained.exit_code
 
     # ------------------------------------------------------------------------------- evaluation
-    untrained = estimate_statistics(
-        new_state(), job.train_network, data.train.images, batch_size=config.batch_size, batches=20
-    )
+    untrained = estimate_statistics(new_state(), job.train_network, data.train.images, batch_size=config.batch_size)
     labels = OpenSetLabels(data.train.labels, data.validation.labels, data.test_known.labels)
     parts = (data.train, data.validation, data.test_known, data.test_unknown)
     found = {}
@@ -492,7 +544,12 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         if config.linear_probe:
             probe = linear_probe(embedding.train, labels.train, embedding.known)
             accuracy = metrics.closed_set_accuracy(probe.predictions, labels.known)
-            found[name]["linear_probe"] = {"accuracy": accuracy, "penalty": probe.penalty}
+            found[name]["linear_probe"] = {
+                "accuracy": accuracy,
+                "top5_accuracy": top_accuracy(probe.logits, labels.known, top=min(5, classes)),
+                "penalty": probe.penalty,
+                "converged": probe.converged,
+            }
     stored = {f"{part}_projection": rows for part, rows in projection._asdict().items()}
     stored |= {f"{part}_embedding": rows for part, rows in embedding._asdict().items()}
     stored |= {f"{part}_labels": rows for part, rows in labels._asdict().items()}
@@ -553,7 +610,8 @@ def results_text(found: dict, data: OpenSetData, config: Config, masses: dict | 
     ]
     if config.linear_probe:
         accuracies = [part["linear_probe"]["accuracy"] for part in (trained, untrained)]
-        lines.append("linear probe on h: {:.3f}, untrained {:.3f}".format(*accuracies))
+        late = "" if trained["linear_probe"]["converged"] else " (its fit ended before it converged)"
+        lines.append(f"linear probe on h: {accuracies[0]:.3f}{late}, untrained {accuracies[1]:.3f}")
     if masses:
         inside, anywhere = (masses[name] for name in MASSES)
         lines.append(

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from osrjax import report
@@ -35,7 +36,7 @@ class Config:
     against: tuple[str, ...]
     """Sets of unknown images, named as --data of train.py: npz:FILE, folder:DIRECTORY, cifar100, ..."""
     images: int | None = None
-    """Only the first so many images of every set; default: all."""
+    """Only so many images of every set, evenly over its rows; default: all."""
     data_dir: Path | None = None
     """Directory of prepared TFDS sets; default: where the run found them."""
     out: Path | None = None
@@ -119,8 +120,17 @@ def foreign_sets(config: Config, run: FinishedRun) -> dict[str, tuple[Examples, 
         if name == run.config["data"]:
             raise ValueError(f"against={name!r} is the run's own data, whose classes it knows: give another set")
         source = open_source(name, data_dir=config.data_dir)
+        if any(source.provenance == used["provenance"] for used in run.provenance["sources"]):
+            raise ValueError(f"against={name!r} is the run's own data, whose classes it knows: give another set")
+        if name in found:
+            raise ValueError(f"against={name!r} is named twice: name every set once")
         for part in ["test"] if "test" in source.splits else source.splits:
-            examples = Examples(*(array[: config.images] for array in source.splits[part]))
+            images, labels = source.splits[part]
+            # Evenly over the set: the first rows of a sorted one would be of one class.
+            rows = np.linspace(0, len(images), min(config.images or len(images), len(images)), endpoint=False).astype(
+                int
+            )
+            examples = Examples(images[rows], labels[rows])
             if examples.images.shape[1:] != shape:
                 raise ValueError(f"against={name!r} has images {examples.images.shape[1:]}, the run {shape}")
             found[name if part == "test" else f"{name} {part}"] = examples, source.provenance

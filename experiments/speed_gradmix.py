@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from osrjax.augment import to_float
-from osrjax.gradmix import GradMix, make_contrastive_objective
+from osrjax.gradmix import GradMix, last_layers, make_contrastive_objective
 from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
 from osrjax.objectives import Batch
 from osrjax.train import init_state, make_adam, make_train_step
@@ -24,7 +24,6 @@ HYPER = {
     "smallest_kept": 0.5,
     "largest_kept": 0.9,
 }
-STAGES = 3  # how many, from the last one backwards, have their maps summed
 
 
 class Side(NamedTuple):
@@ -45,7 +44,7 @@ def training_step(
     """Our GradMix training step: calling it makes one and gives its loss."""
     model = ContrastiveNetwork(NETWORKS[network]())
     stages = len(zero_taps(model, image_shape, batch))
-    mix = GradMix(layers=tuple(range(stages - STAGES + 1, stages + 1)))
+    mix = GradMix(layers=last_layers(stages))
     objective, optimizer = make_contrastive_objective(model, view, mix=mix), make_adam()
     hyper = {name: jnp.float32(value) for name, value in HYPER.items()}
     init_key, image_key, step_key = jax.random.split(jax.random.key(0), 3)

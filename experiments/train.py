@@ -24,6 +24,7 @@ import tyro
 
 from osrjax import metrics, report, sharding, splits
 from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
+from osrjax.attribution import check_layers
 from osrjax.checkpoint import Checkpoints
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data
@@ -103,6 +104,10 @@ class Config:
     """Classify masked images too: boxes at the peaks of the class loss's attribution (GradMix), or anywhere."""
     cam_sign: Literal[1, -1] = 1
     """With gradmix, +1: mask what would raise the loss; -1: the evidence that lowers it."""
+    cam_layers: tuple[int, ...] = ()
+    """Stages whose maps are summed, 1 = the first; default: the last three."""
+    fill: Literal["noise", "noise_pixel", "paste", "mean"] = "noise"
+    """What goes into a box: noise shared by the channels, noise, a whole other image, the image's mean."""
     mixed_weight: float = 1.0
     """Weight of the masked images' class loss."""
     smallest_kept: float = 0.5
@@ -269,6 +274,12 @@ def check(config: Config) -> None:
             f"smallest_kept={config.smallest_kept!r}, largest_kept={config.largest_kept!r}: give shares with"
             " 0 < smallest <= largest <= 1, such as 0.5 and 0.9"
         )
+    meaningless = {"none": ("cam_sign", "cam_layers", "fill"), "random_box": ("cam_sign", "cam_layers")}
+    for name in meaningless.get(config.mixing, ()):
+        if getattr(config, name) != getattr(Config, name):
+            raise ValueError(
+                f"{name}={getattr(config, name)!r} does nothing with mixing={config.mixing!r}: leave it out"
+            )
     if config.mixing != "none" and config.rotations != "none":
         raise ValueError(f"mixing={config.mixing!r} with rotations={config.rotations!r} is not built: leave one out")
     if config.mixing != "none" and config.batch_size < 2:
@@ -311,6 +322,9 @@ def prepare(config: Config) -> Job:
         raise ValueError(
             f"batch_size={config.batch_size} exceeds the {len(data.train.images)} training images: lower it"
         )
+    if config.cam_layers:
+        network = OpenSetNetwork(NETWORKS[config.network](), 1)
+        check_layers(config.cam_layers, len(zero_taps(network, data.train.images.shape[1:], 1)))
     sets = None
     if config.probe_every:  # drawn from the split alone: every loss and seed is probed on the same images
         images, pairs = config.probe_images, config.probe_pairs
@@ -347,7 +361,11 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         objective = make_classify_objective(train_network, class_loss, augmentation, rotations=config.rotations)
     else:
         stages = len(zero_taps(eval_network, data.train.images.shape[1:], 1))
-        mix = GradMix(last_layers(stages), sign=config.cam_sign if config.mixing == "gradmix" else 0)
+        mix = GradMix(
+            config.cam_layers or last_layers(stages),
+            sign=config.cam_sign if config.mixing == "gradmix" else 0,
+            fill=config.fill,
+        )
         objective = make_masked_classify_objective(train_network, class_loss, augmentation, mix=mix)
     optimizer = make_sgd(total_steps=steps, momentum=config.momentum)
     hyper = {
@@ -539,7 +557,8 @@ def run_name(config: Config) -> str:
     known = "own" if config.known else f"{config.family}{config.split}"
     held_out = "".join(f"-without{c}" for c in config.held_out)
     smoke = "-smoke" if config.smoke else ""
-    mixing = "" if config.mixing == "none" else f"-{config.mixing}" + ("-minus" if config.cam_sign < 0 else "")
+    mixing = "" if config.mixing == "none" else f"-{config.mixing}"
+    mixing += "-minus" if config.mixing == "gradmix" and config.cam_sign < 0 else ""
     return f"{config.preset}-{config.loss}{mixing}-{known}{held_out}-seed{config.seed}{smoke}"
 
 

@@ -30,7 +30,7 @@ def contrastive_loss(
     groups: Int[Array, " rows"],
     *,
     positives: Float[Array, "rows features"] | None = None,
-    own_positive: bool = False,
+    own_positive: bool | Bool[Array, " rows"] = False,
     temperature: Scalar = 0.05,
     base_temperature: float = BASE_TEMPERATURE,
     block_size: int | None = None,
@@ -53,7 +53,8 @@ def contrastive_loss(
       embedding: z, rows of norm 1.
       groups: g, what makes two rows a positive pair: the number of their image or their label.
       positives: p, rows of norm 1; None: z itself.
-      own_positive: the anchor's own row of p counts as a positive too, which wants ``positives``.
+      own_positive: the anchor's own row of p counts as a positive too, which wants ``positives``; or one entry for
+        each anchor.
       temperature: T, above 0.
       base_temperature: T_0, above 0; a constant factor.
       block_size: columns at a time; None: all at once.
@@ -65,7 +66,7 @@ def contrastive_loss(
 
     Raises:
       ValueError: a single row; ``positives`` of another shape, or none where the own one counts; a Python number at
-        or below 0 for a temperature; a block below 1.
+        or below 0 for a temperature (an array there gives nan); a block below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,11 +79,11 @@ def contrastive_loss(
       Khosla et al., "Supervised Contrastive Learning", arXiv 2004.11362, eq. 2; with p: Xu et al.,
       "Informed Mixing", arXiv 2505.12803, as its code computes it.
     """
-    _check_temperature("temperature", temperature)
-    _check_temperature("base_temperature", base_temperature)
+    temperature = _checked_temperature("temperature", temperature)
+    _checked_temperature("base_temperature", base_temperature)
     if positives is not None and positives.shape != embedding.shape:
         raise ValueError(f"{positives.shape=} is not {embedding.shape=}: give one positive row for each embedding")
-    if own_positive and positives is None:
+    if own_positive is not False and positives is None:
         raise ValueError(f"{own_positive=} without positives would pull each row to itself: give positives")
     if block_size is not None and block_size < 1:
         raise ValueError(f"{block_size=} is below 1: give columns at a time, or None for all")
@@ -103,7 +104,8 @@ def contrastive_loss(
     def relations(candidate_places: Array, candidate_groups: Array) -> tuple[Bool[Array, "..."], Bool[Array, "..."]]:
         other = places[:, None] != candidate_places[None, :]
         alike = groups[:, None] == candidate_groups[None, :]
-        return other, alike if own_positive else alike & other
+        own = jnp.broadcast_to(own_positive, (rows,))
+        return other, alike & (other | own[:, None])
 
     if block_size is None:
         other, positive = relations(column_places, column_groups)
@@ -244,7 +246,7 @@ def mixed_contrastive_loss(
     mixed: Float[Array, "views batch features"],
     *,
     labels: Int[Array, " batch"] | None = None,
-    own_positive: bool = False,
+    own_positive: bool | Bool[Array, " views"] = False,
     temperature: Scalar = 0.05,
     base_temperature: float = BASE_TEMPERATURE,
     block_size: int | None = None,
@@ -259,7 +261,8 @@ def mixed_contrastive_loss(
       views: unit embeddings z of the clean views.
       mixed: unit embeddings p of the mixed views, in the same places; an unmixed view stands for itself.
       labels: class of each image, for positives of the same class; None: of the same image.
-      own_positive: an anchor meets the mixed version of its own view too.
+      own_positive: an anchor meets the mixed version of its own view too; or one entry for each view: an unmixed one
+        would meet itself.
       temperature: T, above 0.
       base_temperature: T_0.
       block_size: columns at a time.
@@ -339,8 +342,8 @@ def nt_xent_gradient(
     References:
       Derived from Chen et al., arXiv 2002.05709, eq. 1; used for the maps of Xu et al., arXiv 2505.12803.
     """
-    _check_temperature("temperature", temperature)
-    _check_temperature("base_temperature", base_temperature)
+    temperature = _checked_temperature("temperature", temperature)
+    _checked_temperature("base_temperature", base_temperature)
     _check_views(views, None)
     count, batch, features = views.shape
     rows = count * batch
@@ -359,7 +362,7 @@ def _by_view(
     groups_of_images: Array,
     mixed: Array | None = None,
     *,
-    own_positive: bool = False,
+    own_positive: bool | Array = False,
     temperature: Scalar,
     base_temperature: float,
     block_size: int | None,
@@ -371,7 +374,7 @@ def _by_view(
         views.reshape(rows),
         jnp.tile(groups_of_images, count),
         positives=None if mixed is None else mixed.reshape(rows),
-        own_positive=own_positive,
+        own_positive=own_positive if isinstance(own_positive, bool) else jnp.repeat(own_positive, batch),
         temperature=temperature,
         base_temperature=base_temperature,
         block_size=block_size,
@@ -399,6 +402,10 @@ def _check_labels(views: Array, labels: Array) -> None:
         )
 
 
-def _check_temperature(name: str, value: Scalar) -> None:
-    if isinstance(value, float | int) and not value > 0:
-        raise ValueError(f"{name}={value!r} is not positive: give a temperature above 0, such as 0.05")
+def _checked_temperature(name: str, value: Scalar) -> Scalar:
+    """Refuses a number at or below 0; an array, whose value cannot be seen here, becomes nan and spoils the loss."""
+    if isinstance(value, float | int):
+        if not value > 0:
+            raise ValueError(f"{name}={value!r} is not positive: give a temperature above 0, such as 0.05")
+        return value
+    return jnp.where(value > 0, value, jnp.nan)

@@ -31,6 +31,7 @@ __all__ = [
     "last_layers",
     "make_contrastive_objective",
     "make_masked_classify_objective",
+    "view_mixings",
 ]
 
 PyTree = Any
@@ -45,7 +46,8 @@ class GradMix:
       layers: stages whose maps are summed, 1 = the first.
       sign: +1: mask what would raise the loss (the authors' code); -1: mask the evidence that lowers it (what
         "already learned" says); 0: a box at a random place, the control, without any attribution.
-      method: ``"layer_cam"``, or ``"grad_cam"``, which on the last stage alone is the authors' CamMix.
+      method: ``"layer_cam"``, or ``"grad_cam"``, which on the last stage alone is the authors' CamMix
+        (theirs takes a corner of the peak's cell, ours the peak of the magnified map).
       aggregation: as :func:`osrjax.attribution.aggregate_maps`.
       statistics: batch norm in the attribution pass: ``"train"``: the batch's, at no cost; ``"running"``: the running
         ones, which need one more forward pass and let images interact through the loss alone.
@@ -62,10 +64,10 @@ class GradMix:
     method: Literal["layer_cam", "grad_cam"] = "layer_cam"
     aggregation: attribution.Aggregation = "batch_minmax_sum"
     statistics: Literal["train", "running"] = "train"
-    fill: Literal["noise", "noise_pixel", "paste", "mean"] = "noise"
+    fill: mixing.Fill = "noise"
     views: Literal["first", "both"] = "first"
     per_image: bool = False
-    weight: Literal["nominal", "true"] = "nominal"
+    weight: mixing.Weight = "nominal"
     alpha: float = 1.0
     beta: float = 1.0
 
@@ -123,13 +125,30 @@ def _masks(function: Callable[..., mixing.Mixed]) -> MixViews:
     return mix
 
 
-VIEW_MIXINGS: dict[str, MixViews] = {
-    "mixup": _pairs(mixing.mixup),
-    "cutmix": _pairs(mixing.cutmix),
-    "saliency_mix": _pairs(mixing.saliency_mix),
-    "fmix": _pairs(mixing.fmix),
-    "cutout": _masks(lambda key, images: mixing.cutout(key, images, size=images.shape[1] // 2)),
-}
+def view_mixings(alpha: float) -> dict[str, MixViews]:
+    """The mixings of images without attribution, for two views, by name.
+
+    Args:
+      alpha: of lambda ~ Beta(alpha, alpha), above 0; Cutout has none, its square is half as high as the image.
+
+    Returns:
+      Functions ``(key, first view, second view) -> (mixed first, mixed second, kept [batch])``.
+
+    Raises:
+      ValueError: an alpha at or below 0.
+    """
+    if not alpha > 0:
+        raise ValueError(f"{alpha=} is not positive: give a parameter of a Beta distribution, such as 1")
+    return {
+        "mixup": _pairs(partial(mixing.mixup, alpha=alpha)),
+        "cutmix": _pairs(partial(mixing.cutmix, alpha=alpha)),
+        "saliency_mix": _pairs(partial(mixing.saliency_mix, alpha=alpha)),
+        "fmix": _pairs(partial(mixing.fmix, alpha=alpha)),
+        "cutout": _masks(lambda key, images: mixing.cutout(key, images, size=images.shape[1] // 2)),
+    }
+
+
+VIEW_MIXINGS = view_mixings(1.0)
 
 
 class _Mixed(NamedTuple):
@@ -168,7 +187,7 @@ def make_contrastive_objective(
       clean_term: keep NT-Xent on the clean views beside the mixed term.
       reuse_second_view: where the second view is not mixed, its clean projections stand for it, instead of a
         second pass whose batch statistics would include the masked images.
-      own_positive: an anchor's own mixed view is a positive too.
+      own_positive: an anchor's own view is a positive too, where it is mixed.
       statistics_from: which passes update the running statistics.
       block_size: columns at a time of the contrastive losses.
 
@@ -232,15 +251,20 @@ def make_contrastive_objective(
                 mixed = _masked_views(mix_key, mix, first, second, found, hyper)
             else:
                 mixed = _Mixed(*mix(mix_key, first, second), {})
-            own = mixed.second is None and reuse_second_view
+            both_mixed = mixed.second is not None
+            own = not both_mixed and reuse_second_view
             inputs = mixed.first
             if not own:
-                inputs = jnp.concatenate([mixed.first, second if mixed.second is None else mixed.second])
+                inputs = jnp.concatenate([mixed.first, mixed.second if both_mixed else second])
             outputs, mixed_stats = forward(new_stats if statistics_from == "clean and mixed" else stats, inputs, None)
             new_stats = mixed_stats if statistics_from == "clean and mixed" else new_stats
             p = jnp.concatenate([outputs.projection, z[1]]) if own else outputs.projection
             terms = contrastive.mixed_contrastive_loss(
-                z, p.reshape(z.shape), own_positive=own_positive, temperature=temperature, block_size=block_size
+                z,
+                p.reshape(z.shape),
+                own_positive=jnp.array([True, both_mixed]) if own_positive else False,
+                temperature=temperature,
+                block_size=block_size,
             )
             bracket = bracket + jnp.mean(mixed.kept[None, :] * terms)
             metrics |= {"mixed_loss": jnp.mean(terms), "kept": jnp.mean(mixed.kept), **mixed.metrics}

@@ -124,7 +124,7 @@ def gradmix(
       key: consumed.
       images: in [-1, 1].
       maps: larger = more important; only the place of the largest entry counts.
-      share: lambda, the share of each image that stays, in (0, 1] (:func:`gradmix_share`).
+      share: lambda, the share of each image that stays, in (0, 1] (:func:`gradmix_share`); ``kept`` is nan outside.
       fill: what the box holds. ``"noise"``: uniform in [0, 1), one number per pixel for all channels;
         ``"noise_pixel"``: a number per pixel and channel; ``"paste"``: the WHOLE partner image, resized to the box
         bilinearly (half-pixel centres, no smoothing), so that a box cut at the border still shows all of it;
@@ -566,10 +566,12 @@ def _with_filled_box(
     else:
         raise ValueError(f'{fill=} is not one of "noise", "noise_pixel", "paste", "mean"')
     mixed = _with_partners(images, content, partners, box_mask(bounds, height=height, width=width))
-    if weight == "true":
-        return mixed
-    nominal = box_side(share, length=height) * box_side(share, length=width)
-    return mixed._replace(kept=_share(height * width - nominal, height * width))
+    kept = mixed.kept
+    if weight == "nominal":
+        nominal = box_side(share, length=height) * box_side(share, length=width)
+        kept = _share(height * width - nominal, height * width)
+    # A share outside (0, 1] cannot be refused inside compiled code: it spoils the loss instead.
+    return mixed._replace(kept=jnp.where((share > 0) & (share <= 1), kept, jnp.nan))
 
 
 def _share(pixels: Int[Array, " batch"], total: int) -> Array:

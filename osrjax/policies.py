@@ -8,6 +8,7 @@ Results are not rounded to whole levels between operations; where an operation i
 (equalize, posterize, the threshold of solarize), it reads rounded ones.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from osrjax.augment import LUMA
 
-__all__ = ["aug_mix", "rand_augment"]
+__all__ = ["POLICIES", "aug_mix", "rand_augment"]
 
 Images = Float[Array, "batch height width channels"]
 Scalar = float | Float[Array, ""]
@@ -317,3 +318,10 @@ def _check_images(images: Array) -> tuple[int, int, int, int]:
     if channels not in (1, 3):
         raise ValueError(f"{images.shape=} has {channels} channels: give colour (3) or gray (1) images")
     return batch, height, width, channels
+
+
+POLICIES: dict[str, Callable[[Array, Array], Array] | None] = {
+    "none": None,
+    "rand_augment": rand_augment,
+    "aug_mix": aug_mix,
+}

@@ -344,3 +344,9 @@ def test_wrong_input_is_refused(call, message):
         call()
     assert isinstance(caught.value, TypeCheckError) or message in str(caught.value)
     assert isinstance(caught.value, TypeCheckError) or "\n" not in str(caught.value)
+
+
+def test_a_traced_temperature_that_is_not_positive_spoils_the_loss():
+    found = jax.jit(lambda t: contrastive.nt_xent_loss(TWO, temperature=t))
+    assert np.isnan(found(jnp.float32(-0.1))).all()
+    assert np.isfinite(found(jnp.float32(0.1))).all()

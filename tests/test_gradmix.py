@@ -149,7 +149,11 @@ def plain_terms(z, p, labels, temperature, own=0.0):
 
     pair = (image[:, None] == image[None, :]) * (1 - itself)
     alike = (label[:, None] == label[None, :]) * (1 - itself)
-    return term(z, alike).mean(), term(z, pair).mean(), term(p, pair + own * itself).reshape(2, -1)
+    return (
+        term(z, alike).mean(),
+        term(z, pair).mean(),
+        term(p, pair + jnp.reshape(own, (-1, 1)) * itself).reshape(2, -1),
+    )
 
 
 def train_forward(network, params, stats, images, taps=None):
@@ -350,7 +354,8 @@ def check_against_plain_form(network, variables, batch, hyper, mix, options, fou
         LABELS,
         hyper,
         float(options.get("clean_term", True)),
-        float(options.get("own_positive", False)),
+        # A view that is not mixed would be its own positive: only mixed ones are.
+        np.repeat([1.0, float(mix.views == "both")], size) * options.get("own_positive", False),
     )
     np.testing.assert_allclose(loss, wanted, rtol=rtol)
     for name, value in parts.items():

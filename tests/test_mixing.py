@@ -101,7 +101,7 @@ def test_partners_kept_and_untouched_pixels(views, members):
 
 # GradMix.
 
-# side, lambda, peak, rows of the box, columns of the box, nominal and true weight: spec of the authors' functions
+# side, lambda, peak, rows of the box, columns of the box, nominal and true weight, from the authors' functions
 TABLE = [
     (32, 0.65, (17, 9), (8, 26), (0, 18), 0.683594, 0.683594),
     (32, 0.5, (0, 0), (0, 11), (0, 11), 0.527344, 0.881836),
@@ -500,3 +500,8 @@ def test_errors(call, words):
     if isinstance(caught.value, ValueError):
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_share_outside_its_range_spoils_the_weight():
+    kept = mixing.random_box(jax.random.key(0), jnp.zeros((4, 8, 8, 1)), jnp.array([1.2, -0.5, jnp.nan, 1.0])).kept
+    np.testing.assert_array_equal(np.isnan(kept), [True, True, True, False])
