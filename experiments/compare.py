@@ -250,9 +250,9 @@ def main(arguments: list[str] | None = None) -> int:
 def options_of(config: Config, comparison: Comparison, cell: tuple[str, str, int]) -> list[str]:
     """The options of the script for one cell."""
     arm, group, seed = cell
-    options = f"{comparison.common} {comparison.arms[arm]} {comparison.groups[group]} --resamples 0"
-    if "--seed" not in comparison.groups[group]:  # where no split tells the groups apart, seeds do
-        options += f" --seed {seed}"
+    # Where no split tells the groups apart, their seeds do.
+    seeding = "" if "--seed" in comparison.groups[group] else f"--seed {seed}"
+    options = f"{comparison.common} {comparison.arms[arm]} {comparison.groups[group]} {seeding} --resamples 0"
     return (
         options.split()
         + (["--data", config.data] if config.data else [])
