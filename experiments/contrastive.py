@@ -196,14 +196,14 @@ PUBLISHED = Config(  # network, batch, optimiser and numbers of epochs of the au
 PRESETS = {
     "bundled": Config(),
     "ssl": Config(preset="ssl", supcon_weight=0.0, ssl_weight=1.0),
-    "cifar10-small": Config(preset="cifar10-small", data="cifar10", network="resnet18_w16", steps=200),
+    "cifar10-small": Config(preset="cifar10-small", data="cifar10", network="resnet18_w16", steps=120),
     "digits": Config(preset="digits", data="digits", flip=False, jitter=0.0),
     "cifar10-all-small": dataclasses.replace(
         Config(),
         preset="cifar10-all-small",
         data="cifar10",
         network="resnet18_w16",
-        steps=200,
+        steps=120,
         known=tuple(range(10)),
         unknown_data="svhn_cropped",
     ),
