@@ -4,11 +4,13 @@ Axes are of type Auto, for the compiler propagates shardings through gathers, Gr
 that sharding-in-types (jax.make_mesh's default, Explicit) refuses.
 """
 
+import math
+
 import jax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["batch_sharding", "check_batch_size", "data_mesh", "replicated"]
+__all__ = ["batch_sharding", "check_batch_size", "data_mesh", "replicated", "sweep_mesh"]
 
 
 def data_mesh(devices: int | None = None) -> jax.sharding.Mesh:
@@ -28,6 +30,34 @@ def data_mesh(devices: int | None = None) -> jax.sharding.Mesh:
     if not 1 <= count <= len(visible):
         raise ValueError(f"{devices=} but {len(visible)} are visible: ask for 1 to {len(visible)}")
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=visible[:count])
+
+
+def sweep_mesh(lanes: int, devices: int | None = None) -> jax.sharding.Mesh:
+    """A mesh with the axes "member", for the lanes of a sweep, and "data", for the batch of each lane.
+
+    "member" gets the greatest common divisor of lanes and devices, so that both are shared evenly; where there are
+    more devices than that, the others go to "data". Pad the lanes where their number shares no factor with the devices.
+
+    Args:
+      lanes: runs in the sweep, at least 1.
+      devices: how many of the visible devices; None for all of them.
+
+    Returns:
+      The mesh, of ``devices`` devices.
+
+    Raises:
+      ValueError: no lane, or fewer devices are visible than asked for.
+
+    Example:
+      >>> dict(sweep_mesh(16, devices=1).shape)
+      {'member': 1, 'data': 1}
+    """
+    if lanes < 1:
+        raise ValueError(f"{lanes=} is below 1: give the number of runs in the sweep")
+    used = data_mesh(devices).devices.ravel()
+    members = math.gcd(lanes, used.size)
+    shape = (members, used.size // members)
+    return jax.make_mesh(shape, ("member", "data"), axis_types=(AxisType.Auto,) * 2, devices=list(used))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
