@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from osrjax.convolutions import canonical_convolutions
+from osrjax.convolutions import canonical_convolutions, patch_convolutions
 
 
 def convolve(images, kernel, *, order=("NHWC", "HWIO", "NHWC"), strides=(1, 1), groups=1, dilation=(1, 1)):
@@ -32,15 +32,16 @@ def numpy_convolution(images, kernel):
     )
 
 
+@pytest.mark.parametrize("rewrite", [canonical_convolutions, patch_convolutions])
 @pytest.mark.parametrize("order", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NHWC"), ("CHWN", "IHWO", "NCHW")])
-def test_values_in_every_order(rng, order):
+def test_values_in_every_order(rng, order, rewrite):
     images, kernel = rng.normal(size=(2, 5, 4, 3)).astype(np.float32), rng.normal(size=(3, 3, 3, 6)).astype(np.float32)
     expected = numpy_convolution(images, kernel)
     placed = [
         np.transpose(array, ["NHWC".index(axis) if kind == "images" else "HWIO".index(axis) for axis in wanted])
         for array, kind, wanted in ((images, "images", order[0]), (kernel, "kernel", order[1]))
     ]
-    found = jax.jit(canonical_convolutions(lambda x, k: convolve(x, k, order=order)))(*map(jnp.asarray, placed))
+    found = jax.jit(rewrite(lambda x, k: convolve(x, k, order=order)))(*map(jnp.asarray, placed))
     np.testing.assert_allclose(found, np.transpose(expected, ["NHWC".index(a) for a in order[2]]), rtol=1e-5, atol=1e-5)
 
 
@@ -102,3 +103,40 @@ def test_a_gradient_inside_a_loop_reaches_the_library(rng):
 
     assert "b01f_01oi->b01f" in compiled(pullback)
     assert "b01f_01oi->b01f" not in compiled(canonical_convolutions(pullback))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"strides": (2, 2)}, {"strides": (2, 1)}, {"groups": 2}, {"dilation": (2, 1)}]
+)
+def test_patches_under_vmap_and_gradients_equal_a_loop_over_kernels(rng, options):
+    images = jnp.asarray(rng.normal(size=(3, 2, 6, 5, 4)), jnp.float32)
+    kernels = jnp.asarray(rng.normal(size=(3, 3, 3, 4 // options.get("groups", 1), 6)), jnp.float32)
+
+    def value(images, kernel):
+        return jnp.sum(jnp.sin(convolve(images, kernel, **options)))
+
+    found = jax.jit(jax.vmap(jax.grad(patch_convolutions(value), argnums=(0, 1))))(images, kernels)
+    for lane in range(3):
+        wanted = jax.grad(value, argnums=(0, 1))(images[lane], kernels[lane])
+        for part, expected in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(part[lane], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_no_plain_convolution_is_left_by_patches(rng):
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 3)), jnp.float32)
+    program = jax.make_jaxpr(jax.grad(lambda k: jnp.sum(patch_convolutions(convolve)(jnp.ones((1, 4, 4, 2)), k))))
+    assert "conv_general_dilated" not in str(program(kernel))
+    uneven = patch_convolutions(
+        lambda x, k: lax.conv_general_dilated(
+            x, k, (2, 2), ((1, 0), (0, 2)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    )
+    images = rng.normal(size=(1, 5, 4, 2)).astype(np.float32)
+    padded = np.pad(images, ((0, 0), (1, 0), (0, 2), (0, 0))).astype(np.float64)
+    wanted = sum(
+        np.einsum("nhwi,io->nhwo", padded[:, i : i + 3 : 2, j : j + 3 : 2], np.asarray(kernel[i, j], np.float64))
+        for i in range(3)
+        for j in range(3)
+    )
+    assert wanted.shape[1:3] == (2, 2)
+    np.testing.assert_allclose(uneven(jnp.asarray(images), kernel), wanted, rtol=1e-5, atol=1e-5)
