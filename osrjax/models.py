@@ -2,7 +2,8 @@
 
 A backbone maps images to stage maps and a raw embedding; :class:`OpenSetNetwork` adds the unit-normalised
 embedding, the logits and the rotation logits, so that one forward pass gives all that losses, scores,
-Jacobians and attribution need. Parameters and batch-norm statistics are float32 whatever the compute dtype.
+Jacobians and attribution need. Parameters and batch-norm statistics are float32 whatever the compute dtype;
+what is float32 here is float64 for parameters and a compute dtype of float64.
 
 Under ``jax.jit`` with a sharded batch the batch norms use the statistics of the *global* batch.
 """
@@ -187,7 +188,7 @@ def _backbone_outputs(backbone, images, train, taps):
     maps, raw_embedding = backbone(images, train=train, taps=taps)
     if taps is not None and len(taps) != len(maps):
         raise ValueError(f"len(taps)={len(taps)} but the backbone has {len(maps)} stages: use zero_taps")
-    return maps, raw_embedding.astype(jnp.float32)
+    return maps, raw_embedding.astype(jnp.promote_types(raw_embedding.dtype, jnp.float32))
 
 
 def unit_vectors(vectors: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
@@ -473,4 +474,4 @@ def _tapped(x, taps, stage):
 
 
 def _average(x):
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
