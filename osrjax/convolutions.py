@@ -51,7 +51,6 @@ def canonical_convolutions(fn: Callable[..., Any]) -> Callable[..., Any]:
       >>> print(pullback(jnp.ones((1, 4, 4, 5)))[0][0, 1, 1])
       [45. 45.]
     """
-
     return _rewritten(fn, _convolution)
 
 

@@ -18,8 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from osrjax import metrics
+from osrjax.intervals import Estimate
 
 __all__ = [
+    "estimate_json",
+    "estimate_text",
     "interval_text",
     "open_set_table",
     "oscr_figure",
@@ -265,6 +268,29 @@ def interval_text(value: Mapping[str, float | None]) -> str:
     """
     text = f"{value['value']:.3f}"
     return text if value["low"] is None else f"{text} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """A mean over splits with its interval, as tables show it.
+
+    Args:
+      estimate: from :func:`osrjax.intervals.t_interval`.
+
+    Returns:
+      Three decimals each; the mean alone where there is a single split.
+
+    Example:
+      >>> estimate_text(Estimate(0.9117, (0.9, 0.922), 3))
+      '0.912 [0.900, 0.922]'
+    """
+    low, high = estimate.interval
+    return f"{estimate.mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if estimate.n > 1 else "")
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """The same as plain JSON values: mean, interval (None for the ends of an infinite one) and number of splits."""
+    ends = [end if np.isfinite(end) else None for end in estimate.interval]
+    return {"mean": estimate.mean, "interval": ends, "n": estimate.n}
 
 
 def open_set_table(

@@ -35,6 +35,7 @@ from osrjax import sharding
 from osrjax.convolutions import canonical_convolutions, patch_convolutions
 from osrjax.data import Examples, batch_indices
 from osrjax.jacobian import input_jacobian_norms
+from osrjax.jacobian_dataset import network_functions
 from osrjax.models import ContrastiveNetwork, OpenSetNetwork
 from osrjax.objectives import Batch, Hyper, Objective
 from osrjax.train import Optimizer, TrainState, init_state, make_train_step
@@ -47,13 +48,13 @@ __all__ = [
     "choose_layout",
     "init_lanes",
     "lane_mesh",
+    "lane_sharding",
     "make_lane_batches",
     "make_lane_forward",
     "make_lane_norms",
     "make_sweep_step",
     "over_lanes",
     "pad_lanes",
-    "place_lanes",
     "share_images",
     "stack_hyper",
 ]
@@ -76,8 +77,8 @@ class Layout(NamedTuple):
 class LaneInputs(NamedTuple):
     """What the lanes read in one step: rows of the shared images, and labels, which differ with the class split."""
 
-    rows: Int[Array, "lanes batch"]
-    labels: Int[Array, "lanes batch"]
+    rows: Int[Array, "lanes batch"] | Int[np.ndarray, "lanes batch"]
+    labels: Int[Array, "lanes batch"] | Int[np.ndarray, "lanes batch"]
 
 
 class SweepState(NamedTuple):
@@ -189,17 +190,9 @@ def lane_mesh(lanes: int, *, batch_size: int, devices: int | None = None) -> jax
     return mesh
 
 
-def place_lanes(tree: PyTree, mesh: jax.sharding.Mesh | None) -> PyTree:
-    """Puts arrays whose first axis is the lanes onto their devices.
-
-    Args:
-      tree: arrays, the same in every process.
-      mesh: with an axis "member"; None for the default device.
-
-    Returns:
-      The tree of device arrays.
-    """
-    return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, P("member")))
+def lane_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The sharding of an array whose first axis is the lanes: over "member"."""
+    return NamedSharding(mesh, P("member"))
 
 
 def over_lanes(
@@ -313,7 +306,7 @@ def make_sweep_step(
 
     A lane that diverges has its step written down and goes on with what it has; the others never see it. *Cost*: on
     each device that of its lanes' single steps, in whatever the layout makes of them; one trace and one compiled
-    program for any number of lanes.
+    program for any number of lanes. Where the mesh shares batches over "data", call it under ``jax.set_mesh(mesh)``.
 
     Args:
       objective: what every lane minimises.
@@ -367,7 +360,7 @@ def make_lane_forward(
     """
 
     def lane_forward(images: Array, variables: PyTree) -> tuple[Array, Array]:
-        outputs = network.apply(variables, images, train=False)
+        outputs: Any = network.apply(variables, images, train=False)
         return outputs.logits, outputs.embedding
 
     rewrite = patch_convolutions if layout.convolutions == "patches" else canonical_convolutions
@@ -397,9 +390,8 @@ def make_lane_norms(
     def lane_norms(shared: None, lane: tuple[PyTree, Array]) -> Array:
         del shared
         variables, images = lane
-        return input_jacobian_norms(
-            lambda rows: network.apply(variables, rows, train=False).embedding, images, chunk_size=chunk_size
-        )
+        embedding = network_functions(network)["embedding"]
+        return input_jacobian_norms(partial(embedding, variables), images, chunk_size=chunk_size)
 
     mapped = over_lanes(lane_norms, strategy="loop", mesh=mesh)
     return lambda variables, images: mapped(None, (variables, images))

@@ -105,9 +105,7 @@ def test_a_gradient_inside_a_loop_reaches_the_library(rng):
     assert "b01f_01oi->b01f" not in compiled(canonical_convolutions(pullback))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"strides": (2, 2)}, {"strides": (2, 1)}, {"groups": 2}, {"dilation": (2, 1)}]
-)
+@pytest.mark.parametrize("options", [{}, {"strides": (2, 2)}, {"strides": (2, 1)}, {"groups": 2}, {"dilation": (2, 1)}])
 def test_patches_under_vmap_and_gradients_equal_a_loop_over_kernels(rng, options):
     images = jnp.asarray(rng.normal(size=(3, 2, 6, 5, 4)), jnp.float32)
     kernels = jnp.asarray(rng.normal(size=(3, 3, 3, 4 // options.get("groups", 1), 6)), jnp.float32)

@@ -1,0 +1,862 @@
+"""What does each part of the recipe contribute? Many runs as lanes of a few compiled programs, one table.
+
+    python experiments/ablation.py                          16 seeds of the main job's recipe, one program
+    python experiments/ablation.py --preset table           the ablation table: m-OvR without A, W, S, N one at a time
+    python experiments/ablation.py --preset figure-14       AUROC against T, m, weight decay and lambda_self
+    python experiments/ablation.py --vary margin=0,0.25,0.5 scale=8,16 --splits 0 1 2 --seeds 3      a grid of one's own
+    python experiments/ablation.py --arms "softmax: loss=softmax" "no crop: crop_padding=0 flip=False"
+
+An arm is the recipe with some fields changed; every arm runs on every split with every seed, and each such run is a
+lane. Fields that change the compiled program (loss, network, rotations, augmentation, batch size, steps) make groups,
+one program each; the lanes of a group train together (osrjax/sweep.py says how). A lane computes what
+experiments/train.py computes with the same options and seed, and its row of results.csv has that command. A lane
+that diverges is reported and hurts no other.
+
+Written to OUT: results.csv (a row a lane), history.csv (a row a lane and probe), results.json and results.txt (the
+tables), figures/, and for every group its run directory with checkpoints, metrics.jsonl and outputs. The same command
+goes on where it was stopped. Intervals: seeds are averaged within a split, then a 95 % t interval over splits;
+differences are paired by split and seed. Exit codes: 0 done, 2 bad input (nothing was started), 143 or 130 stopped by
+SIGTERM or Ctrl-C (state saved).
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from osrjax import augment, cpu, effects, intervals, jacobian_report, metrics, report, sharding, sweep, sweep_report
+from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
+from osrjax.checkpoint import Checkpoints
+from osrjax.data import OpenSetData, choose_data, content_of
+from osrjax.loop import train_loop
+from osrjax.models import NETWORKS, OpenSetNetwork
+from osrjax.objectives import CLASS_LOSSES, make_classify_objective, make_crop_and_flip
+from osrjax.probe import ProbeSets, probe_sets
+from osrjax.run import Run, StopSignal
+from osrjax.train import apply_in_batches, make_sgd
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Run the arms of an ablation as lanes of compiled programs."""
+
+    preset: str = "seeds"
+    """The named ablation that gives the defaults of all other fields; listed above."""
+    out: Path | None = None
+    """Directory of results; the same command with the same directory resumes. Default: runs/ablation-PRESET."""
+    arms: tuple[str, ...] = ()
+    """Arms as "NAME: field=value field=value"; the first is the reference. Default: the recipe alone."""
+    vary: tuple[str, ...] = ()
+    """Axes as field=value,value: every combination is an arm, in every one of `arms`."""
+    one_at_a_time: bool = False
+    """Vary one axis at a time around the recipe instead of taking every combination."""
+    seeds: int = 16
+    """Seeds 0, 1, ... of initialisation, order and augmentation."""
+    splits: tuple[int, ...] = (0,)
+    """Class splits of the family: the unit that intervals are taken over."""
+
+    data: str = "fashion_mnist_small"
+    """As for experiments/train.py, which explains this and the fields below down to `final_learning_rate`."""
+    data_dir: Path | None = None
+    """Directory of prepared TFDS sets."""
+    unknown_data: str | None = None
+    """Where unknown test images come from, if not from `data`."""
+    dataset: str | None = None
+    """Whose class lists to take from the split family."""
+    family: str = "neal"
+    """Family of class splits."""
+    validation_share: float = 0.1
+    """Share of the known training images held out for validation."""
+    held_out: tuple[int, ...] = ()
+    """Recipe selection: known classes left out as pseudo-unknowns; no test image is seen."""
+    network: Literal["small_cnn", "classifier32", "wrn16_4", "resnet18_w16", "resnet18"] = "small_cnn"
+    """Backbone."""
+    loss: Literal["m_ovr", "m_ovr_target", "ovr", "cosine_softmax", "softmax", "doc"] = "m_ovr"
+    """Loss; doc is the one-vs-rest loss without normalisation."""
+    margin: float = 0.5
+    """m of m-OvR, radians."""
+    scale: float = 16.0
+    """T, by which cosines are multiplied."""
+    intra_weight: float = 1.0
+    """Weight of the labelled class's term of a one-vs-rest loss."""
+    inter_weight: float = 1.0
+    """Weight of the other classes' terms."""
+    rotations: Literal["none", "one", "all"] = "none"
+    """Self-supervision: predict the rotation of no copy, one copy, or all four."""
+    rotation_weight: float = 0.1
+    """lambda_self."""
+    weight_decay: float = 1e-3
+    """L2 decay of kernels and prototypes."""
+    crop_padding: int = 4
+    """Padding of the random crop; 0: no crop."""
+    flip: bool = True
+    """Random horizontal flip."""
+    steps: int = 800
+    """Optimiser steps of every lane."""
+    batch_size: int = 128
+    """Of each lane."""
+    learning_rate: float = 0.1
+    """Peak learning rate."""
+    final_learning_rate: float = 1e-5
+    """Where the cosine ends."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+
+    strategy: Literal["auto", "vmap", "loop"] = "auto"
+    """How the lanes of a device are computed: all at once, or one after another in the program; auto: by device."""
+    convolutions: Literal["auto", "native", "patches"] = "auto"
+    """With vmap: as they are, or as patches times matrix."""
+    devices: int | None = None
+    """Devices to spread the lanes over; default: all, on a CPU one for each core."""
+    probe_every: int = 0
+    """Steps between looks at every lane (input-Jacobian norms and metrics of test images), besides one after
+    the last step; 0: that one alone."""
+    probe_images: int = 40
+    """Known test images whose norms are taken, and as many unknown ones; 0: no norms."""
+    log_every: int = 50
+    """Steps between logged metrics."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    eval_batch_size: int = 500
+    """Images per evaluation call."""
+    resamples: int = 0
+    """Bootstrap resamples of every lane's own intervals; 0: none."""
+    reject_share: float = 0.1
+    """Share of known validation images that the operating threshold rejects."""
+    compilation_cache: Path | None = None
+    """Directory of JAX's persistent compilation cache; default: none."""
+    smoke: bool = False
+    """Other defaults, for a run of seconds: digits, 20 steps, small batches."""
+
+
+WITH_ALL = Config(rotations="one", steps=300, seeds=3, splits=(0, 1, 2, 3, 4), probe_every=60, arms=("m-OvR:",))
+WITHOUT = {
+    "A": "without A: crop_padding=0 flip=False",
+    "W": "without W: weight_decay=0",
+    "S": "without S: rotations=none",
+    "N": "without N: loss=doc",
+}
+RESPONSES = ("scale=4,8,16,32,64", "margin=0,0.25,0.5,0.75,1", "weight_decay=0,0.0001,0.001,0.01,0.1")
+SELF = "rotation_weight=0.01,0.1,1,10"
+PRESETS = {
+    "seeds": Config(),
+    "table": dataclasses.replace(
+        WITH_ALL, preset="table", arms=(*WITH_ALL.arms, *WITHOUT.values(), "softmax: loss=softmax")
+    ),
+    **{
+        f"figure-{number}": dataclasses.replace(
+            WITH_ALL, preset=f"figure-{number}", arms=(*WITH_ALL.arms, WITHOUT[part])
+        )
+        for number, part in ((9, "A"), (10, "W"), (11, "S"))
+    },
+    "figure-14": Config(
+        preset="figure-14",
+        steps=200,
+        seeds=3,
+        splits=(0, 1, 2, 3, 4),
+        vary=RESPONSES,
+        one_at_a_time=True,
+        arms=("m-OvR:", *(f"lambda_self {x}: rotations=one rotation_weight={x}" for x in ("0.1", "1", "10"))),
+    ),
+}
+PRESETS["figure-13"] = dataclasses.replace(
+    PRESETS["figure-14"], preset="figure-13", arms=(*PRESETS["table"].arms, *PRESETS["figure-14"].arms[1:])
+)
+SMOKE = {
+    "data": "digits",
+    "crop_padding": 1,
+    "flip": False,
+    "steps": 20,
+    "batch_size": 32,
+    "save_every": 10,
+    "log_every": 5,
+    "probe_images": 12,
+    "splits": (0, 1),
+    "seeds": 2,
+}
+
+# What a lane can differ in within one program, and what makes another program.
+TRACED = (
+    "learning_rate",
+    "final_learning_rate",
+    "weight_decay",
+    "margin",
+    "scale",
+    "intra_weight",
+    "inter_weight",
+    "rotation_weight",
+)
+STRUCTURAL = ("network", "loss", "rotations", "crop_padding", "flip", "steps", "batch_size", "momentum")
+DATA = ("data", "data_dir", "unknown_data", "dataset", "family", "validation_share", "held_out")
+METRICS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "fpr_at_95_tpr_unknown_positive")
+LANE_METRICS = (*METRICS, "davies_bouldin", "jnd", "norm_known", "norm_unknown")
+HISTORY = ("auroc", "accuracy", "davies_bouldin", "jnd", "norm_known", "norm_unknown")
+
+
+class Lane(NamedTuple):
+    """One run of the ablation."""
+
+    arm: str
+    recipe: Config
+    split: int
+    seed: int
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, checks, runs; returns the exit code."""
+    try:
+        config = parse(sys.argv[1:] if arguments is None else arguments)
+        arms = arms_of(config)
+        check(config, arms)
+        cpu.reuse_host_memory()
+        datasets = {split: choose_data(data_fields(config, split)) for split in config.splits}
+        lanes = [
+            Lane(arm, recipe, split, seed)
+            for arm, recipe in arms.items()
+            for split in config.splits
+            for seed in range(config.seeds)
+        ]
+        groups = group_lanes(lanes, datasets)
+        for members in groups:  # refused before any work
+            mesh_of(config, members)
+        probes = probe_rows(config, datasets)
+        fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+        content = {f"split {k}": content_of(data, split) for k, (split, data) in datasets.items()}
+        environment = ("out", "data_dir", "devices", "strategy", "convolutions", "compilation_cache")
+        out = config.out or Path("runs") / f"ablation-{config.preset}{'-smoke' if config.smoke else ''}"
+        run = Run(out, fields, content=content, ignore=environment)
+    except ValueError as error:
+        print(f"ablation.py: {error}", file=sys.stderr)
+        return 2
+    with run, StopSignal() as stop:
+        if (done := run.read_json("results.json")) is not None:
+            print("finished before; the stored results:\n" + done["table"])
+            return 0
+        if config.compilation_cache:
+            jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        layout = sweep.choose_layout(config.strategy, config.convolutions)
+        print(f"{run.directory}: {len(lanes)} lanes in {len(groups)} programs, {layout.strategy}", flush=True)
+        found = []
+        for number, members in enumerate(groups):
+            directory = run.directory / f"group-{number}"
+            ended = run_group(config, members, datasets, probes, directory, stop)
+            if isinstance(ended, int):
+                return ended
+            found.append(ended)
+        summarise(config, arms, lanes, groups, found, run)
+    return 0
+
+
+def parse(arguments: list[str]) -> Config:
+    """The configuration of a command line: a preset, then whatever it overrides."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="seeds")
+    first.add_argument("--smoke", action="store_true")
+    given = first.parse_known_args(arguments)[0]
+    if given.preset not in PRESETS:
+        raise ValueError(f"preset={given.preset!r} does not exist: choose from {', '.join(PRESETS)}")
+    default = PRESETS[given.preset]
+    if given.smoke:
+        default = dataclasses.replace(default, **SMOKE)
+    return tyro.cli(Config, args=arguments, default=default, description=f"{__doc__}\nPresets: {', '.join(PRESETS)}.")
+
+
+# -------------------------------------------------------------------------------------- arms and lanes
+
+
+def arms_of(config: Config) -> dict[str, Config]:
+    """The recipe of every arm by its name, in order; the first is the reference."""
+    arms = {}
+    for text in config.arms or ("recipe:",):
+        name, colon, changes = text.partition(":")
+        if not colon or not name.strip():
+            raise ValueError(f'arms: {text!r} has no name: write it as "NAME: field=value field=value"')
+        if name.strip() in arms:
+            raise ValueError(f"arms: the name {name.strip()!r} is there twice: names tell rows apart")
+        arms[name.strip()] = dataclasses.replace(config, **dict(changed(part, "arms") for part in changes.split()))
+    axes = [axis_of(text) for text in config.vary]
+    if not axes:
+        return arms
+    varied = {}
+    for name, recipe in arms.items():
+        if config.one_at_a_time:
+            varied[name] = recipe
+            if name != next(iter(arms)):
+                continue  # axes go round the reference alone
+            combinations: Sequence = [[(field, value)] for field, values in axes for value in values]
+        else:
+            combinations = list(itertools.product(*([(field, value) for value in values] for field, values in axes)))
+        for combination in combinations:
+            label = ", ".join(f"{field} {value}" for field, value in combination)
+            if config.one_at_a_time and all(getattr(recipe, field) == value for field, value in combination):
+                continue  # the reference itself
+            label = label if len(arms) == 1 or config.one_at_a_time else f"{name}, {label}"
+            varied[label] = dataclasses.replace(recipe, **dict(combination))
+    return varied
+
+
+def axis_of(text: str) -> tuple[str, list[Any]]:
+    """A field and its values, from field=value,value."""
+    field, equals, values = text.partition("=")
+    if not equals or not values:
+        raise ValueError(f"vary: {text!r} has no values: write it as field=value,value, such as margin=0,0.5")
+    return field, [changed(f"{field}={value}", "vary")[1] for value in values.split(",")]
+
+
+def changed(text: str, option: str) -> tuple[str, Any]:
+    """A field of the recipe and its new value, from field=value."""
+    field, equals, value = text.partition("=")
+    allowed = (*TRACED, *STRUCTURAL)
+    if not equals or field not in allowed:
+        raise ValueError(f"{option}: {text!r} changes no field of the recipe: choose from {', '.join(allowed)}")
+    kind = get_type_hints(Config)[field]
+    if kind is bool:
+        if value not in ("True", "False"):
+            raise ValueError(f"{option}: {field}={value!r} is neither True nor False")
+        return field, value == "True"
+    if kind in (int, float):
+        try:
+            return field, kind(value)
+        except ValueError:
+            raise ValueError(f"{option}: {field}={value!r} is no number") from None
+    if value not in kind.__args__:
+        raise ValueError(f"{option}: {field}={value!r} does not exist: choose from {', '.join(kind.__args__)}")
+    return field, value
+
+
+def check(config: Config, arms: dict[str, Config]) -> None:
+    """Refuses what would fail late or give a plausible wrong number, in any arm."""
+    for name in ("seeds", "log_every", "save_every", "eval_batch_size"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)!r} must be above 0")
+    for name in ("probe_every", "probe_images", "resamples"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name}={getattr(config, name)!r} must not be negative")
+    if not config.splits or len(set(config.splits)) < len(config.splits):
+        raise ValueError(f"splits={list(config.splits)} must be distinct, at least one")
+    if not 0 < config.reject_share < 1:
+        raise ValueError(f"reject_share={config.reject_share!r} must be between 0 and 1, such as 0.1")
+    for arm, recipe in arms.items():
+        where = f" (arm {arm!r})" if len(arms) > 1 else ""
+        for name in ("steps", "batch_size", "learning_rate", "scale"):
+            if not getattr(recipe, name) > 0:
+                raise ValueError(f"{name}={getattr(recipe, name)!r} must be above 0{where}")
+        for name in ("crop_padding", *(name for name in TRACED if name not in ("learning_rate", "scale"))):
+            if not getattr(recipe, name) >= 0:
+                raise ValueError(f"{name}={getattr(recipe, name)!r} must not be negative{where}")
+        if not recipe.margin < np.pi:
+            raise ValueError(f"margin={recipe.margin!r} is an angle in radians: give one below pi{where}")
+        if not 0 <= recipe.momentum < 1:
+            raise ValueError(f"momentum={recipe.momentum!r} must be in [0, 1){where}")
+    sweep.choose_layout(config.strategy, config.convolutions)
+
+
+def data_fields(config: Config, split: int) -> dict[str, Any]:
+    """What choose_data needs for one split."""
+    return {name: getattr(config, name) for name in DATA} | {"split": split}
+
+
+def group_lanes(lanes: list[Lane], datasets: dict) -> list[list[Lane]]:
+    """Lanes by compiled program: the same structural fields, number of known classes and shape of images."""
+    groups: dict[tuple, list[Lane]] = {}
+    for lane in lanes:
+        data = datasets[lane.split][1]
+        structure = tuple(getattr(lane.recipe, name) for name in STRUCTURAL)
+        key = (*structure, len(data.known_classes), data.train.images.shape[1:])
+        groups.setdefault(key, []).append(lane)
+        if lane.recipe.batch_size > len(data.train.labels):
+            raise ValueError(
+                f"batch_size={lane.recipe.batch_size} exceeds the {len(data.train.labels)} training images: lower it"
+            )
+    return list(groups.values())
+
+
+def mesh_of(config: Config, members: list[Lane]) -> jax.sharding.Mesh:
+    """The devices of a group."""
+    return sweep.lane_mesh(len(members), batch_size=members[0].recipe.batch_size, devices=config.devices)
+
+
+def probe_rows(config: Config, datasets: dict) -> dict[int, ProbeSets]:
+    """By split, the test images whose norms are taken; none without probe_images."""
+    if not config.probe_images:
+        return {}
+    return {
+        split: probe_sets(data, probe_images=config.probe_images, probe_pairs=1, seed=split)
+        for split, (_, data) in datasets.items()
+    }
+
+
+# --------------------------------------------------------------------------------------------- a group
+
+
+class Program(NamedTuple):
+    """The compiled functions of a group, and what its lanes (padded for the devices) read.
+
+    Attributes:
+      new_state: () -> SweepState.
+      step: (state, inputs) -> (state, means over the lanes that have not diverged, metrics of each lane).
+      batches: number of steps taken -> inputs.
+      predict: state -> logits and embedding of every evaluation image, [images, lanes, ...].
+      norms: state -> norms of the probed images, [lanes, known then unknown]; None without probed images.
+      rows: by split, where validation, known and unknown test images are among those of evaluation.
+    """
+
+    new_state: Any
+    step: Any
+    batches: Any
+    predict: Any
+    norms: Any
+    rows: dict[int, tuple[np.ndarray, ...]]
+
+
+def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int, ProbeSets], mesh: Any) -> Program:
+    """Model, step, data and evaluation of a group's lanes."""
+    layout = sweep.choose_layout(config.strategy, config.convolutions)
+    recipe = members[0].recipe
+    lanes = members + [members[-1]] * (sweep.pad_lanes(len(members), mesh.size) - len(members))
+    parts = {split: datasets[split][1] for split in sorted({lane.split for lane in lanes})}
+    first = next(iter(parts.values()))
+    everywhere, over_members = sharding.replicated(mesh), sweep.lane_sharding(mesh)
+    options = cpu.compiler_options()
+
+    class_loss = CLASS_LOSSES[recipe.loss]
+    network = OpenSetNetwork(NETWORKS[recipe.network](), len(first.known_classes), class_loss.head)
+    augmentation = make_crop_and_flip(crop_padding=recipe.crop_padding, flip=recipe.flip)
+    objective = make_classify_objective(network, class_loss, augmentation, rotations=recipe.rotations)
+    optimizer = make_sgd(total_steps=recipe.steps, momentum=recipe.momentum)
+    hyper = sweep.stack_hyper([{name: getattr(lane.recipe, name) for name in TRACED} for lane in lanes])
+    # As in experiments/train.py: one key for the parameters, one for everything after them.
+    keys = jnp.stack([jax.random.key(lane.seed) for lane in lanes])
+    init_keys, train_keys = jax.jit(jax.vmap(jax.random.split, out_axes=1))(keys)
+    train_keys, hyper = jax.device_put((train_keys, hyper), over_members)
+
+    train_images, train_rows = sweep.share_images([part.train.images for part in parts.values()])
+    images = jax.device_put(train_images, everywhere)
+    places = dict(zip(parts, train_rows, strict=True))
+    batches = sweep.make_lane_batches(
+        [parts[lane.split].train for lane in lanes],
+        [lane.seed for lane in lanes],
+        [places[lane.split] for lane in lanes],
+        batch_size=recipe.batch_size,
+    )
+    looked_at = [(part.validation, part.test_known, part.test_unknown) for part in parts.values()]
+    evaluation, rows = sweep.share_images([examples.images for three in looked_at for examples in three])
+    by_split = {split: rows[3 * i : 3 * i + 3] for i, split in enumerate(parts)}
+
+    sweep_step = sweep.make_sweep_step(objective, optimizer, layout=layout, mesh=mesh)
+
+    def step_and_means(state, images, inputs, keys, hyper):
+        state, metrics = sweep_step(state, images, inputs, keys, hyper)
+        alive = state.diverged == 0
+        count = jnp.maximum(jnp.sum(alive), 1)
+        means = {name: jnp.sum(jnp.where(alive, values, 0)) / count for name, values in metrics.items()}
+        return state, means | {"diverged_lanes": jnp.sum(~alive)}, metrics
+
+    compiled_step = jax.jit(
+        step_and_means,
+        donate_argnums=0,
+        out_shardings=(over_members, everywhere, everywhere),
+        compiler_options=options,
+    )
+
+    def step(state: sweep.SweepState, inputs: sweep.LaneInputs):
+        with jax.set_mesh(mesh):
+            return compiled_step(state, images, jax.device_put(inputs, over_members), train_keys, hyper)
+
+    # Compiled as one program: initialising layer by layer takes many times as long.
+    new_state = jax.jit(
+        lambda keys, hyper: sweep.init_lanes(keys, network, optimizer, hyper, image_shape=evaluation.shape[1:]),
+        out_shardings=over_members,
+    )
+    forward = jax.jit(
+        sweep.make_lane_forward(network, layout=layout, mesh=mesh), out_shardings=everywhere, compiler_options=options
+    )
+
+    def variables_of(state: sweep.SweepState) -> dict:
+        return {"params": state.states.params, "batch_stats": state.states.stats}
+
+    def predict(state: sweep.SweepState) -> tuple[np.ndarray, np.ndarray]:
+        def images_first(rows):
+            return tuple(jnp.moveaxis(values, 0, 1) for values in forward(variables_of(state), rows))
+
+        with jax.set_mesh(mesh):
+            return apply_in_batches(images_first, evaluation, batch_size=min(config.eval_batch_size, len(evaluation)))
+
+    norms = None
+    if probes:
+        probed = {
+            split: np.concatenate(
+                [part.test_known.images[probes[split].known], part.test_unknown.images[probes[split].unknown]]
+            )
+            for split, part in parts.items()
+        }
+        stacked = augment.to_float(np.stack([probed[lane.split] for lane in lanes]))
+        stacked = jax.device_put(stacked, over_members)
+        compiled_norms = jax.jit(
+            sweep.make_lane_norms(network, mesh=mesh), out_shardings=everywhere, compiler_options=options
+        )
+
+        def norms(state: sweep.SweepState) -> np.ndarray:
+            with jax.set_mesh(mesh):
+                return np.asarray(compiled_norms(variables_of(state), stacked))
+
+    return Program(lambda: new_state(init_keys, hyper), step, batches, predict, norms, by_split)
+
+
+def run_group(
+    config: Config, members: list[Lane], datasets: dict, probes: dict, directory: Path, stop: StopSignal
+) -> dict[str, Any] | int:
+    """Trains and evaluates the lanes of one program; the exit code where that was stopped."""
+    recipe = members[0].recipe
+    names = [f"{lane.arm}, split {lane.split}, seed {lane.seed}" for lane in members]
+    fields = {name: getattr(recipe, name) for name in STRUCTURAL} | {"lanes": names}
+    with Run(directory, fields) as run, Checkpoints(directory / "checkpoints") as kept:
+        if (done := run.read_json("results.json")) is not None:
+            return done
+        mesh = mesh_of(config, members)
+        program = build(config, members, datasets, probes, mesh)
+        latest: dict[str, Any] = {}
+
+        def train_step(state, inputs):
+            state, means, latest["metrics"] = program.step(state, inputs)
+            return state, means
+
+        def look(state: sweep.SweepState, step: int) -> str | None:
+            """Logs the training metrics of every lane and, every probe_every steps, what a probe finds."""
+            found = {}
+            if step:
+                metrics_of = {name: np.asarray(values) for name, values in latest["metrics"].items()}
+                for lane in range(len(members)):
+                    found |= {f"lane/{lane:03d}/{name}": values[lane] for name, values in metrics_of.items()}
+            if step == recipe.steps or (step and config.probe_every and step % config.probe_every == 0):
+                for lane, values in enumerate(probed_lanes(config, members, datasets, probes, program, state)):
+                    found |= {f"lane/{lane:03d}/probe/{name}": value for name, value in values.items()}
+            run.log(step, {name: value for name, value in found.items() if np.isfinite(value)})
+            return None
+
+        def mean_accuracy(state: sweep.SweepState) -> float:
+            logits, _ = program.predict(state)
+            alive = np.asarray(state.diverged)[: len(members)] == 0
+            found = []
+            for lane, (member, fine) in enumerate(zip(members, alive, strict=True)):
+                rows, labels = program.rows[member.split][0], datasets[member.split][1].validation.labels
+                if fine:
+                    found.append(metrics.closed_set_accuracy(logits[rows, lane].argmax(-1), labels))
+            return float(np.mean(found)) if found else 0.0
+
+        trained = train_loop(
+            run,
+            kept,
+            stop,
+            program.new_state(),
+            train_step,
+            lambda start: map(program.batches, itertools.count(start)),
+            script="ablation.py",
+            steps=recipe.steps,
+            batch_size=recipe.batch_size * len(members),
+            log_every=config.log_every,
+            save_every=config.save_every,
+            validate=mean_accuracy,
+            remedy="Lower the learning rate",
+            probe=look,
+            probe_every=math.gcd(config.log_every, config.probe_every),
+        )
+        if trained.exit_code:
+            return trained.exit_code
+        lanes = assessed_lanes(config, members, datasets, probes, program, trained.state)
+        outputs = program.predict(trained.state)[0][:, : len(members)]
+        run.write_arrays("outputs.npz", {"logits": outputs.swapaxes(0, 1)})
+        result = {"lanes": lanes, "history": history_of(run.directory / "metrics.jsonl")}
+        run.write_json("results.json", result)
+        return result
+
+
+def outputs_of(
+    member: Lane, lane: int, data: OpenSetData, program: Program, predicted: tuple[np.ndarray, np.ndarray]
+) -> OpenSetOutputs:
+    """What one lane's network gave for the images of its split."""
+    (validation, known, unknown), (logits, embedding) = program.rows[member.split], predicted
+    return OpenSetOutputs(
+        logits[validation, lane],
+        data.validation.labels,
+        logits[known, lane],
+        embedding[known, lane],
+        data.test_known.labels,
+        logits[unknown, lane],
+        embedding[unknown, lane],
+        data.test_unknown.labels,
+    )
+
+
+def norm_metrics(norms: np.ndarray, known: int) -> dict[str, float]:
+    """JND and mean norms of one lane."""
+    norms_known, norms_unknown = np.split(norms, [known])
+    return {
+        "jnd": metrics.jacobian_norm_difference(norms_known, norms_unknown),
+        "norm_known": float(norms_known.mean(dtype=np.float64)),
+        "norm_unknown": float(norms_unknown.mean(dtype=np.float64)),
+    }
+
+
+def probed_lanes(
+    config: Config, members: list[Lane], datasets: dict, probes: dict, program: Program, state: sweep.SweepState
+) -> list[dict[str, float]]:
+    """The figures of HISTORY for every lane; nothing for one whose outputs are not finite."""
+    predicted = program.predict(state)
+    norms = program.norms(state) if program.norms else None
+    found = []
+    for lane, member in enumerate(members):
+        data = datasets[member.split][1]
+        outputs = outputs_of(member, lane, data, program, predicted)
+        head, score = CLASS_LOSSES[member.recipe.loss].head, CLASS_LOSSES[member.recipe.loss].score
+        if not all(np.isfinite(part).all() for part in (outputs.known_logits, outputs.unknown_logits)):
+            found.append({})
+            continue
+        known, unknown = (
+            open_set_scores(part, head=head, scale=member.recipe.scale, margin=member.recipe.margin)[score]
+            for part in (outputs.known_logits, outputs.unknown_logits)
+        )
+        values = {
+            "auroc": metrics.auroc(known, unknown),
+            "accuracy": metrics.closed_set_accuracy(outputs.known_logits.argmax(-1), outputs.known_labels),
+            "davies_bouldin": metrics.davies_bouldin(outputs.known_embedding, outputs.known_labels),
+        }
+        if norms is not None and np.isfinite(norms[lane]).all():
+            values |= norm_metrics(norms[lane], config.probe_images)
+        found.append(values)
+    return found
+
+
+def assessed_lanes(
+    config: Config, members: list[Lane], datasets: dict, probes: dict, program: Program, state: sweep.SweepState
+) -> list[dict[str, Any]]:
+    """The results of every lane: the metrics of its loss's own score, norms, and where it diverged."""
+    predicted = program.predict(state)
+    norms = program.norms(state) if program.norms else None
+    diverged = np.asarray(state.diverged)
+    found = []
+    for lane, member in enumerate(members):
+        values: dict[str, Any] = {"diverged_at": int(diverged[lane]) or None}
+        if not diverged[lane]:
+            data, class_loss = datasets[member.split][1], CLASS_LOSSES[member.recipe.loss]
+            assessment = assess(
+                outputs_of(member, lane, data, program, predicted),
+                head=class_loss.head,
+                scale=member.recipe.scale,
+                margin=member.recipe.margin,
+                reject_share=config.reject_share,
+                resamples=config.resamples,
+            )
+            scored = assessment["scores"][class_loss.score]
+            values |= {name: scored[name]["value"] for name in METRICS}
+            values["davies_bouldin"] = assessment["davies_bouldin"]
+            values["scores"] = assessment["scores"]
+            if norms is not None:
+                values |= norm_metrics(norms[lane], config.probe_images)
+        found.append(values)
+    return found
+
+
+def history_of(path: Path) -> list[dict[str, Any]]:
+    """The probes in a group's metrics.jsonl: lane, step and figures."""
+    history = []
+    for line in path.read_text().splitlines():
+        logged = json.loads(line)
+        lanes: dict[int, dict[str, Any]] = {}
+        for name, value in logged.items():
+            _, *path_of = name.split("/")
+            if len(path_of) == 3 and path_of[1] == "probe":
+                lanes.setdefault(int(path_of[0]), {})[path_of[2]] = value
+        history += [{"lane": lane, "step": logged["step"], **values} for lane, values in lanes.items()]
+    return history
+
+
+# --------------------------------------------------------------------------------------- tables, figures
+
+
+def summarise(
+    config: Config, arms: dict[str, Config], lanes: list[Lane], groups: list, results: list[dict], run: Run
+) -> None:
+    """Writes and prints what the lanes of all groups found together."""
+    found, history = {}, []
+    for members, result in zip(groups, results, strict=True):
+        found |= dict(zip(members, result["lanes"], strict=True))
+        history += [{**row, "lane": lanes.index(members[row["lane"]])} for row in result["history"]]
+    table = [
+        {
+            "lane": number,
+            "arm": lane.arm,
+            "split": lane.split,
+            "seed": lane.seed,
+            **{name: getattr(lane.recipe, name) for name in (*STRUCTURAL, *TRACED)},
+            "score": CLASS_LOSSES[lane.recipe.loss].score,
+            "diverged_at": found[lane]["diverged_at"],
+            **{name: found[lane].get(name) for name in LANE_METRICS},
+            "command": command_of(config, lane),
+        }
+        for number, lane in enumerate(lanes)
+    ]
+    (run.directory / "results.csv").write_text(csv_text(table))
+    if history:
+        (run.directory / "history.csv").write_text(
+            csv_text([{name: row.get(name) for name in ("lane", "step", *HISTORY)} for row in history])
+        )
+    values = {name: {arm: lane_array(config, table, arm, name) for arm in arms} for name in LANE_METRICS}
+    text, numbers = tabulate(config, arms, table, values)
+    draw(config, arms, lanes, values, history, run.directory / "figures")
+    (run.directory / "results.txt").write_text(text + "\n")
+    run.write_json("results.json", {**numbers, "table": text})
+    print(text)
+
+
+def lane_array(config: Config, table: list[dict], arm: str, name: str) -> np.ndarray:
+    """A metric of an arm's lanes, [splits, seeds]; nan where a lane diverged or has none."""
+    rows = [row for row in table if row["arm"] == arm]
+    values = [np.nan if row[name] is None or not np.isfinite(row[name]) else row[name] for row in rows]
+    return np.array(values, np.float64).reshape(len(config.splits), config.seeds)
+
+
+def command_of(config: Config, lane: Lane) -> str:
+    """The single run that a lane equals."""
+    words = ["python experiments/train.py", f"--split {lane.split}", f"--seed {lane.seed}"]
+    for name in (*DATA, *STRUCTURAL, *TRACED):
+        value, option = getattr(lane.recipe, name), "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(option if value else "--no-" + option[2:])
+        elif isinstance(value, tuple):
+            words += [f"{option} {' '.join(map(str, value))}"] if value else []
+        elif value is not None:
+            words.append(f"{option} {value}")
+    return " ".join(words)
+
+
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """A table with one line a row; empty where there is no value."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def tabulate(
+    config: Config, arms: dict[str, Config], table: list[dict], values: dict[str, dict[str, np.ndarray]]
+) -> tuple[str, dict[str, Any]]:
+    """Mean and interval of every arm, differences to the first one with what would have been found, diverged lanes."""
+    columns = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "jnd")
+    numbers: dict[str, Any] = {"arms": {}, "differences": {}}
+    rows, differences = [], []
+    reference, *others = arms
+    for arm in arms:
+        diverged = sum(row["diverged_at"] is not None for row in table if row["arm"] == arm)
+        row: dict[str, Any] = {"arm": arm, "lanes": config.seeds * len(config.splits), "diverged": diverged}
+        numbers["arms"][arm] = {"diverged": diverged}
+        for name in columns:
+            if not np.isnan(values[name][arm]).all():
+                estimate = intervals.t_interval(values[name][arm])
+                row[name] = report.estimate_text(estimate)
+                numbers["arms"][arm][name] = report.estimate_json(estimate)
+        rows.append(row)
+    for arm in others:
+        row, record = {"difference": f"{reference} - {arm}"}, {}
+        for name in ("closed_set_accuracy", "auroc", "oscr", "jnd"):
+            pair = values[name][reference] - values[name][arm]
+            if np.isnan(pair).all():
+                continue
+            estimate = intervals.t_interval(pair)
+            row[name] = report.estimate_text(estimate)
+            record[name] = report.estimate_json(estimate)
+        if "auroc" in record:
+            auroc = effects.effect(
+                values["auroc"][reference] - values["auroc"][arm],
+                ~np.isnan(values["closed_set_accuracy"][arm]),
+                [values["closed_set_accuracy"][reference], values["closed_set_accuracy"][arm]],
+                claim="h",
+                name=f"auroc of {reference} over {arm}",
+                arm=arm,
+                expected=1,
+            )
+            row["auroc difference found with 80 % power"] = (
+                "-" if auroc["detectable"] is None else f"{auroc['detectable']:.3f}"
+            )
+            row["the reference is better"] = auroc["verdict"]
+            record["verdict"] = auroc["verdict"]
+            record["detectable"] = auroc["detectable"]
+        differences.append(row)
+        numbers["differences"][arm] = record
+    lines = [
+        f"{config.preset}: {len(table)} lanes, {len(config.splits)} splits x {config.seeds} seeds,"
+        " mean [95 % t interval over splits]; the score is the one that belongs to the loss",
+        report.results_table(rows),
+    ]
+    if differences:
+        lines += [
+            "",
+            report.results_table(differences),
+            f'"holds": the interval of the AUROC difference lies above 0; "fails": below; no verdict where an arm\'s'
+            f" accuracy is below {effects.ACCURACY}",
+        ]
+    for row in table:
+        if row["diverged_at"] is not None:
+            lines.append(
+                f"diverged: lane {row['lane']} ({row['arm']}, split {row['split']}, seed {row['seed']})"
+                f" at step {row['diverged_at']}; its metrics are left out"
+            )
+    return "\n".join(lines), numbers
+
+
+def draw(
+    config: Config, arms: dict[str, Config], lanes: list[Lane], values: dict, history: list[dict], directory: Path
+) -> None:
+    """AUROC along each varied field; AUROC against JND over all arms; what changes over training."""
+    directory.mkdir(exist_ok=True)
+    axes = [axis_of(text) for text in config.vary]
+    reference = next(iter(arms.values()))
+    panels = {}
+    for field, given in axes if len(axes) == 1 or config.one_at_a_time else []:
+        along = {
+            value: arm
+            for value in given
+            for arm, recipe in arms.items()
+            if recipe == dataclasses.replace(reference, **{field: value})
+        }
+        panels[field] = (list(along), np.stack([values["auroc"][arm] for arm in along.values()]))
+    if panels:
+        report.save_figure(sweep_report.response_figure(panels, metric="AUROC"), directory / "auroc_by_value")
+    if len(arms) > 1 and not all(np.isnan(found).all() for found in values["jnd"].values()):
+        figure = sweep_report.arms_figure(values["jnd"], values["auroc"], x="JND", y="AUROC")
+        report.save_figure(figure, directory / "auroc_and_jnd")
+    steps = sorted({row["step"] for row in history})
+    if config.probe_every and len(steps) > 1:
+        shape = (len(config.splits), config.seeds, len(steps))
+        curves = {title: {arm: np.full(shape, np.nan) for arm in arms} for title in ("JND", "DBI", "AUROC")}
+        for row in history:
+            lane = lanes[row["lane"]]
+            place = (config.splits.index(lane.split), lane.seed, steps.index(row["step"]))
+            for title, name in (("JND", "jnd"), ("DBI", "davies_bouldin"), ("AUROC", "auroc")):
+                curves[title][lane.arm][place] = row.get(name, np.nan)
+        shown = {
+            title: {arm: found for arm, found in by_arm.items() if not np.isnan(found).all(axis=(0, 1)).any()}
+            for title, by_arm in curves.items()
+        }
+        shown = {title: by_arm for title, by_arm in shown.items() if by_arm}
+        if shown:
+            report.save_figure(jacobian_report.dynamics_figure(np.array(steps), shown), directory / "dynamics")
+
+
+if __name__ == "__main__":
+    cpu.one_device_per_core()
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Figures of a sweep: a metric along a varied hyper-parameter, and two metrics of every arm against each other.
+
+As in :mod:`osrjax.jacobian_report`: figures are returned, arrays of many runs have the axes splits and seeds, nan
+where a run is missing, and intervals are 95 % t intervals over splits.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from osrjax.effects import rank_correlation
+from osrjax.intervals import t_interval
+from osrjax.report import CURVE_COLOURS, KNOWN_COLOUR
+
+__all__ = ["arms_figure", "response_figure"]
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "<", "*", ">", "p", "h", "X")
+
+
+def response_figure(
+    panels: Mapping[str, tuple[Sequence[float], Float[np.ndarray, "values splits seeds"]]], *, metric: str
+) -> Figure:
+    """A metric along each of several hyper-parameters: a panel each, values in equal steps in their order.
+
+    Args:
+      panels: by the hyper-parameter's name, its values and the metric of their runs; a value without a run
+        leaves a gap.
+      metric: what the axis is called.
+
+    Returns:
+      The figure: mean and interval over splits, thin lines for the splits, seeds averaged.
+
+    Raises:
+      ValueError: no panel.
+
+    References:
+      Park et al., arXiv 2209.11436, figure 14.
+    """
+    if not panels:
+        raise ValueError("panels is empty: give at least one hyper-parameter with its values")
+    figure = Figure(figsize=(3.4 * len(panels), 3.4), layout="constrained")
+    drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (name, (values, found)) in zip(drawn, panels.items(), strict=True):
+        order = np.argsort(values)
+        places = np.arange(len(values))
+        for split in np.moveaxis(found[order], 1, 0):
+            axes.plot(places, _means(split), color="0.75", linewidth=0.8, zorder=1)
+        estimates = [None if np.isnan(runs).all() else t_interval(runs) for runs in found[order]]
+        shown = [(place, estimate) for place, estimate in zip(places, estimates, strict=True) if estimate is not None]
+        half = [(e.interval[1] - e.interval[0]) / 2 if e.n > 1 else 0.0 for _, e in shown]
+        axes.errorbar(
+            [place for place, _ in shown],
+            [estimate.mean for _, estimate in shown],
+            yerr=half,
+            color=KNOWN_COLOUR,
+            marker="o",
+            linewidth=1.8,
+            capsize=4,
+            zorder=2,
+        )
+        axes.set_xticks(places, [f"{values[i]:g}" for i in order])
+        axes.set_xlabel(name)
+        axes.grid(visible=True, color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    drawn[0].set_ylabel(metric)
+    n = max((found.shape[1] for _, found in panels.values()), default=1)
+    figure.suptitle(f"{metric}: mean{' and 95 % interval' if n > 1 else ''} over {n} split(s); thin: each split")
+    return figure
+
+
+def arms_figure(
+    first: Mapping[str, Float[np.ndarray, "splits seeds"]],
+    second: Mapping[str, Float[np.ndarray, "splits seeds"]],
+    *,
+    x: str,
+    y: str,
+) -> Figure:
+    """Two metrics of every arm against each other: small points for runs, a large one for the arm's mean.
+
+    Args:
+      first: by arm, the metric along the horizontal axis.
+      second: by arm, the other one.
+      x: name of the first.
+      y: name of the second.
+
+    Returns:
+      The figure; its title has Spearman's coefficient over the means of the arms.
+
+    Raises:
+      ValueError: no arm, or other arms in the second.
+
+    References:
+      Park et al., arXiv 2209.11436, figure 13.
+    """
+    if not first or set(first) != set(second):
+        raise ValueError(f"first has the arms {list(first)}, second {list(second)}: give both for the same arms")
+    figure = Figure(figsize=(8.0, 4.8), layout="constrained")
+    axes = figure.subplots()
+    means = []
+    for index, arm in enumerate(first):
+        together = ~(np.isnan(first[arm]) | np.isnan(second[arm]))
+        if not together.any():
+            continue
+        colour, marker = CURVE_COLOURS[index % len(CURVE_COLOURS)], MARKERS[index % len(MARKERS)]
+        runs = first[arm][together], second[arm][together]
+        means.append((runs[0].mean(), runs[1].mean()))
+        axes.scatter(*runs, color=colour, marker=marker, s=10, alpha=0.35, linewidths=0)
+        axes.scatter(*means[-1], color=colour, marker=marker, s=80, edgecolors="black", linewidths=0.8, label=arm)
+    rho = rank_correlation(*np.array(means).T) if len(means) > 2 else float("nan")
+    title = f"{y} and {x} of {len(means)} arms"
+    axes.set_title(title + (f": Spearman {rho:.2f} over their means" if np.isfinite(rho) else ""))
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(visible=True, color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return figure
+
+
+def _means(split: np.ndarray) -> np.ndarray:
+    """Over seeds, missing ones left out; nan where all are missing."""
+    present = ~np.isnan(split)
+    totals = np.where(present, split, 0.0).sum(axis=1)
+    return np.divide(totals, present.sum(axis=1), out=np.full(len(split), np.nan), where=present.any(axis=1))
