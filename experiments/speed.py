@@ -4,6 +4,7 @@
     python experiments/speed.py --what train --networks wrn16_4 --batch 64 --repeats 21
     python experiments/speed.py --what jacobian         exact norms of input Jacobians, and their memory
     python experiments/speed.py --what gradmix          GradMix training steps, views given
+    python experiments/speed.py --what sweep            16 lanes of one program against 16 runs
 
 Both sides run in one process and take turns, so that a disturbance hits both; every number is a median. The
 peers are in experiments/torch_peers.py; the fastest of them counts. The last line is one JSON object with
@@ -17,6 +18,11 @@ cases where one of them takes 20 % longer. With several networks these are the l
 For GradMix the peers take two forms: `ratio` is that of the plain one (the clean views pass forward twice, boxes
 image by image), `ratio_fast_form` that of our algorithm in PyTorch, so that algorithm and kernels are told apart.
 `forward_equivalents` is the arithmetic of our step in forward passes of both views, 9 for the plain form.
+
+For sweeps the peer is ourselves: `steady_ratio` is the time of a single lane's jitted step over the sweep's time per
+lane-step, for each layout in `steady_ratios`; `total_ratio` that of whole runs of experiments/train.py, one process
+after another, over experiments/ablation.py with the same lanes, start-up and compilation included, at the first of
+`steps` (`total_ratios` has all). The runs also draw figures and bootstrap intervals, which the sweep does not.
 """
 
 import dataclasses
@@ -35,7 +41,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from osrjax.cpu import compiler_options, reuse_host_memory
+from osrjax.cpu import compiler_options, one_device_per_core, reuse_host_memory
 from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES, Batch, make_classify_objective, make_crop_and_flip
 from osrjax.train import init_state, make_sgd, make_train_step
@@ -48,16 +54,23 @@ Work = dict[Who, Callable[[], object]]  # who does it -> one unit of it, finishe
 class Config:
     """Measure the speed of osrjax and of its peers."""
 
-    what: Literal["train", "jacobian", "gradmix"] = "train"
+    what: Literal["train", "jacobian", "gradmix", "sweep"] = "train"
     """train: forward pass, m-OvR loss, gradients, SGD, random crop and flip. jacobian: norms of the unit embedding's
-    input Jacobian. gradmix: maps of three stages, masked views, the three contrastive terms, gradients, Adam."""
+    input Jacobian. gradmix: maps of three stages, masked views, the three contrastive terms, gradients, Adam. sweep:
+    training steps of many lanes in one program."""
     networks: tuple[Literal["small_cnn", "wrn16_4", "resnet18"], ...] = ()
-    """Networks to measure, one after another; default: all for train, wrn16_4 for jacobian, resnet18 for gradmix."""
+    """Networks to measure, one after another; default: all for train, wrn16_4 for jacobian, resnet18 for gradmix,
+    small_cnn for sweep."""
     batch: int | None = None
     """Images at a time; default: 128 (train) or 32 (jacobian) for small_cnn on 28x28x1 images, 32 or 4 for the
     others on 32x32x3; 64 for gradmix, two views of each."""
     repeats: int | None = None
-    """Turns of every side, the first of which is left out; default: 15 for train, 5 for jacobian, 10 for gradmix."""
+    """Turns of every side, the first of which is left out; default: 15 for train, 5 for jacobian and sweep, 10 for
+    gradmix."""
+    lanes: int = 16
+    """Lanes of the sweep."""
+    steps: tuple[int, ...] = (800, 200)
+    """Steps of the whole runs that are compared with a sweep; none: only steps are timed."""
     chunks: tuple[int, ...] = (1, 2, 8, 32)
     """Chunk sizes of our norms, beside the default one."""
     memory_batch: int = 128
@@ -85,8 +98,9 @@ DEFAULT_NETWORKS = {
     "train": ("small_cnn", "wrn16_4", "resnet18"),
     "jacobian": ("wrn16_4",),
     "gradmix": ("resnet18",),
+    "sweep": ("small_cnn",),
 }
-DEFAULT_REPEATS = {"train": 15, "jacobian": 5, "gradmix": 10}
+DEFAULT_REPEATS = {"train": 15, "jacobian": 5, "gradmix": 10, "sweep": 5}
 SHORTEST_TURN = 0.2  # seconds; fast steps are repeated within a turn
 
 
@@ -96,19 +110,23 @@ def main(arguments: list[str] | None = None) -> int:
     repeats = DEFAULT_REPEATS[config.what] if config.repeats is None else config.repeats
     if config.smoke:
         smoke = dataclasses.replace(config, networks=("small_cnn",), chunks=(3,), memory_batch=2)
+        smoke = dataclasses.replace(smoke, lanes=2, steps=config.steps[:1])
         config, repeats = dataclasses.replace(smoke, batch=2 if config.what == "jacobian" else 8), 3
     error = refusal(config, repeats)
     if error:
         print(f"speed.py: {error}", file=sys.stderr)
         return 2
+    if config.what == "sweep" and __name__ == "__main__":
+        one_device_per_core()
     reuse_host_memory()
     has_torch = find_torch()
-    if not has_torch:
+    if not has_torch and config.what != "sweep":
         print("No peer to compare with: pip install '.[speed]' adds PyTorch.")
     load = round(os.getloadavg()[0], 2)
     if load > 0.5:
         print(f"The load average is {load}: other processes distort the comparison, wait for a quiet machine.")
-    measure = {"train": training_speed, "jacobian": jacobian_speed, "gradmix": gradmix_speed}[config.what]
+    measures = {"train": training_speed, "jacobian": jacobian_speed, "gradmix": gradmix_speed, "sweep": sweep_speed}
+    measure = measures[config.what]
     result = {
         "what": config.what,
         **measure(config, config.networks or DEFAULT_NETWORKS[config.what], repeats, peers=has_torch),
@@ -133,6 +151,10 @@ def refusal(config: Config, repeats: int) -> str | None:
         return f"batch={config.batch} holds no image: give 1 or more"
     if config.memory_batch < 1:
         return f"memory-batch={config.memory_batch} holds no image: give 1 or more"
+    if config.lanes < 2:
+        return f"lanes={config.lanes} is no sweep: give 2 or more"
+    if min(config.steps, default=1) < 1:
+        return f"steps={min(config.steps)} trains nothing: give 1 or more"
     if min(config.chunks, default=1) < 1:
         return f"chunks={min(config.chunks)} makes no progress: give 1 or more"
     return None
@@ -251,6 +273,37 @@ def gradmix_speed(config: Config, networks: tuple[str, ...], repeats: int, *, pe
         "batch": batch,
         "ms_per_step": milliseconds,
         "forward_equivalents_each": equivalents,
+    }
+
+
+def sweep_speed(config: Config, networks: tuple[str, ...], repeats: int, *, peers: bool) -> dict[str, object]:
+    """Prints and gives the speed of lanes in one program against single steps and single runs."""
+    import speed_sweep
+
+    del peers
+    steady: dict[str, dict[str, float]] = {}
+    print(f"{'case':10} {'who':35} {'lanes':>5} {'ms/lane-step':>12} {'single / it':>12}")
+    for network in networks:
+        batch, shape = config.batch or 128, image_shape(network)
+        work = speed_sweep.lane_steps(network, batch, config.lanes, shape, CLASSES, dict(compiler_options()))
+        medians = {who: statistics.median(times) / config.lanes for who, times in turns(work, repeats).items()}
+        single = medians[speed_sweep.SINGLE]
+        steady[network] = {who: round(single / median, 3) for who, median in medians.items()}
+        for who, median in medians.items():
+            print(f"{network:10} {who:35} {config.lanes:5d} {1e3 * median:12.2f} {single / median:12.2f}", flush=True)
+    totals, seconds = {}, {}
+    for steps in config.steps:
+        sequential, together = speed_sweep.whole_runs(config.lanes, steps, smoke=config.smoke)
+        totals[steps], seconds[steps] = round(sequential / together, 3), (round(sequential, 1), round(together, 1))
+        print(f"{config.lanes} runs of {steps} steps: {sequential:.1f} s one after another, {together:.1f} s as lanes")
+    return {
+        "total_ratio": totals.get(config.steps[0]) if config.steps else None,
+        "steady_ratio": min(ratios[speed_sweep.AUTO] for ratios in steady.values()),
+        "total_ratios": totals,
+        "steady_ratios": steady,
+        "seconds": seconds,
+        "lanes": config.lanes,
+        "jax_devices": jax.device_count(),
     }
 
 

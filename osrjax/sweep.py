@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 PyTree = Any
+LaneHyper = Mapping[str, Float[Array, " lanes"]]
 
 
 class Layout(NamedTuple):
@@ -97,7 +98,7 @@ class SharedImages(NamedTuple):
     """
 
     images: UInt8[np.ndarray, "images height width channels"]
-    rows: tuple[Int[np.ndarray, " examples"], ...]
+    rows: tuple[Int[np.ndarray, " _"], ...]
 
 
 # ---------------------------------------------------------------------------------------- layout and mesh
@@ -245,7 +246,7 @@ def over_lanes(
 # ------------------------------------------------------------------------------------------------ lanes
 
 
-def stack_hyper(lanes: Sequence[Hyper]) -> dict[str, Float[Array, " lanes"]]:
+def stack_hyper(lanes: Sequence[Hyper]) -> LaneHyper:
     """The hyper-parameters of all lanes, one array a name.
 
     Args:
@@ -274,7 +275,7 @@ def init_lanes(
     keys: Array,
     network: OpenSetNetwork | ContrastiveNetwork,
     optimizer: Optimizer,
-    hyper: Mapping[str, Float[Array, " lanes"]],
+    hyper: LaneHyper,
     *,
     image_shape: tuple[int, int, int],
 ) -> SweepState:
@@ -301,7 +302,7 @@ def make_sweep_step(
     *,
     layout: Layout,
     mesh: jax.sharding.Mesh | None = None,
-) -> Callable[[SweepState, Array, LaneInputs, Array, Hyper], tuple[SweepState, dict[str, Array]]]:
+) -> Callable[[SweepState, Array, LaneInputs, Array, LaneHyper], tuple[SweepState, dict[str, Array]]]:
     """Returns ``step(state, images, inputs, keys, hyper) -> (state, metrics)`` for all lanes; pure and not jitted.
 
     A lane that diverges has its step written down and goes on with what it has; the others never see it. *Cost*: on
@@ -338,7 +339,7 @@ def make_sweep_step(
     mapped = over_lanes(lane_step, strategy=layout.strategy, mesh=mesh)
 
     def step(
-        state: SweepState, images: Array, inputs: LaneInputs, keys: Array, hyper: Hyper
+        state: SweepState, images: Array, inputs: LaneInputs, keys: Array, hyper: LaneHyper
     ) -> tuple[SweepState, dict[str, Array]]:
         return mapped(images, (state, inputs, keys, dict(hyper)))
 
@@ -400,7 +401,7 @@ def make_lane_norms(
 # ------------------------------------------------------------------------------------------------- data
 
 
-def share_images(sets: Sequence[UInt8[np.ndarray, "examples height width channels"]]) -> SharedImages:
+def share_images(sets: Sequence[UInt8[np.ndarray, "_ _ _ _"]]) -> SharedImages:
     """The images of several sets, each distinct one once: class splits of one data set share most of them.
 
     Args:
@@ -436,7 +437,7 @@ def share_images(sets: Sequence[UInt8[np.ndarray, "examples height width channel
 
 
 def make_lane_batches(
-    parts: Sequence[Examples], seeds: Sequence[int], rows: Sequence[Int[np.ndarray, " examples"]], *, batch_size: int
+    parts: Sequence[Examples], seeds: Sequence[int], rows: Sequence[Int[np.ndarray, " _"]], *, batch_size: int
 ) -> Callable[[int], LaneInputs]:
     """Returns ``inputs(step)``: for every lane the batch that a single run with its seed takes in that step.
 
