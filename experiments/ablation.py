@@ -169,7 +169,7 @@ PRESETS = {
     },
     "figure-14": Config(  # lambda_self needs the rotated copies, which double the cost: they are left out elsewhere
         preset="figure-14",
-        steps=200,
+        steps=170,
         seeds=3,
         splits=(0, 1, 2, 3, 4),
         probe_images=24,
