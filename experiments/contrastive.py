@@ -323,6 +323,8 @@ def check(config: Config) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r} must be at least 1, or left out")
     if config.jitter > 5:
         raise ValueError(f"jitter={config.jitter!r} is above 5: give a factor of the usual strengths, such as 1")
+    if not (config.crop or config.flip or config.jitter or config.policy != "none"):
+        raise ValueError("crop=False, flip=False, jitter=0 and policy='none' give two equal views: turn one of them on")
     if config.mixing != "none" and not config.ssl_weight:
         raise ValueError(f"ssl_weight=0 gives the mixed term of mixing={config.mixing!r} no weight: use mixing none")
     for name in MEANINGLESS[config.mixing]:

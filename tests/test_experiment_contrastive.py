@@ -1,12 +1,17 @@
 """experiments/contrastive.py: a whole run, a stopped and resumed one, and what it refuses."""
 
+import functools
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from osrjax import models
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -14,15 +19,39 @@ sys.path.insert(0, str(EXPERIMENTS))
 import contrastive  # noqa: E402
 
 SMOKE = ["--smoke", "--first-stage-steps", "4", "--steps", "6", "--save-every", "4", "--log-every", "2"]
-SMOKE += ["--resamples", "20"]
+SMOKE += ["--resamples", "20", "--eval-batch-size", "250"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """The network of a smoke run with an eighth of the channels: its width is not what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.NETWORKS, "small_cnn", functools.partial(models.SmallCNN, width=4, features=32))
+        yield
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A two-stage GradMix run."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    assert contrastive.main([*SMOKE, "--out", str(out)]) == 0
-    return out
+def whole(tmp_path_factory):
+    """A two-stage GradMix run, and what was compiled for it."""
+    out, compiled = tmp_path_factory.mktemp("runs") / "whole", []
+    handler = logging.Handler()
+    handler.emit = lambda record: compiled.append(record.getMessage())
+    logger = logging.getLogger("jax")
+    logger.addHandler(handler)
+    with jax.log_compiles():
+        code = contrastive.main([*SMOKE, "--out", str(out)])
+    logger.removeHandler(handler)
+    assert code == 0
+    return out, [message for message in compiled if message.startswith("Finished XLA compilation")]
+
+
+@pytest.fixture(scope="module")
+def finished(whole):
+    return whole[0]
+
+
+def test_both_stages_and_all_hyper_parameters_are_one_program(whole):
+    assert sum("staged_step" in message for message in whole[1]) == 1
 
 
 def test_a_run_gives_what_it_promises(finished, capsys):
@@ -72,10 +101,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch,
             return super().__getattribute__(name)
 
     monkeypatch.setattr(contrastive, "StopSignal", StopAfterThree)
-    assert contrastive.main([*SMOKE, "--out", str(tmp_path / "run")]) == 143
+    options = [*SMOKE, "--no-linear-probe", "--out", str(tmp_path / "run")]
+    assert contrastive.main(options) == 143
     assert "stopped by SIGTERM after saving step 3" in capsys.readouterr().out
     monkeypatch.undo()
-    assert contrastive.main([*SMOKE, "--out", str(tmp_path / "run")]) == 0
+    assert contrastive.main(options) == 0
     assert "going on from step 3" in capsys.readouterr().out
     with np.load(finished / "network.npz") as whole, np.load(tmp_path / "run" / "network.npz") as resumed:
         assert whole.files == resumed.files
@@ -102,6 +132,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch,
         (["--ssl-weight", "0"], "ssl_weight=0 gives the mixed term of mixing='gradmix' no weight"),
         (["--mixing", "mixup", "--fill", "mean"], "fill='mean' does nothing with mixing='mixup'"),
         (["--mixing", "random_box", "--cam-sign", "-1"], "cam_sign=-1 does nothing with mixing='random_box'"),
+        (["--no-crop", "--jitter", "0"], "jitter=0 and policy='none' give two equal views"),
         (["--mixing-alpha", "0"], "mixing_alpha=0.0 must be above 0"),
         (["--first-stage-epochs", "0"], "first_stage_epochs=0 must be at least 1"),
         (["--preset", "nothing"], "preset='nothing' does not exist"),
