@@ -213,10 +213,37 @@ PRESETS = {
     "cifar10-all-r18": dataclasses.replace(
         PUBLISHED, preset="cifar10-all-r18", epochs=200, known=tuple(range(10)), unknown_data="svhn_cropped"
     ),
+    "cifar100-all-r18": dataclasses.replace(
+        PUBLISHED,
+        preset="cifar100-all-r18",
+        data="cifar100",
+        epochs=600,
+        known=tuple(range(100)),
+        unknown_data="cifar10",
+    ),
+    **{
+        f"cifar+{count}-r18": dataclasses.replace(
+            PUBLISHED,
+            preset=f"cifar+{count}-r18",
+            unknown_data="cifar100",
+            dataset=f"cifar+{count}",
+            first_stage_epochs=800,
+            epochs=10,
+        )
+        for count in (10, 50)
+    },
     # Digits are not mirrored here; the authors mirror them, and train without labels alone.
     "svhn-r18": dataclasses.replace(PUBLISHED, preset="svhn-r18", data="svhn_cropped", flip=False, epochs=300),
     "tiny-imagenet-r18": dataclasses.replace(
         PUBLISHED, preset="tiny-imagenet-r18", data="tiny_imagenet", ssl_weight=1.0, epochs=600
+    ),
+    "tiny-imagenet-ssl-r18": dataclasses.replace(
+        PUBLISHED,
+        preset="tiny-imagenet-ssl-r18",
+        data="tiny_imagenet",
+        supcon_weight=0.0,
+        ssl_weight=1.0,
+        epochs=200,
     ),
 }
 SMOKE = {
