@@ -32,6 +32,7 @@ from osrjax.assessment import (
     OpenSetLabels,
     ScoredImages,
     assess_features,
+    assess_scores,
     open_set_feature_scores,
 )
 from osrjax.checkpoint import Checkpoints
@@ -39,7 +40,7 @@ from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data
 from osrjax.feature_scores import class_similarities, fit_knn
 from osrjax.gradmix import GradMix, MixViews, last_layers, make_contrastive_objective, view_mixings
-from osrjax.linear_probe import linear_probe, top_accuracy
+from osrjax.linear_probe import LinearProbe, linear_probe, top_accuracy
 from osrjax.loop import gather_batch, make_inputs, train_loop
 from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
 from osrjax.objectives import make_contrastive_augmentation
@@ -561,6 +562,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     for name, state in {"untrained": untrained, "trained": trained.state}.items():
         spaces = zip(*(features(state, part.images) for part in parts), strict=True)
         projection, embedding = (OpenSetFeatures(*rows) for rows in spaces)
+        resamples = config.resamples if name == "trained" else 0
         found[name] = assess_features(
             projection,
             labels,
@@ -568,14 +570,18 @@ def train_and_evaluate(config: Config, job: Job) -> int:
             embedding=embedding,
             neighbours=config.neighbours,
             reject_share=config.reject_share,
-            resamples=config.resamples if name == "trained" else 0,
+            resamples=resamples,
         )
         if config.linear_probe:
-            probe = linear_probe(embedding.train, labels.train, embedding.known)
-            accuracy = metrics.closed_set_accuracy(probe.predictions, labels.known)
+            probe, scored = probe_scores(embedding, labels.train)
+            found[name]["scores"] |= assess_scores(
+                {"probe_max_logit": scored}, labels.known, reject_share=config.reject_share, resamples=resamples
+            )
             found[name]["linear_probe"] = {
-                "accuracy": accuracy,
-                "top5_accuracy": top_accuracy(probe.logits, labels.known, top=min(5, classes)),
+                "accuracy": metrics.closed_set_accuracy(scored.known_predictions, labels.known),
+                "top5_accuracy": top_accuracy(
+                    probe.logits[len(labels.validation) :][: len(labels.known)], labels.known, top=min(5, classes)
+                ),
                 "penalty": probe.penalty,
                 "converged": probe.converged,
             }
@@ -603,6 +609,15 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     run.write_json("results.json", summary)
     print(table)
     return 0
+
+
+def probe_scores(embedding: OpenSetFeatures, labels: np.ndarray) -> tuple[LinearProbe, ScoredImages]:
+    """A linear classifier of the embedding, and its negative largest logit as a score."""
+    others = (embedding.validation, embedding.known, embedding.unknown)
+    probe = linear_probe(embedding.train, labels, np.concatenate(others))
+    ends = np.cumsum([len(part) for part in others])[:-1]
+    parts = [np.split(values, ends) for values in (-probe.logits.max(axis=1), probe.predictions)]
+    return probe, ScoredImages(*parts[0], *parts[1])
 
 
 def attribution_of(run: Run) -> dict[str, float] | None:
@@ -640,7 +655,7 @@ def results_text(found: dict, data: OpenSetData, config: Config, masses: dict | 
     if config.linear_probe:
         accuracies = [part["linear_probe"]["accuracy"] for part in (trained, untrained)]
         late = "" if trained["linear_probe"]["converged"] else " (its fit ended before it converged)"
-        lines.append(f"linear probe on h: {accuracies[0]:.3f}{late}, untrained {accuracies[1]:.3f}")
+        lines.append(f"linear probe on h (probe_max_logit): {accuracies[0]:.3f}{late}, untrained {accuracies[1]:.3f}")
     if masses:
         inside, anywhere = (masses[name] for name in MASSES)
         lines.append(
