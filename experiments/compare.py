@@ -185,7 +185,7 @@ COMPARISONS = {
     ),
     "mixing-all": Comparison(  # all classes known: the unknown images are those of another data set
         arms=MASKS,
-        common="--preset cifar10-all-small",
+        common="--preset cifar10-all-small --no-untrained",
         groups={f"seed {k}": f"--split {k} --seed {k}" for k in range(3)},
         seeds=1,
         reference="random box",

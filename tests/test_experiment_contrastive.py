@@ -87,7 +87,9 @@ def test_a_run_gives_what_it_promises(finished, capsys):
     assert probe["auroc"]["value"] == pytest.approx(wanted, abs=2e-3)
     capsys.readouterr()
     assert contrastive.main([*SMOKE, "--out", str(finished)]) == 0
-    assert "finished before" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "finished before" in out
+    assert "knn_sum, untrained" in out
 
 
 def test_the_first_stage_has_no_labels_and_the_second_a_new_optimiser(finished):
@@ -115,12 +117,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch,
             return super().__getattribute__(name)
 
     monkeypatch.setattr(contrastive, "StopSignal", StopAfterThree)
-    options = [*SMOKE, "--no-linear-probe", "--out", str(tmp_path / "run")]
+    options = [*SMOKE, "--no-linear-probe", "--no-untrained", "--out", str(tmp_path / "run")]
     assert contrastive.main(options) == 143
     assert "stopped by SIGTERM after saving step 3" in capsys.readouterr().out
     monkeypatch.undo()
     assert contrastive.main(options) == 0
-    assert "going on from step 3" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "going on from step 3" in out
+    assert "untrained" not in out
     with np.load(finished / "network.npz") as whole, np.load(tmp_path / "run" / "network.npz") as resumed:
         assert whole.files == resumed.files
         for name in whole.files:
