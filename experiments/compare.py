@@ -10,16 +10,19 @@
     python experiments/compare.py mixing-m-ovr                       GradMix for m-OvR; mixing-softmax: for softmax
     python experiments/compare.py mixing-all --data npz:cifar10.npz --unknown-data npz:svhn.npz    OOD detection
     python experiments/compare.py ssl                                mixing without labels, by a linear probe
+    python experiments/compare.py mixing-all ... --only-table        the same with what ood.py and corruption.py found
 
 Every cell is one run of experiments/train.py (of contrastive.py for `ssl` and those of mixing but mixing-m-ovr and
 mixing-softmax) in a directory of its own, so the command resumes where it was stopped, and any cell can be repeated by
 the command in its log. Intervals: seeds are averaged within a split, then a 95 % t interval over splits; differences
-are taken run by run (same split, same seed) and treated alike.
+are taken run by run (same split, same seed) and treated alike. Where ood.py or corruption.py (of generated corruptions)
+have left their files in the runs' directories, as they do by default, their figures are tabulated too.
 """
 
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +30,7 @@ import numpy as np
 import tyro
 
 from osrjax import intervals, report
+from osrjax.corruptions import CORRUPTIONS
 from osrjax.effects import detectable
 from osrjax.grid import check_finished, is_finished, run_cells
 from osrjax.objectives import CLASS_LOSSES
@@ -166,7 +170,7 @@ COMPARISONS = {
         script="contrastive.py",
     ),
     "mixing-fill": Comparison(
-        arms={fill: f"--fill {fill}" for fill in ("noise", "noise_pixel", "paste", "mean")},
+        arms={fill: f"--fill {fill}" for fill in ("noise", "paste", "mean")},  # gray: noise_pixel would be noise
         common="--preset bundled --steps 150 --mixing gradmix",
         groups=NEAL,
         seeds=1,
@@ -181,7 +185,7 @@ COMPARISONS = {
     ),
     "mixing-all": Comparison(  # all classes known: the unknown images are those of another data set
         arms=MASKS,
-        common="--preset cifar10-all-small",
+        common="--preset cifar10-all-small --no-untrained",
         groups={f"seed {k}": f"--split {k} --seed {k}" for k in range(3)},
         seeds=1,
         reference="random box",
@@ -201,6 +205,17 @@ COMPARISONS = {
 METRICS = ("closed_set_accuracy", "auroc", "oscr")
 # Where results.json has a figure of the run itself, if at all.
 FIGURES = {"linear probe accuracy": ("linear_probe", "accuracy")}
+# Of ood.json, and of the scores of the run itself; "out" has unknown as the positive class, "in" known.
+OOD = {
+    "auroc": "auroc",
+    "fpr95, unknown +": "fpr_at_95_tpr_unknown_positive",
+    "fpr95, known +": "fpr_at_95_tpr_known_positive",
+    "aupr-out": "aupr_unknown_positive",
+    "aupr-in": "aupr_known_positive",
+    "detacc": "detection_accuracy",
+}
+CORRUPTION = {name: (name.replace(" ", "_"), "value") for name in ("clean accuracy", "mean accuracy")}
+KINDS = {"noise": CORRUPTIONS[:3], "blur": CORRUPTIONS[3:7], "weather": CORRUPTIONS[7:11], "digital": CORRUPTIONS[11:]}
 ATTRIBUTION = {"in the box": ("attribution", "mass_in_box"), "in a random box": ("attribution", "mass_in_random_box")}
 
 
@@ -238,7 +253,11 @@ def main(arguments: list[str] | None = None) -> int:
     texts, numbers = [], {}
     for family in dict.fromkeys(group.split()[0] for group in comparison.groups):
         groups = {group: options for group, options in comparison.groups.items() if group.split()[0] == family}
-        text, numbers[family] = tabulate(dataclasses.replace(comparison, groups=groups), cells)
+        try:
+            text, numbers[family] = tabulate(dataclasses.replace(comparison, groups=groups), cells)
+        except ValueError as error:
+            print(f"compare.py: {error}", file=sys.stderr)
+            return 2
         texts.append(f"{config.table}, {family}: {text}")
     text = "\n\n".join(texts)
     (config.out / f"{config.table}.txt").write_text(text + "\n")
@@ -263,18 +282,9 @@ def options_of(config: Config, comparison: Comparison, cell: tuple[str, str, int
 def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
     """Mean and interval of every arm and score, and differences to the reference arm, as text and as JSON values."""
     cells = {cell: out for cell, out in cells.items() if cell[1] in comparison.groups}
-    results = {cell: json.loads((out / "results.json").read_text()) for cell, out in cells.items() if is_finished(out)}
+    results = read_finished(cells, "results.json")
     shape = (len(comparison.groups), comparison.seeds)
-
-    def values(arm: str, *path: str) -> np.ndarray:
-        found = np.full(shape, np.nan)
-        for i, group in enumerate(comparison.groups):
-            for seed in range(comparison.seeds):
-                value = results.get((arm, group, seed))
-                for key in path:
-                    value = (value or {}).get(key)
-                found[i, seed] = np.nan if value is None else value
-        return found
+    values = partial(collect, comparison, results)
 
     def score_values(arm: str, score: str, metric: str) -> np.ndarray:
         return values(arm, "trained", "scores", score, metric, "value")
@@ -340,8 +350,98 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
                 {"attribution mass": arm, **{name: estimate_text(mass) for name, mass in masses.items()}}
             )
             numbers[f"{arm} / attribution mass"] = {name: as_json(mass) for name, mass in masses.items()}
-    tables = [report.results_table(table) for table in (rows, differences, angles, attributions) if table]
+    tables = [rows, differences, angles, attributions]
+    for more in (foreign_sets(comparison, cells, results, own_score), corrupted_images(comparison, cells)):
+        tables += more[0]
+        numbers |= more[1]
+    tables = [report.results_table(table) for table in tables if table]
     return "\n\n".join([title, *tables]), numbers
+
+
+def read_finished(cells: dict, file: str) -> dict:
+    """What a file holds in the directory of every finished run that has it."""
+    return {
+        cell: json.loads((out / file).read_text())
+        for cell, out in cells.items()
+        if is_finished(out) and (out / file).exists()
+    }
+
+
+def collect(comparison: Comparison, results: dict, arm: str, *path: str) -> np.ndarray:
+    """One figure of an arm's runs, [groups, seeds], from what :func:`read_finished` gives; nan where there is none."""
+    found = np.full((len(comparison.groups), comparison.seeds), np.nan)
+    for i, group in enumerate(comparison.groups):
+        for seed in range(comparison.seeds):
+            value = results.get((arm, group, seed))
+            for key in path:
+                value = (value or {}).get(key)
+            found[i, seed] = np.nan if value is None else value
+    return found
+
+
+Tables = tuple[list[list[dict]], dict[str, dict]]
+
+
+def arms_and_differences(comparison: Comparison, figures: dict[str, dict[str, np.ndarray]], what: str) -> Tables:
+    """A table of means of every arm, one of the differences to the reference arm, and the numbers of both."""
+    numbers, rows, differences = {}, [], []
+    for arm, columns in figures.items():
+        found = means_of(columns)
+        if not found:
+            continue
+        numbers[f"{arm} / {what}"] = {name: as_json(estimate) for name, estimate in found.items()}
+        rows.append({what: arm} | {name: estimate_text(estimate) for name, estimate in found.items()})
+        reference = figures.get(comparison.reference, {})
+        pairs = {name: reference[name] - values for name, values in columns.items() if name in reference}
+        if arm != comparison.reference and (found := means_of(pairs)):
+            name = f"{comparison.reference} - {arm}"
+            numbers[f"{name} / {what}"] = {n: as_json(estimate) for n, estimate in found.items()}
+            differences.append({f"difference, {what}": name} | {n: estimate_text(e) for n, e in found.items()})
+    return [rows, differences], numbers
+
+
+def foreign_sets(comparison: Comparison, cells: dict, results: dict, own_score: dict[str, str]) -> Tables:
+    """The runs' own unknown images and the sets of their ood.json, by the runs' own score; empty without such files."""
+    found = read_finished(cells, "ood/ood.json")
+    sets = dict.fromkeys(name for run in found.values() for name in run["sets"])
+    tables, numbers = [], {}
+    for name in ["the runs' own unknown images", *sets] if sets else []:
+        source = partial(collect, comparison, found) if name in sets else partial(collect, comparison, results)
+        path = ("sets", name, "scores") if name in sets else ("trained", "scores")
+        figures = {
+            arm: {column: source(arm, *path, score, metric, "value") for column, metric in OOD.items()}
+            for arm, score in own_score.items()
+        }
+        kind, _, file = name.partition(":")  # of a file the name says enough
+        more = arms_and_differences(comparison, figures, f"{kind}:{Path(file).name}" if file else name)
+        tables += more[0]
+        numbers |= more[1]
+    return tables, numbers
+
+
+def corrupted_images(comparison: Comparison, cells: dict) -> Tables:
+    """Accuracies on generated corruptions, from the runs' corruption.json; empty without such files."""
+    found = read_finished(cells, "corruption-generated/corruption.json")
+    options = {(run["images"], tuple(run["severities"]), tuple(run["accuracy"])) for run in found.values()}
+    if len(options) > 1:
+        raise ValueError(
+            "the files corruption.json are of different images or corruptions: give corruption.py the same"
+        )
+    if not found:
+        return [], {}
+    ((images, severities, names),) = options
+    values = partial(collect, comparison, found)
+    figures = {}
+    for arm in comparison.arms:
+        columns = {name: values(arm, *path) for name, path in CORRUPTION.items()}
+        for kind, members in KINDS.items():
+            here = [name for name in names if name.split(" ")[0] in members]
+            cells_of = [values(arm, "accuracy", name, str(severity)) for name in here for severity in severities]
+            if here:
+                columns[kind] = np.mean(cells_of, axis=0)
+        figures[arm] = columns
+    what = f"{images} test images, {len(names)} corruptions at {', '.join(map(str, severities))}"
+    return arms_and_differences(comparison, figures, what)
 
 
 def means_of(runs: dict[str, np.ndarray]) -> dict[str, intervals.Estimate]:

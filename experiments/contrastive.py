@@ -32,6 +32,7 @@ from osrjax.assessment import (
     OpenSetLabels,
     ScoredImages,
     assess_features,
+    assess_scores,
     open_set_feature_scores,
 )
 from osrjax.checkpoint import Checkpoints
@@ -39,7 +40,7 @@ from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data
 from osrjax.feature_scores import class_similarities, fit_knn
 from osrjax.gradmix import GradMix, MixViews, last_layers, make_contrastive_objective, view_mixings
-from osrjax.linear_probe import linear_probe, top_accuracy
+from osrjax.linear_probe import LinearProbe, linear_probe, top_accuracy
 from osrjax.loop import gather_batch, make_inputs, train_loop
 from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
 from osrjax.objectives import make_contrastive_augmentation
@@ -170,6 +171,8 @@ class Config:
     """K of the class-wise nearest neighbours."""
     linear_probe: bool = True
     """Fit a linear classifier on the frozen embedding of the known training images."""
+    untrained: bool = True
+    """Evaluate the untrained network too; without it an evaluation takes half as long."""
     log_every: int = 20
     """Steps between logged metrics."""
     save_every: int = 100
@@ -213,10 +216,37 @@ PRESETS = {
     "cifar10-all-r18": dataclasses.replace(
         PUBLISHED, preset="cifar10-all-r18", epochs=200, known=tuple(range(10)), unknown_data="svhn_cropped"
     ),
+    "cifar100-all-r18": dataclasses.replace(
+        PUBLISHED,
+        preset="cifar100-all-r18",
+        data="cifar100",
+        epochs=600,
+        known=tuple(range(100)),
+        unknown_data="cifar10",
+    ),
+    **{
+        f"cifar+{count}-r18": dataclasses.replace(
+            PUBLISHED,
+            preset=f"cifar+{count}-r18",
+            unknown_data="cifar100",
+            dataset=f"cifar+{count}",
+            first_stage_epochs=800,
+            epochs=10,
+        )
+        for count in (10, 50)
+    },
     # Digits are not mirrored here; the authors mirror them, and train without labels alone.
     "svhn-r18": dataclasses.replace(PUBLISHED, preset="svhn-r18", data="svhn_cropped", flip=False, epochs=300),
     "tiny-imagenet-r18": dataclasses.replace(
         PUBLISHED, preset="tiny-imagenet-r18", data="tiny_imagenet", ssl_weight=1.0, epochs=600
+    ),
+    "tiny-imagenet-ssl-r18": dataclasses.replace(
+        PUBLISHED,
+        preset="tiny-imagenet-ssl-r18",
+        data="tiny_imagenet",
+        supcon_weight=0.0,
+        ssl_weight=1.0,
+        epochs=200,
     ),
 }
 SMOKE = {
@@ -323,6 +353,8 @@ def check(config: Config) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r} must be at least 1, or left out")
     if config.jitter > 5:
         raise ValueError(f"jitter={config.jitter!r} is above 5: give a factor of the usual strengths, such as 1")
+    if not (config.crop or config.flip or config.jitter or config.policy != "none"):
+        raise ValueError("crop=False, flip=False, jitter=0 and policy='none' give two equal views: turn one of them on")
     if config.mixing != "none" and not config.ssl_weight:
         raise ValueError(f"ssl_weight=0 gives the mixed term of mixing={config.mixing!r} no weight: use mixing none")
     for name in MEANINGLESS[config.mixing]:
@@ -525,13 +557,18 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         return trained.exit_code
 
     # ------------------------------------------------------------------------------- evaluation
-    untrained = estimate_statistics(new_state(), job.train_network, data.train.images, batch_size=config.batch_size)
+    states = {"trained": trained.state}
+    if config.untrained:
+        images = data.train.images
+        untrained = estimate_statistics(new_state(), job.train_network, images, batch_size=config.batch_size)
+        states = {"untrained": untrained} | states
     labels = OpenSetLabels(data.train.labels, data.validation.labels, data.test_known.labels)
     parts = (data.train, data.validation, data.test_known, data.test_unknown)
     found = {}
-    for name, state in {"untrained": untrained, "trained": trained.state}.items():
+    for name, state in states.items():  # the trained one last: its features are stored
         spaces = zip(*(features(state, part.images) for part in parts), strict=True)
         projection, embedding = (OpenSetFeatures(*rows) for rows in spaces)
+        resamples = config.resamples if name == "trained" else 0
         found[name] = assess_features(
             projection,
             labels,
@@ -539,14 +576,18 @@ def train_and_evaluate(config: Config, job: Job) -> int:
             embedding=embedding,
             neighbours=config.neighbours,
             reject_share=config.reject_share,
-            resamples=config.resamples if name == "trained" else 0,
+            resamples=resamples,
         )
         if config.linear_probe:
-            probe = linear_probe(embedding.train, labels.train, embedding.known)
-            accuracy = metrics.closed_set_accuracy(probe.predictions, labels.known)
+            probe, scored = probe_scores(embedding, labels.train)
+            found[name]["scores"] |= assess_scores(
+                {"probe_max_logit": scored}, labels.known, reject_share=config.reject_share, resamples=resamples
+            )
             found[name]["linear_probe"] = {
-                "accuracy": accuracy,
-                "top5_accuracy": top_accuracy(probe.logits, labels.known, top=min(5, classes)),
+                "accuracy": metrics.closed_set_accuracy(scored.known_predictions, labels.known),
+                "top5_accuracy": top_accuracy(
+                    probe.logits[len(labels.validation) :][: len(labels.known)], labels.known, top=min(5, classes)
+                ),
                 "penalty": probe.penalty,
                 "converged": probe.converged,
             }
@@ -576,6 +617,15 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     return 0
 
 
+def probe_scores(embedding: OpenSetFeatures, labels: np.ndarray) -> tuple[LinearProbe, ScoredImages]:
+    """A linear classifier of the embedding, and its negative largest logit as a score."""
+    others = (embedding.validation, embedding.known, embedding.unknown)
+    probe = linear_probe(embedding.train, labels, np.concatenate(others))
+    ends = np.cumsum([len(part) for part in others])[:-1]
+    parts = [np.split(values, ends) for values in (-probe.logits.max(axis=1), probe.predictions)]
+    return probe, ScoredImages(*parts[0], *parts[1])
+
+
 def attribution_of(run: Run) -> dict[str, float] | None:
     """Mean attribution mass in the boxes and in random boxes over the second half of the logged steps, if logged."""
     lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
@@ -598,20 +648,22 @@ def draw_figures(directory: Path, scored: dict[str, ScoredImages], labels: np.nd
 
 def results_text(found: dict, data: OpenSetData, config: Config, masses: dict | None) -> str:
     """The final table: one row per score, then the figures of the network itself."""
-    trained, untrained = found["trained"], found["untrained"]
+    trained, untrained = found["trained"], found.get("untrained")
     own = trained["scores"][OWN_SCORE]
     what = "validation images, held-out classes as unknown" if config.held_out else "test images"
+    accuracy = f"{report.interval_text(own['closed_set_accuracy'])}, on validation {trained['validation_accuracy']:.3f}"
+    if untrained:
+        accuracy += f", untrained {untrained['scores'][OWN_SCORE]['closed_set_accuracy']['value']:.3f}"
     lines = [
-        report.open_set_table(trained["scores"], untrained["scores"], score=OWN_SCORE),
+        report.open_set_table(trained["scores"], untrained and untrained["scores"], score=OWN_SCORE),
         f"* the run's own score; unknown = positive; [95 % bootstrap interval over {what}]; _embedding: on h, not z",
-        f"closed-set accuracy by {config.neighbours} nearest neighbours in z: "
-        f"{report.interval_text(own['closed_set_accuracy'])}, on validation {trained['validation_accuracy']:.3f}, "
-        f"untrained {untrained['scores'][OWN_SCORE]['closed_set_accuracy']['value']:.3f}",
+        f"closed-set accuracy by {config.neighbours} nearest neighbours in z: {accuracy}",
     ]
     if config.linear_probe:
-        accuracies = [part["linear_probe"]["accuracy"] for part in (trained, untrained)]
-        late = "" if trained["linear_probe"]["converged"] else " (its fit ended before it converged)"
-        lines.append(f"linear probe on h: {accuracies[0]:.3f}{late}, untrained {accuracies[1]:.3f}")
+        accuracy = f"{trained['linear_probe']['accuracy']:.3f}"
+        accuracy += "" if trained["linear_probe"]["converged"] else " (its fit ended before it converged)"
+        accuracy += f", untrained {untrained['linear_probe']['accuracy']:.3f}" if untrained else ""
+        lines.append(f"linear probe on h (probe_max_logit): {accuracy}")
     if masses:
         inside, anywhere = (masses[name] for name in MASSES)
         lines.append(

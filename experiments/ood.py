@@ -132,7 +132,9 @@ def foreign_sets(config: Config, run: FinishedRun) -> dict[str, tuple[Examples, 
             )
             examples = Examples(images[rows], labels[rows])
             if examples.images.shape[1:] != shape:
-                raise ValueError(f"against={name!r} has images {examples.images.shape[1:]}, the run {shape}")
+                raise ValueError(
+                    f"against={name!r} has images {examples.images.shape[1:]}, the run {shape}: give such images"
+                )
             found[name if part == "test" else f"{name} {part}"] = examples, source.provenance
     return found
 

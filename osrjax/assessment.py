@@ -25,6 +25,7 @@ __all__ = [
     "ScoredImages",
     "assess",
     "assess_features",
+    "assess_scores",
     "open_set_feature_scores",
     "open_set_scores",
 ]
@@ -159,7 +160,9 @@ def assess(
     predictions = [part.argmax(-1) for part in logits]
     scored = {name: ScoredImages(*(part[name] for part in found), *predictions) for name in found[0]}
     return {
-        "scores": _metrics_of(scored, outputs.known_labels, reject_share, resamples, seed),
+        "scores": assess_scores(
+            scored, outputs.known_labels, reject_share=reject_share, resamples=resamples, seed=seed
+        ),
         "davies_bouldin": metrics.davies_bouldin(outputs.known_embedding, outputs.known_labels)
         if outputs.known_logits.shape[1] > 1
         else None,
@@ -267,7 +270,7 @@ def assess_features(
         scored |= {f"{name}_embedding": values for name, values in found.items()}
         spaces["davies_bouldin_embedding"] = embedding
     return {
-        "scores": _metrics_of(scored, labels.known, reject_share, resamples, seed),
+        "scores": assess_scores(scored, labels.known, reject_share=reject_share, resamples=resamples, seed=seed),
         **{
             name: metrics.davies_bouldin(space.known, labels.known) if classes > 1 else None
             for name, space in spaces.items()
@@ -279,14 +282,26 @@ def assess_features(
     }
 
 
-def _metrics_of(
+def assess_scores(
     scored: Mapping[str, ScoredImages],
     labels: Int[np.ndarray, " known"],
-    reject_share: float,
-    resamples: int,
-    seed: int,
+    *,
+    reject_share: float = 0.1,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Every metric of every score with its interval, and the threshold from the validation images."""
+    """Every metric of given scores with its interval, and the threshold from the validation images.
+
+    Args:
+      scored: scores and predicted classes by name.
+      labels: of the known test images.
+      reject_share: share of known VALIDATION images that the threshold of macro-F1 rejects.
+      resamples: bootstrap resamples; 0 for no intervals.
+      seed: of the bootstrap.
+
+    Returns:
+      Plain JSON values, the entry ``scores`` of :func:`assess`.
+    """
     table: dict[str, dict[str, Any]] = {}
     for name, images in scored.items():
         arrays = (

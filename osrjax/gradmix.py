@@ -189,7 +189,7 @@ def make_contrastive_objective(
         second pass whose batch statistics would include the masked images.
       own_positive: an anchor's own view is a positive too, where it is mixed.
       statistics_from: which passes update the running statistics.
-      block_size: columns at a time of the contrastive losses.
+      block_size: columns at a time of the contrastive losses and of the gradient that is attributed.
 
     Returns:
       An objective. It reads from ``hyper``: ``supcon_weight`` (gamma), ``ssl_weight`` (lambda_s),
@@ -246,7 +246,9 @@ def make_contrastive_objective(
                     projection, pullback, maps = jax.vjp(running, zeros, has_aux=True)
                 if layers:
                     seen = jax.lax.stop_gradient(projection.reshape(2, size, -1))
-                    rise = contrastive.nt_xent_gradient(seen, temperature=hyper["attribution_temperature"])
+                    rise = contrastive.nt_xent_gradient(
+                        seen, temperature=hyper["attribution_temperature"], block_size=block_size
+                    )
                     found = _maps(mix, pullback, maps, rise.reshape(2 * size, -1), height, width)
                 mixed = _masked_views(mix_key, mix, first, second, found, hyper)
             else:

@@ -294,13 +294,13 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
 
 
 def open_set_table(
-    trained: Mapping[str, Mapping[str, Any]], untrained: Mapping[str, Mapping[str, Any]], *, score: str
+    trained: Mapping[str, Mapping[str, Any]], untrained: Mapping[str, Mapping[str, Any]] | None, *, score: str
 ) -> str:
     """The main table of a run: one row per score, then the run's own score of the untrained network.
 
     Args:
       trained: metrics by score, as :func:`osrjax.assessment.assess` gives under ``scores``.
-      untrained: the same of the network before training.
+      untrained: the same of the network before training; None: no such row.
       score: the run's own one, which gets a star.
 
     Returns:
@@ -308,9 +308,11 @@ def open_set_table(
     """
     columns = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1")
     named = {name + (" *" if name == score else ""): values for name, values in trained.items()}
+    if untrained is not None:
+        named[f"{score}, untrained"] = untrained[score]
     rows = [
         {"score": name, **{column.split("_unknown")[0]: interval_text(values[column]) for column in columns}}
-        for name, values in {**named, f"{score}, untrained": untrained[score]}.items()
+        for name, values in named.items()
     ]
     return results_table(rows)
 

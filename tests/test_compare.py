@@ -79,6 +79,57 @@ def test_the_linear_probe_gets_a_column_where_a_comparison_asks_for_it(compare, 
     assert "linear probe accuracy" not in numbers["random box - none"]
 
 
+def test_what_ood_and_corruption_found_is_tabulated_beside_the_runs(compare, tmp_path, capsys):
+    """Three seeds as three groups: one t interval over three numbers."""
+    finish(compare, tmp_path, "mixing-all")
+    rng, found = np.random.default_rng(1), {}
+    for directory in sorted(path for path in (tmp_path / "mixing-all").iterdir() if path.is_dir()):
+        arm = directory.name.rpartition("-seed")[0]
+        results = json.loads((directory / "results.json").read_text())
+        auroc, detection, first, second = rng.uniform(size=4)
+        scores = {name: {"auroc": {"value": shift + auroc}} for name, shift in (("knn_sum", 0.0), ("knn_ratio", 1.0))}
+        scores["knn_sum"]["detection_accuracy"] = {"value": detection}
+        own = results["trained"]["scores"]["knn_sum"]["auroc"]["value"]
+        (directory / "ood").mkdir()
+        (directory / "ood" / "ood.json").write_text(json.dumps({"sets": {"npz:/there/other.npz": {"scores": scores}}}))
+        corrupted = {
+            "images": 7,
+            "severities": [1, 5],
+            "clean_accuracy": {"value": 0.9},
+            "mean_accuracy": {"value": (first + second) / 2},
+            "accuracy": {"fog": {"1": first, "5": second}, "frost (procedural)": {"1": 0.0, "5": 0.0}},
+        }
+        (directory / "corruption-generated").mkdir()
+        (directory / "corruption-generated" / "corruption.json").write_text(json.dumps(corrupted))
+        found.setdefault(arm, []).append((auroc, detection, own, (first + second) / 2))
+    assert compare.main(["mixing-all", "--out", str(tmp_path), "--only-table"]) == 0
+    text = capsys.readouterr().out
+    numbers = json.loads((tmp_path / "mixing-all.json").read_text())["seed"]
+    what = "7 test images, 2 corruptions at 1, 5"
+    for arm in ("none", "random box", "GradMix, sign +1", "GradMix, sign -1"):
+        auroc, detection, own, accuracy = np.mean(found[arm.replace(" ", "_")], axis=0)
+        other = numbers[f"{arm} / npz:other.npz"]
+        assert other["auroc"]["mean"] == pytest.approx(auroc)
+        assert other["detacc"]["mean"] == pytest.approx(detection)
+        assert numbers[f"{arm} / the runs' own unknown images"]["auroc"]["mean"] == pytest.approx(own)
+        assert numbers[f"{arm} / {what}"]["mean accuracy"]["mean"] == pytest.approx(accuracy)
+        assert numbers[f"{arm} / {what}"]["weather"]["mean"] == pytest.approx(accuracy / 2)
+        assert "noise" not in numbers[f"{arm} / {what}"]
+    pairs = np.subtract(found["random_box"], found["none"])[:, 0]  # of the same seeds
+    difference = numbers["random box - none / npz:other.npz"]["auroc"]
+    half = 4.302653 * pairs.std(ddof=1) / 3**0.5  # Student's t, 2 degrees of freedom
+    assert difference["mean"] == pytest.approx(pairs.mean())
+    assert difference["interval"] == pytest.approx([pairs.mean() - half, pairs.mean() + half])
+    assert difference["n"] == 3
+    assert "difference, npz:other.npz" in text
+    assert "/there" not in text
+
+    one = next((tmp_path / "mixing-all").glob("*/corruption-generated/corruption.json"))
+    one.write_text(json.dumps(corrupted | {"images": 8}))
+    assert compare.main(["mixing-all", "--out", str(tmp_path), "--only-table"]) == 2
+    assert capsys.readouterr().err.startswith("compare.py: the files corruption.json are of different images")
+
+
 def test_every_comparison_is_offered_and_runs_a_script_that_exists(compare):
     offered = compare.Config.__dataclass_fields__["table"].type.__args__[0].__args__
     assert set(offered) == set(compare.COMPARISONS)

@@ -172,17 +172,22 @@ def test_blocks_change_nothing(rng, x64):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), blocks, wanted[case])
 
 
-def test_blocks_save_memory_in_the_backward_pass():
-    def temporary(block_size):
-        def total(z):
-            return jnp.sum(contrastive.contrastive_loss(z, jnp.arange(1024) // 2, block_size=block_size))
+def test_blocks_save_memory_in_the_backward_pass_and_the_closed_gradient():
+    def backward(z, block_size):
+        groups = jnp.arange(1024) // 2
+        return jax.grad(lambda z: jnp.sum(contrastive.contrastive_loss(z, groups, block_size=block_size)))(z)
 
-        compiled = jit(jax.grad(total)).lower(jax.ShapeDtypeStruct((1024, 8), jnp.float32)).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+    def closed(z, block_size):
+        return contrastive.nt_xent_gradient(z.reshape(2, 512, 8), block_size=block_size)
+
+    def temporary(gradient, block_size):
+        compiled = jit(partial(gradient, block_size=block_size)).lower(jax.ShapeDtypeStruct((1024, 8), jnp.float32))
+        return compiled.compile().memory_analysis().temp_size_in_bytes
 
     matrix = 1024 * 1024 * 4
-    assert temporary(None) >= matrix
-    assert temporary(32) < matrix / 3
+    for gradient in (backward, closed):
+        assert temporary(gradient, None) >= matrix
+        assert temporary(gradient, 32) < matrix / 3
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -192,11 +197,12 @@ def test_closed_gradient_of_nt_xent(count, rng, x64):
 
     def both(z, temperature):
         options = {"temperature": temperature, "base_temperature": 0.5}
-        closed = contrastive.nt_xent_gradient(z, **options)
+        closed = [contrastive.nt_xent_gradient(z, **options, block_size=size) for size in (None, 1, 3, 50)]
         return closed, jax.grad(lambda z: contrastive.nt_xent_loss(z, **options).mean())(z)
 
-    closed, automatic = jit(both)(jnp.asarray(z), 0.1)
-    np.testing.assert_allclose(closed, automatic, rtol=1e-10, atol=1e-12)
+    (closed, *blocks), automatic = jit(both)(jnp.asarray(z), 0.1)
+    for found in (closed, *blocks):
+        np.testing.assert_allclose(found, automatic, rtol=1e-10, atol=1e-12)
     wanted = differences(lambda z: reference_loss(flat(z), groups, temperature=0.1, base=0.5).mean(), z)
     np.testing.assert_allclose(closed, wanted, rtol=1e-6, atol=1e-8)
 
@@ -336,6 +342,7 @@ TWO = jnp.ones((2, 3, 2))
         ),
         (lambda: contrastive.contrastive_loss(TWO[0], jnp.zeros(3, jnp.int32), own_positive=True), "own_positive"),
         (lambda: contrastive.nt_xent_loss(TWO, block_size=0), "block_size=0"),
+        (lambda: contrastive.nt_xent_gradient(TWO, block_size=0), "block_size=0"),
         (lambda: contrastive.contrastive_loss(TWO[0], jnp.zeros(3, jnp.int32), block_size=-1), "block_size=-1"),
     ],
 )

@@ -19,7 +19,7 @@ from osrjax.augment import to_float
 from osrjax.checkpoint import Checkpoints
 from osrjax.data import choose_data, content_of
 from osrjax.finished import evaluation_network, open_finished
-from osrjax.models import zero_taps
+from osrjax.models import NETWORKS, SmallCNN, zero_taps
 from osrjax.run import Run
 from osrjax.train import init_state, make_adam, make_sgd
 
@@ -41,6 +41,14 @@ script = importlib.util.module_from_spec(_spec)
 sys.modules[_spec.name] = script  # dataclasses look their module up
 _spec.loader.exec_module(script)
 script.compiler_options = lambda: FAST
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """An eighth of the channels: width is not what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "small_cnn", partial(SmallCNN, width=4, features=32))
+        yield
 
 
 def make_run(directory, config, optimizer):

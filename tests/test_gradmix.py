@@ -553,9 +553,10 @@ def test_operations_of_a_step(shallow):
     state = jax.eval_shape(lambda: train.init_state(key, network, optimizer, hyper, image_shape=shape))
     both = jnp.zeros((2 * size, *shape))
 
-    def operations(function, *arguments):
-        # Of the program as it is written: the compiler cannot merge the equal passes of the plain form.
-        return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+    def operations(function, *arguments, compiled=False):
+        # As a rule of the program as it is written: the compiler cannot merge the equal passes of the plain form.
+        program = jit(function).lower(*arguments)
+        return (program.compile() if compiled else program).cost_analysis()["flops"]
 
     def plain_gradients_of(params, stats):
         """Three forward passes, the whole backward pass of one for the maps, and that of the other two."""
@@ -575,9 +576,13 @@ def test_operations_of_a_step(shallow):
         cam = sum(jnp.sum(maps[i] * jax.nn.relu(slopes[i])) for i in (1, 2, 3))
         return jax.grad(total)(params, both * cam), unused
 
-    unit = operations(lambda params, stats: train_forward(network, params, stats, both), state.params, state.stats)
+    def forward(params, stats):
+        return train_forward(network, params, stats, both)
+
+    unit = operations(forward, state.params, state.stats)
     step = train.make_train_step(make_contrastive_objective(network, waved, mix=GradMix()), optimizer)
-    assert 4.6 < operations(step, state, batch, key, hyper) / unit < 5.3
+    compiled_unit = operations(forward, state.params, state.stats, compiled=True)
+    assert 4.6 < operations(step, state, batch, key, hyper, compiled=True) / compiled_unit < 5.3
     last = jax.value_and_grad(make_contrastive_objective(network, waved, mix=GradMix(layers=(4,))), has_aux=True)
     assert 4.3 < operations(last, state.params, state.stats, batch, key, hyper) / unit < 4.7
     assert 8.5 < operations(plain_gradients_of, state.params, state.stats) / unit < 9.5
