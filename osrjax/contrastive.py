@@ -101,14 +101,18 @@ def contrastive_loss(
     def similarities(candidates: Array) -> Array:
         return jnp.matmul(embedding, candidates.T, precision=HIGHEST) / temperature
 
-    def relations(candidate_places: Array, candidate_groups: Array) -> tuple[Bool[Array, "..."], Bool[Array, "..."]]:
-        other = places[:, None] != candidate_places[None, :]
+    def others(candidate_places: Array) -> Bool[Array, "..."]:
+        return places[:, None] != candidate_places[None, :]
+
+    def positives_among(other: Bool[Array, "..."], candidate_groups: Array) -> Bool[Array, "..."]:
         alike = groups[:, None] == candidate_groups[None, :]
         own = jnp.broadcast_to(own_positive, (rows,))
-        return other, alike & (other | own[:, None])
+        return alike & (other | own[:, None])
 
     if block_size is None:
-        other, positive = relations(column_places, column_groups)
+        # Without names of axes the compiler spreads rows: places that serve rows and columns it would gather.
+        other = ~jnp.eye(rows, dtype=bool) if axis_name is None else others(column_places)
+        positive = positives_among(other, column_groups)
         against = similarities(columns)
         towards = against if positives is None else similarities(positives)
         log_sum = jax.nn.logsumexp(against, axis=1, where=other)
@@ -126,7 +130,8 @@ def contrastive_loss(
         def add_block(carry: tuple[Array, ...], block: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
             largest, total, pulled, count = carry
             candidates, candidate_positives, candidate_places, candidate_groups = block
-            other, positive = relations(candidate_places, candidate_groups)
+            other = others(candidate_places)
+            positive = positives_among(other, candidate_groups)
             exists = candidate_places[None, :] >= 0
             against = jnp.where(other & exists, similarities(candidates), lowest)
             towards = against if positives is None else similarities(candidate_positives)
@@ -347,14 +352,22 @@ def nt_xent_gradient(
     _check_views(views, None)
     count, batch, features = views.shape
     rows = count * batch
-    z = views.reshape(rows, features)
-    images = jnp.tile(jnp.arange(batch), count)
+    z = _rows(views)
+    images = jnp.repeat(jnp.arange(batch), count)
     other = ~jnp.eye(rows, dtype=bool)
     expected = (other & (images[:, None] == images[None, :])) / (count - 1)
-    softmax = jax.nn.softmax(jnp.matmul(z, z.T, precision=HIGHEST) / temperature, axis=1, where=other)
-    excess = softmax - expected.astype(softmax.dtype)
-    gradient = jnp.matmul(excess + excess.T, z, precision=HIGHEST) / (base_temperature * rows)
-    return gradient.reshape(views.shape)
+    against = jnp.where(other, jnp.matmul(z, z.T, precision=HIGHEST) / temperature, -jnp.inf)
+    log_sum = jax.nn.logsumexp(against, axis=1)
+    # Similarities are symmetric, so that no transpose of a matrix whose rows are spread over devices is needed.
+    softmax = jnp.exp(against - log_sum[:, None]) + jnp.exp(against - log_sum[None, :])
+    excess = softmax - 2.0 * expected.astype(softmax.dtype)
+    gradient = jnp.matmul(excess, z, precision=HIGHEST) / (base_temperature * rows)
+    return gradient.reshape(batch, count, features).swapaxes(0, 1)
+
+
+def _rows(views: Array) -> Array:
+    """Views as rows, those of an image side by side: over devices, the rows are spread as the images are."""
+    return views.swapaxes(0, 1).reshape(-1, views.shape[-1])
 
 
 def _by_view(
@@ -368,19 +381,18 @@ def _by_view(
     block_size: int | None,
     axis_name: str | None,
 ) -> Array:
-    count, batch, features = views.shape
-    rows = (count * batch, features)
+    count, batch, _ = views.shape
     loss = contrastive_loss(
-        views.reshape(rows),
-        jnp.tile(groups_of_images, count),
-        positives=None if mixed is None else mixed.reshape(rows),
-        own_positive=own_positive if isinstance(own_positive, bool) else jnp.repeat(own_positive, batch),
+        _rows(views),
+        jnp.repeat(groups_of_images, count),
+        positives=None if mixed is None else _rows(mixed),
+        own_positive=own_positive if isinstance(own_positive, bool) else jnp.tile(own_positive, batch),
         temperature=temperature,
         base_temperature=base_temperature,
         block_size=block_size,
         axis_name=axis_name,
     )
-    return loss.reshape(count, batch)
+    return loss.reshape(batch, count).T
 
 
 def _images(views: Array, axis_name: str | None) -> Array:
