@@ -279,16 +279,15 @@ class Cache:
         name = f"{platform}, jax {jax.__version__}, {devices} x {batch}, "
         name += hashlib.sha256(lowered.as_text().encode()).hexdigest()
         if name not in self.known:
-            cost = costs.step_cost(lowered.compile(), devices=devices, batch=batch)
+            state, *_ = lowered.in_avals[0]
+            shapes = [leaf.shape for leaf in jax.tree.leaves(state.params)]
+            cost = costs.step_cost(lowered.compile(), devices=devices, batch=batch, parameters=shapes)
             self.known[name] = dataclasses.asdict(cost)
             unfinished = self.path.with_suffix(".unfinished")
             unfinished.write_text(json.dumps(self.known))
             unfinished.replace(self.path)
         stored: dict[str, Any] = self.known[name]
-        found = tuple(
-            costs.Collective(kind, tuple(tuple(shape) for shape in shapes), size)
-            for kind, shapes, size in stored["collectives"]
-        )
+        found = tuple(costs.Collective(*one) for one in stored["collectives"])
         stored = {**stored, "collectives": found}
         return costs.StepCost(**stored)
 
@@ -305,12 +304,12 @@ class Row(NamedTuple):
 
 
 def by_purpose(cost: costs.StepCost) -> dict[str, dict[str, float]]:
-    """Number of collectives, and megabytes that a chip sends, for each purpose."""
+    """Number of collectives that are mainly for a purpose, and all megabytes that a chip sends for it."""
     found = {}
-    for purpose in ("gradients", "statistics", "rows"):
-        chosen = [one for one in cost.collectives if one.purpose == purpose]
-        sent = sum(one.sent(cost.devices) for one in chosen)
-        found[purpose] = {"count": len(chosen), "sent_mb": sent / 1e6}
+    for purpose in costs.PURPOSES:
+        count = sum(one.purpose == purpose for one in cost.collectives)
+        parts = [one.sent(cost.devices) * getattr(one, purpose) / one.size for one in cost.collectives if one.size]
+        found[purpose] = {"count": count, "sent_mb": sum(parts) / 1e6}
     return found
 
 

@@ -7,41 +7,43 @@ with the chip's published figures, so every time is what the hardware allows at 
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["CHIPS", "Chip", "Collective", "StepCost", "break_even_batch", "collectives", "step_cost"]
+__all__ = ["CHIPS", "PURPOSES", "Chip", "Collective", "StepCost", "break_even_batch", "collectives", "step_cost"]
 
 _BITS = {"pred": 8, "c64": 64, "c128": 128}
+PURPOSES = ("gradients", "statistics", "rows")
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[suf]\d+\w*|bf16|c64|c128)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """One communication of all devices, as one of them sees it.
+    """One communication of all devices, as one of them sees it: bytes that it gives, by what they are for.
 
     Attributes:
       kind: the HLO operation, such as "all-reduce".
-      shapes: of the arrays that it gives.
-      size: bytes of these arrays together.
+      gradients: all-reduced arrays of the sides of a parameter with two or more axes, and all arrays of at most one
+        axis in the same all-reduce.
+      statistics: all-reduced arrays of at most one axis otherwise: batch norm and metrics.
+      rows: everything else, which are rows of batches.
     """
 
     kind: str
-    shapes: tuple[tuple[int, ...], ...]
-    size: int
+    gradients: int = 0
+    statistics: int = 0
+    rows: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that it gives."""
+        return self.gradients + self.statistics + self.rows
 
     @property
     def purpose(self) -> str:
-        """What it is for, told by its arrays.
-
-        "gradients": an all-reduce with arrays of two or more axes, which only parameters have (what the compiler
-        puts into the same all-reduce counts too); "statistics": any other all-reduce, of batch norm and metrics;
-        "rows": everything else, which moves rows of batches.
-        """
-        if self.kind != "all-reduce":
-            return "rows"
-        return "gradients" if any(len(shape) > 1 for shape in self.shapes) else "statistics"
+        """What most of its bytes are for."""
+        return max(PURPOSES, key=lambda name: getattr(self, name))
 
     def sent(self, devices: int) -> float:
         r"""Bytes that a device sends around a ring of all devices.
@@ -60,30 +62,35 @@ class Collective(NamedTuple):
         return self.size * (factors.get(self.kind, share) if devices > 1 else 0.0)
 
 
-def collectives(hlo: str) -> list[Collective]:
+def collectives(hlo: str, parameters: Iterable[tuple[int, ...]]) -> list[Collective]:
     """The collectives of a compiled program, in the order of its text.
 
     One inside a loop counts once. Of an asynchronous pair only the start counts.
 
     Args:
       hlo: optimised HLO, such as ``compiled.as_text()``.
+      parameters: their shapes.
 
     Returns:
       The collectives; none for a program of one device.
 
     Example:
       >>> line = "%sum = (f32[3,8]{1,0}, bf16[4]{0}) all-reduce(%a, %b), replica_groups={{0,1}}"
-      >>> found = collectives(line)
-      >>> found[0].kind, found[0].shapes, found[0].size, found[0].purpose
-      ('all-reduce', ((3, 8), (4,)), 104, 'gradients')
+      >>> collectives(line, parameters=[(3, 8), (4,)])
+      [Collective(kind='all-reduce', gradients=104, statistics=0, rows=0)]
     """
+    matrices = {tuple(sorted(shape)) for shape in parameters if len(shape) > 1}  # or their transposes
     found = []
     for result, kind, start in _OPERATION.findall(hlo):
         arrays = [(name, tuple(int(n) for n in size.split(",") if n)) for name, size in _ARRAY.findall(result)]
         if start and kind in ("all-gather", "collective-permute"):  # (what goes in, what comes out, ...)
             arrays = arrays[1:2]
-        size = sum(_bytes(name, shape) for name, shape in arrays)
-        found.append(Collective(kind, tuple(shape for _, shape in arrays), size))
+        sizes = dict.fromkeys(PURPOSES, 0)
+        vectors = "gradients" if any(tuple(sorted(shape)) in matrices for _, shape in arrays) else "statistics"
+        for name, shape in arrays:
+            purpose = vectors if len(shape) < 2 else "gradients" if tuple(sorted(shape)) in matrices else "rows"
+            sizes["rows" if kind != "all-reduce" else purpose] += _bytes(name, shape)
+        found.append(Collective(kind, **sizes))
     return found
 
 
@@ -198,13 +205,14 @@ class StepCost:
         return len(self.collectives) * chip.latency(self.devices) + sent / width
 
 
-def step_cost(compiled: Any, *, devices: int, batch: int) -> StepCost:
+def step_cost(compiled: Any, *, devices: int, batch: int, parameters: Iterable[tuple[int, ...]] = ()) -> StepCost:
     """The costs of a step from its compiled form, which is never run.
 
     Args:
       compiled: ``jax.jit(step).lower(...).compile()``.
       devices: number of devices that it was compiled for.
       batch: images a device.
+      parameters: their shapes, by which gradients are told from rows.
 
     Returns:
       Figures of one device.
@@ -212,7 +220,7 @@ def step_cost(compiled: Any, *, devices: int, batch: int) -> StepCost:
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak += memory.temp_size_in_bytes
-    found = tuple(collectives(compiled.as_text()))
+    found = tuple(collectives(compiled.as_text(), parameters))
     return StepCost(devices, batch, float(cost["flops"]), float(cost["bytes accessed"]), int(peak), found)
 
 
@@ -235,7 +243,7 @@ def break_even_batch(costs: Sequence[StepCost], chip: Chip, *, share: float = 1.
 
     Example:
       >>> chip = Chip(100.0, 1e9, 1.0, 10.0, 8, 1.0, 0.0, 0)
-      >>> gradients = (Collective("all-reduce", ((10, 10),), 400),)
+      >>> gradients = (Collective("all-reduce", gradients=400),)
       >>> costs = [StepCost(2, batch, 50.0 * batch, 0.0, 0, gradients) for batch in (1, 8)]
       >>> round(break_even_batch(costs, chip), 6)  # 400 bytes in 40 s, half a second an image
       80.0

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from osrjax import costs
+from osrjax import contrastive, costs, sharding
 from osrjax.costs import CHIPS, Chip, Collective, StepCost
 from osrjax.models import NETWORKS
 
@@ -34,7 +34,7 @@ def script():
 # Reading a compiled program.
 
 HLO = """
-  %a = f32[3,3,3,16]{3,2,1,0:T(8,128)S(1)} all-reduce(%x), replica_groups={{0,1,2,3}}
+  %a = (f32[3,3,3,16]{3,2,1,0:T(8,128)S(1)}, f32[16]{0}, f32[5,4]{1,0}) all-reduce(%x), replica_groups={{0,1,2,3}}
   ROOT %b = (f32[16]{0:T(128)}, f32[16]{0:T(128)}, /*index=5*/f32[]{:T(128)}) all-reduce(%y, %z, %w), channel_id=2
   %c = (f32[2,8]{1,0}, f32[8,8]{1,0}) all-gather-start(f32[2,8]{1,0} %z), dimensions={0}
   %d = f32[8,8]{1,0} all-gather-done(%c)
@@ -46,17 +46,17 @@ HLO = """
 
 
 def test_collectives_of_a_text():
-    found = costs.collectives(HLO)
-    assert [(one.kind, one.size, one.purpose) for one in found] == [
-        ("all-reduce", 4 * 432, "gradients"),
-        ("all-reduce", 4 * 33, "statistics"),
-        ("all-gather", 4 * 64, "rows"),
-        ("collective-permute", 6, "rows"),
-        ("all-to-all", 2 * 32, "rows"),
-        ("all-gather", 5, "rows"),
+    found = costs.collectives(HLO, parameters=[(3, 3, 3, 16), (16,)])
+    assert found == [
+        Collective("all-reduce", gradients=4 * (432 + 16), rows=4 * 20),
+        Collective("all-reduce", statistics=4 * 33),
+        Collective("all-gather", rows=4 * 64),
+        Collective("collective-permute", rows=6),
+        Collective("all-to-all", rows=2 * 32),
+        Collective("all-gather", rows=5),
     ]
-    assert found[1].shapes == ((16,), (16,), ())
-    assert costs.collectives("%h = f32[7]{0} add(%a, %b)") == []
+    assert [one.purpose for one in found] == ["gradients", "statistics"] + 4 * ["rows"]
+    assert costs.collectives("%h = f32[7]{0} add(%a, %b)", ()) == []
 
 
 def ring_traffic(kind, size, devices):
@@ -70,9 +70,9 @@ def ring_traffic(kind, size, devices):
 @pytest.mark.parametrize("devices", [1, 2, 8, 256])
 @pytest.mark.parametrize("kind", ["all-reduce", "all-gather", "reduce-scatter", "all-to-all"])
 def test_bytes_around_a_ring(kind, devices):
-    sent = Collective(kind, ((1024,),), 4096).sent(devices)
+    sent = Collective(kind, rows=4096).sent(devices)
     assert sent == pytest.approx(ring_traffic(kind, 4096, devices))
-    assert Collective("collective-permute", ((1024,),), 4096).sent(devices) == (4096 if devices > 1 else 0)
+    assert Collective("collective-permute", rows=4096).sent(devices) == (4096 if devices > 1 else 0)
 
 
 def test_latency_is_the_way_there_and_back():
@@ -84,11 +84,11 @@ def test_latency_is_the_way_there_and_back():
 
 
 CHIP = Chip(flops=100.0, memory=10.0, capacity=1.0, link=5.0, island=4, far_link=1.0, hop=0.5, axes=0)
-GRADIENTS = Collective("all-reduce", ((10, 10),), 400)
+GRADIENTS = Collective("all-reduce", gradients=400)
 
 
-def step(devices, batch, *found, flops=50.0):
-    return StepCost(devices, batch, flops * batch, 2.0 * batch, 0, found)
+def step(devices, batch, *found):
+    return StepCost(devices, batch, 50.0 * batch, 2.0 * batch, 0, found)
 
 
 def test_times_of_a_step():
@@ -107,7 +107,7 @@ def test_break_even_batch():
     assert found == pytest.approx((2 + 600 / 5) / 0.5)  # half a second an image
     assert costs.break_even_batch(pair[::-1], CHIP, share=0.1) == pytest.approx(10 * found)
     assert costs.break_even_batch([step(4, 2), step(4, 10)], CHIP) == 1.0  # nothing to hide
-    rows = [step(4, batch, Collective("all-gather", ((9,),), 40 * batch)) for batch in (2, 10)]
+    rows = [step(4, batch, Collective("all-gather", rows=40 * batch)) for batch in (2, 10)]
     assert costs.break_even_batch(rows, CHIP) is None  # grows faster than the arithmetic
     for wrong in (pair[:1], [pair[0]] * 2, [pair[0], step(8, 10)]):
         with pytest.raises(ValueError, match="two batches on equally many devices"):
@@ -145,47 +145,79 @@ def test_operations_of_a_forward_pass_by_hand():
     assert found.collectives == ()
 
 
-def parameters(script, program):
-    lowered = script.lowered_step(program, 1, 2, "cpu")
-    state = lowered.in_avals[0][0]
-    leaves = jax.tree.leaves_with_path(state.params)
-    norms = [leaf.size for path, leaf in leaves if any("BatchNorm" in str(key) for key in path)]
-    return sum(leaf.size for _, leaf in leaves), sum(norms)
-
-
 def compiled(script, program, devices, batch):
-    return costs.step_cost(script.lowered_step(program, devices, batch, "cpu").compile(), devices=devices, batch=batch)
+    """Costs of a step; shapes of the parameters that it trains, and those of batch norm alone."""
+    lowered = script.lowered_step(program, devices, batch, "cpu")
+    state, *_ = lowered.in_avals[0]
+    leaves = jax.tree.leaves_with_path(state.params)
+    norms = [leaf.shape for path, leaf in leaves if any("BatchNorm" in str(key) for key in path)]
+    idle = "rotation" if program.rotations == "none" else None
+    shapes = [leaf.shape for path, leaf in leaves if idle not in [key.key for key in path]]
+    return costs.step_cost(lowered.compile(), devices=devices, batch=batch, parameters=shapes), shapes, norms
+
+
+def numbers(shapes):
+    return sum(math.prod(shape) for shape in shapes)
 
 
 def test_a_classifier_on_many_devices_exchanges_gradients_and_statistics_alone(script):
-    program = script.Program("train", "small_cnn", (12, 12, 3), 3, 8, "all")
-    count, norms = parameters(script, program)
-    alone, two, four, large = (compiled(script, program, *size) for size in ((1, 8), (2, 4), (4, 2), (4, 6)))
-    for found in (two, four, large):
-        # The same work, shared; each device has an optimiser of its own.
-        assert {one.kind for one in found.collectives} == {"all-reduce"}
-        parts = [[one for one in found.collectives if one.purpose == name] for name in ("gradients", "statistics")]
-        assert 4 * (count - norms) <= sum(one.size for one in parts[0]) <= 4 * (count + 50)
-        assert max(one.size for one in parts[0]) > 4 * 0.95 * (count - norms)  # one that counts
-        assert sum(one.size for one in parts[1]) < 16 * norms
-    assert [one.size for one in four.collectives] == [one.size for one in large.collectives]  # whatever the batch
+    program = script.Program("train", "small_cnn", (12, 12, 3), 3, 8)
+    (alone, *_), (four, shapes, norms), (large, *_) = (
+        compiled(script, program, *size) for size in ((1, 8), (4, 2), (4, 6))
+    )
     assert alone.collectives == ()
-    fixed = (8 * four.flops - 2 * alone.flops) / 6  # of f(b) = fixed + b slope
-    for found in (two, four, large):
-        wanted = fixed + (alone.flops - fixed) * found.batch / 8
-        assert found.flops == pytest.approx(wanted, rel=1e-2)
+    for found in (four, large):
+        assert {one.kind for one in found.collectives} == {"all-reduce"}
+        gradients, *more = [one for one in found.collectives if one.gradients]
+        assert not more  # one for all
+        # Those of batch norm's scales are sums that its backward pass makes anyway.
+        assert 4 * (numbers(shapes) - numbers(norms)) <= gradients.gradients <= 4 * numbers(shapes) + 40
+        assert sum(one.statistics for one in found.collectives) <= 4 * 4 * numbers(norms)
+        assert sum(one.rows for one in found.collectives) == 0
+    assert four.collectives == large.collectives  # whatever the batch
+    # Operations of a device are a line in its images, the same on any number of devices.
+    slope = (large.flops - four.flops) / 4
+    assert alone.flops == pytest.approx(four.flops + slope * (8 - 2), rel=2e-2)
 
 
-def test_contrastive_training_exchanges_projections_besides(script):
-    program = script.Program("contrastive", "small_cnn", (12, 12, 3), 3, 8)
-    projections = {devices: 4 * 2 * 4 * devices * 128 for devices in (2, 4)}  # two views of four images a device
-    for devices, size in projections.items():
-        rows = [one for one in compiled(script, program, devices, 4).collectives if one.purpose == "rows"]
-        assert rows
-        for one in rows:
-            assert one.kind == "all-gather"
-            assert one.size in (size, size // 128)  # and one number a row
-        assert len(rows) < 10
+@pytest.mark.parametrize("kind", ["train", "contrastive"])
+def test_copies_and_views_stay_on_their_devices(script, kind):
+    """No image goes to another device; of contrastive training projections do."""
+    program = script.Program(kind, "small_cnn", (12, 12, 3), 3, 8, "all")
+    found, shapes, _ = compiled(script, program, 4, 4)
+    rows = [one for one in found.collectives if one.rows]
+    if kind == "train":
+        assert not rows
+    else:
+        assert {one.kind for one in rows} <= {"all-gather", "all-reduce"}
+        projections = 4 * 2 * 4 * 4 * 128  # of two views of four images on four devices
+        assert {one.rows for one in rows if one.kind == "all-gather"} == {projections, projections // 128}
+    # The compiler for CPUs sums the gradients of each pass, others those of all passes.
+    matrices = 4 * sum(math.prod(shape) for shape in shapes if len(shape) > 1)
+    assert matrices <= sum(one.gradients for one in found.collectives) <= 2.2 * matrices
+
+
+def test_each_device_compares_its_own_anchors():
+    """A quarter of the matrices of similarities on each of four devices, where rows are spread as images are."""
+
+    def losses(devices):
+        mesh = sharding.data_mesh(devices)
+
+        def function(rows, labels):  # rows as a network gives them, both views of an image side by side
+            views = rows.reshape(-1, 2, 16).swapaxes(0, 1)
+            supcon = contrastive.supcon_loss(views, labels).mean()
+            return supcon + contrastive.nt_xent_loss(views).mean() + contrastive.nt_xent_gradient(views).max()
+
+        where = sharding.batch_sharding(mesh)
+        rows = jax.ShapeDtypeStruct((128, 16), jnp.float32, sharding=where)
+        labels = jax.ShapeDtypeStruct((64,), jnp.int32, sharding=where)
+        compiled = jax.jit(jax.grad(function)).lower(rows, labels).compile()
+        return costs.step_cost(compiled, devices=devices, batch=64 // devices)
+
+    alone, spread = losses(1), losses(4)
+    assert 1.0 <= 4 * spread.flops / alone.flops < 1.1
+    assert spread.peak < 0.5 * alone.peak
+    assert max(one.size for one in spread.collectives) <= 4 * 128 * 16 * 3  # projections and their gradients
 
 
 # The script.
