@@ -105,7 +105,6 @@ class Chip(NamedTuple):
     Attributes:
       flops: operations a second of matrix products at JAX's default precision for float32.
       memory: bytes a second between chip and memory.
-      capacity: bytes of memory.
       link: bytes a second that a chip sends in a collective over neighbours.
       island: chips that are neighbours; a collective over more goes at ``far_link``.
       far_link: bytes a second that a chip sends between islands.
@@ -115,7 +114,6 @@ class Chip(NamedTuple):
 
     flops: float
     memory: float
-    capacity: float
     link: float
     island: int
     far_link: float
@@ -146,13 +144,13 @@ class Chip(NamedTuple):
 # hop is of the order that "How to Scale Your Model" gives for TPUs (https://jax-ml.github.io/scaling-book/tpus/);
 # that of the H100, NVLink or InfiniBand, is our guess.
 CHIPS: dict[str, Chip] = {
-    # https://cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB at 819 GB/s, 400 GB/s in both directions, 4 ports
-    "v5e": Chip(197e12, 819e9, 16e9, 100e9, 256, 25e9 / 8, 1e-6, 2),
-    # https://cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GB at 2765 GB/s, 1200 GB/s in both directions, 6 ports
-    "v5p": Chip(459e12, 2765e9, 95e9, 200e9, 8960, 50e9 / 8, 1e-6, 3),
-    # https://www.nvidia.com/en-us/data-center/h100/: SXM, TF32 989 TFLOP/s with sparsity, half of it without; 80 GB at
+    # https://cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 819 GB/s, links of 400 GB/s in both directions, 4 ports
+    "v5e": Chip(197e12, 819e9, 100e9, 256, 25e9 / 8, 1e-6, 2),
+    # https://cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 2765 GB/s, links of 1200 GB/s in both directions, 6 ports
+    "v5p": Chip(459e12, 2765e9, 200e9, 8960, 50e9 / 8, 1e-6, 3),
+    # https://www.nvidia.com/en-us/data-center/h100/: SXM, TF32 989 TFLOP/s with sparsity, half of it without;
     # 3.35 TB/s; NVLink 900 GB/s in both directions among 8; a 400 Gb/s network port for each GPU of a DGX H100
-    "h100": Chip(494.7e12, 3.35e12, 80e9, 450e9, 8, 50e9, 2e-6, 0),
+    "h100": Chip(494.7e12, 3.35e12, 450e9, 8, 50e9, 2e-6, 0),
 }
 
 
@@ -242,7 +240,7 @@ def break_even_batch(costs: Sequence[StepCost], chip: Chip, *, share: float = 1.
       ValueError: not two different batches on equally many chips.
 
     Example:
-      >>> chip = Chip(100.0, 1e9, 1.0, 10.0, 8, 1.0, 0.0, 0)
+      >>> chip = Chip(100.0, 1e9, 10.0, 8, 1.0, 0.0, 0)
       >>> gradients = (Collective("all-reduce", gradients=400),)
       >>> costs = [StepCost(2, batch, 50.0 * batch, 0.0, 0, gradients) for batch in (1, 8)]
       >>> round(break_even_batch(costs, chip), 6)  # 400 bytes in 40 s, half a second an image

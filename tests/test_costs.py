@@ -83,7 +83,7 @@ def test_latency_is_the_way_there_and_back():
     assert CHIPS["h100"]._replace(hop=1.0).latency(8) == 2 * 3
 
 
-CHIP = Chip(flops=100.0, memory=10.0, capacity=1.0, link=5.0, island=4, far_link=1.0, hop=0.5, axes=0)
+CHIP = Chip(flops=100.0, memory=10.0, link=5.0, island=4, far_link=1.0, hop=0.5, axes=0)
 GRADIENTS = Collective("all-reduce", gradients=400)
 
 
@@ -215,7 +215,7 @@ def test_each_device_compares_its_own_anchors():
         return costs.step_cost(compiled, devices=devices, batch=64 // devices)
 
     alone, spread = losses(1), losses(4)
-    assert 1.0 <= 4 * spread.flops / alone.flops < 1.1
+    assert 1.0 <= 4 * spread.flops / alone.flops < 1.5  # 4 if each had all
     assert spread.peak < 0.5 * alone.peak
     assert max(one.size for one in spread.collectives) <= 4 * 128 * 16 * 3  # projections and their gradients
 
