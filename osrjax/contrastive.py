@@ -101,14 +101,18 @@ def contrastive_loss(
     def similarities(candidates: Array) -> Array:
         return jnp.matmul(embedding, candidates.T, precision=HIGHEST) / temperature
 
-    def relations(candidate_places: Array, candidate_groups: Array) -> tuple[Bool[Array, "..."], Bool[Array, "..."]]:
-        other = places[:, None] != candidate_places[None, :]
+    def others(candidate_places: Array) -> Bool[Array, "..."]:
+        return places[:, None] != candidate_places[None, :]
+
+    def positives_among(other: Bool[Array, "..."], candidate_groups: Array) -> Bool[Array, "..."]:
         alike = groups[:, None] == candidate_groups[None, :]
         own = jnp.broadcast_to(own_positive, (rows,))
-        return other, alike & (other | own[:, None])
+        return alike & (other | own[:, None])
 
     if block_size is None:
-        other, positive = relations(column_places, column_groups)
+        # Without names of axes the compiler spreads rows: places that serve rows and columns it would gather.
+        other = ~jnp.eye(rows, dtype=bool) if axis_name is None else others(column_places)
+        positive = positives_among(other, column_groups)
         against = similarities(columns)
         towards = against if positives is None else similarities(positives)
         log_sum = jax.nn.logsumexp(against, axis=1, where=other)
@@ -126,7 +130,8 @@ def contrastive_loss(
         def add_block(carry: tuple[Array, ...], block: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
             largest, total, pulled, count = carry
             candidates, candidate_positives, candidate_places, candidate_groups = block
-            other, positive = relations(candidate_places, candidate_groups)
+            other = others(candidate_places)
+            positive = positives_among(other, candidate_groups)
             exists = candidate_places[None, :] >= 0
             against = jnp.where(other & exists, similarities(candidates), lowest)
             towards = against if positives is None else similarities(candidate_positives)
@@ -350,7 +355,7 @@ def nt_xent_gradient(
     _check_views(views, None)
     count, batch, features = views.shape
     rows = count * batch
-    z = views.reshape(rows, features)
+    z = _rows(views)
     places = jnp.arange(rows)
     size = rows if block_size is None else _checked_block(block_size)
     dtype = jnp.result_type(z, temperature)
@@ -376,13 +381,18 @@ def nt_xent_gradient(
         against = similarities(candidates, candidate_places)
         # Both directions: similarities are symmetric, the two sums that they are divided by are not the same.
         softmax = jnp.exp(against - log_sum[:, None]) + jnp.exp(against - candidate_log_sum[None, :])
-        pairs = (places[:, None] % batch == candidate_places[None, :] % batch) & (against > -jnp.inf)
+        pairs = (places[:, None] // count == candidate_places[None, :] // count) & (against > -jnp.inf)
         excess = softmax - (2.0 / (count - 1)) * pairs.astype(dtype)
         return gradient + jnp.matmul(excess, candidates, precision=HIGHEST), None
 
     sums = jnp.pad(log_sum, (0, padding)).reshape(-1, size)
     gradient, _ = jax.lax.scan(add_pulls, jnp.zeros_like(z, dtype), (*blocks, sums))
-    return (gradient / (base_temperature * rows)).reshape(views.shape)
+    return (gradient / (base_temperature * rows)).reshape(batch, count, features).swapaxes(0, 1)
+
+
+def _rows(views: Array) -> Array:
+    """Views as rows, those of an image side by side: over devices, the rows are spread as the images are."""
+    return views.swapaxes(0, 1).reshape(-1, views.shape[-1])
 
 
 def _by_view(
@@ -396,19 +406,18 @@ def _by_view(
     block_size: int | None,
     axis_name: str | None,
 ) -> Array:
-    count, batch, features = views.shape
-    rows = (count * batch, features)
+    count, batch, _ = views.shape
     loss = contrastive_loss(
-        views.reshape(rows),
-        jnp.tile(groups_of_images, count),
-        positives=None if mixed is None else mixed.reshape(rows),
-        own_positive=own_positive if isinstance(own_positive, bool) else jnp.repeat(own_positive, batch),
+        _rows(views),
+        jnp.repeat(groups_of_images, count),
+        positives=None if mixed is None else _rows(mixed),
+        own_positive=own_positive if isinstance(own_positive, bool) else jnp.tile(own_positive, batch),
         temperature=temperature,
         base_temperature=base_temperature,
         block_size=block_size,
         axis_name=axis_name,
     )
-    return loss.reshape(count, batch)
+    return loss.reshape(batch, count).T
 
 
 def _images(views: Array, axis_name: str | None) -> Array:

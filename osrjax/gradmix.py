@@ -213,7 +213,7 @@ def make_contrastive_objective(
         first, second = augmentation(first_key, batch.images), augmentation(second_key, batch.images)
         if first.shape != second.shape or first.ndim != 4:
             raise ValueError(f"{first.shape=}, {second.shape=} are not two views of a batch: give equal image shapes")
-        both = jnp.concatenate([first, second])
+        both = _interleaved(first, second)
         size, height, width, channels = first.shape
         forward = partial(_train_forward, network, params)
         temperature = hyper["temperature"]
@@ -229,7 +229,7 @@ def make_contrastive_objective(
 
         zeros = tuple(taps[layer - 1] for layer in layers)
         projection, pullback, (maps, new_stats) = jax.vjp(clean, zeros, has_aux=True)
-        z = projection.reshape(2, size, -1)
+        z = _views(projection)
         supcon = jnp.mean(contrastive.supcon_loss(z, batch.labels, temperature=temperature, block_size=block_size))
         ssl = jnp.mean(contrastive.nt_xent_loss(z, temperature=temperature, block_size=block_size))
         metrics = {"supcon_loss": supcon, "nt_xent_loss": ssl}
@@ -245,11 +245,11 @@ def make_contrastive_objective(
 
                     projection, pullback, maps = jax.vjp(running, zeros, has_aux=True)
                 if layers:
-                    seen = jax.lax.stop_gradient(projection.reshape(2, size, -1))
+                    seen = jax.lax.stop_gradient(_views(projection))
                     rise = contrastive.nt_xent_gradient(
                         seen, temperature=hyper["attribution_temperature"], block_size=block_size
                     )
-                    found = _maps(mix, pullback, maps, rise.reshape(2 * size, -1), height, width)
+                    found = _views(_maps(mix, pullback, maps, _interleaved(*rise), height, width))
                 mixed = _masked_views(mix_key, mix, first, second, found, hyper)
             else:
                 mixed = _Mixed(*mix(mix_key, first, second), {})
@@ -257,13 +257,13 @@ def make_contrastive_objective(
             own = not both_mixed and reuse_second_view
             inputs = mixed.first
             if not own:
-                inputs = jnp.concatenate([mixed.first, mixed.second if both_mixed else second])
+                inputs = _interleaved(mixed.first, mixed.second if both_mixed else second)
             outputs, mixed_stats = forward(new_stats if statistics_from == "clean and mixed" else stats, inputs, None)
             new_stats = mixed_stats if statistics_from == "clean and mixed" else new_stats
-            p = jnp.concatenate([outputs.projection, z[1]]) if own else outputs.projection
+            p = jnp.stack([outputs.projection, z[1]]) if own else _views(outputs.projection)
             terms = contrastive.mixed_contrastive_loss(
                 z,
-                p.reshape(z.shape),
+                p,
                 own_positive=jnp.array([True, both_mixed]) if own_positive else False,
                 temperature=temperature,
                 block_size=block_size,
@@ -343,7 +343,7 @@ def make_masked_classify_objective(
             else:
                 seen = logits
             rise = jax.grad(lambda values: jnp.mean(class_losses(values)))(jax.lax.stop_gradient(seen))
-            found = _maps(mix, pullback, maps, rise, height, width)
+            found = _maps(mix, pullback, maps, rise, height, width)[None]
         mixed = _masked_views(mix_key, dataclasses.replace(mix, views="first"), images, images, found, hyper)
         outputs, _ = _train_forward(network, params, stats, mixed.first, None)
         masked = class_losses(outputs.logits)
@@ -358,6 +358,19 @@ def make_masked_classify_objective(
         return total, ObjectiveAux(new_stats, metrics | mixed.metrics)
 
     return objective
+
+
+def _interleaved(first: Array, second: Array) -> Array:
+    """Two views of a batch as rows, both views of an image side by side.
+
+    One view behind the other would have a batch that is spread over devices change places.
+    """
+    return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
+
+
+def _views(rows: Array) -> Array:
+    """Rows of two views side by side as ``[2, batch, ...]``."""
+    return rows.reshape(-1, 2, *rows.shape[1:]).swapaxes(0, 1)
 
 
 def _train_forward(network, params: PyTree, stats: PyTree, images: Array, taps: tuple | None) -> tuple:
@@ -412,13 +425,13 @@ def _masked_views(
     if maps is not None:
         random_maps = jax.random.uniform(random_key, (size, height * width)).reshape(size, height, width)
         metrics = {
-            "mass_in_box": _mass_in_box(maps[:size], maps[:size], share),
-            "mass_in_random_box": _mass_in_box(maps[:size], random_maps, share),
+            "mass_in_box": _mass_in_box(maps[0], maps[0], share),
+            "mass_in_random_box": _mass_in_box(maps[0], random_maps, share),
         }
-    one = masked(first_key, first, second, None if maps is None else maps[:size])
+    one = masked(first_key, first, second, None if maps is None else maps[0])
     if mix.views == "first":
         return _Mixed(one.images, None, one.kept, metrics)
-    two = masked(second_key, second, first, None if maps is None else maps[size:])
+    two = masked(second_key, second, first, None if maps is None else maps[1])
     return _Mixed(one.images, two.images, (one.kept + two.kept) / 2, metrics)
 
 

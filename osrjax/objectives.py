@@ -253,9 +253,13 @@ def make_classify_objective(
                 rotated, _ = forward(turned)
                 rotation_logits = rotated.rotation_logits
             else:
-                turns = jnp.repeat(jnp.arange(4), images.shape[0])
-                rotated, _ = forward(jnp.concatenate([jnp.rot90(images, k, (1, 2)) for k in (1, 2, 3)]))
-                rotation_logits = jnp.concatenate([outputs.rotation_logits, rotated.rotation_logits])
+                # The copies of an image lie side by side: behind one another, a batch that is spread over devices
+                # would have to change places.
+                copies = jnp.stack([jnp.rot90(images, k, (1, 2)) for k in (1, 2, 3)], axis=1)
+                rotated, _ = forward(copies.reshape(-1, *images.shape[1:]))
+                three = rotated.rotation_logits.reshape(images.shape[0], 3, -1)
+                rotation_logits = jnp.concatenate([outputs.rotation_logits[:, None], three], axis=1)
+                turns = jnp.broadcast_to(jnp.arange(4), rotation_logits.shape[:2])
             rotation_loss = jnp.mean(losses.rotation_loss(rotation_logits, turns))
             loss = loss + hyper["rotation_weight"] * rotation_loss
             metrics["rotation_loss"] = rotation_loss

@@ -129,7 +129,19 @@ def run(objective, variables, batch, hyper, seen, differentiate=True):
     program = jit(jax.value_and_grad(spied, has_aux=True) if differentiate else lambda *given: (spied(*given), None))
     arguments = variables["params"], variables["batch_stats"], batch, jax.random.key(5), hyper
     (loss, (aux, calls)), gradients = program(*arguments)
-    return program, (float(loss), aux.stats, aux.metrics, gradients, jax.tree.map(np.asarray, calls))
+    calls = jax.tree.map(np.asarray, calls)
+    return program, (
+        float(loss),
+        aux.stats,
+        aux.metrics,
+        gradients,
+        calls | {"images": list(map(behind, calls["images"]))},
+    )
+
+
+def behind(images):
+    """What a network saw, one view behind the other as in the plain form: it saw the views of an image together."""
+    return np.concatenate([images[::2], images[1::2]]) if len(images) > len(LABELS) else images
 
 
 # The plain form.
@@ -386,7 +398,7 @@ def test_equals_the_plain_form(case, double, seen):
     for step in (1e-6, -1e-6):
         moved = jax.tree.map(lambda leaf, way, step=step: leaf + step * way, params, direction)
         (loss, (_, calls)), _ = program(moved, variables["batch_stats"], batch, jax.random.key(5), hyper)
-        np.testing.assert_array_equal(calls["images"][-1], found[4]["images"][-1])
+        np.testing.assert_array_equal(behind(np.asarray(calls["images"][-1])), found[4]["images"][-1])
         ends.append(float(loss))
     slope = sum(np.sum(np.asarray(g) * d) for g, d in zip(*map(jax.tree.leaves, (gradients, direction)), strict=True))
     np.testing.assert_allclose((ends[0] - ends[1]) / 2e-6, slope, rtol=1e-5)
@@ -456,7 +468,8 @@ def test_other_mixings_and_none_in_one_program(seen):
     weights = [np.zeros(4, np.float32), np.full(4, nominal, np.float32), *map(np.asarray, weights)]
     total, strangers = jax.tree.map(np.zeros_like, gradients), 0
     for name, loss, aux, calls, weight in zip(mixes, losses, auxes, images, weights, strict=True):
-        both, masked = calls if len(calls) == 2 else calls * 2  # without mixing there is no second pass
+        # Without mixing there is no second pass.
+        both, masked = (behind(np.asarray(seen)) for seen in (calls if len(calls) == 2 else calls * 2))
         (wanted, (stats, _, _)), slope = plain_loss(network, 2)(
             params, old_stats, both, masked, weight, LABELS, hyper, 1.0, 0.0
         )
