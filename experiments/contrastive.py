@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import attribution, metrics, report, sharding, splits
+from osrjax import attribution, metrics, processes, report, sharding, splits
 from osrjax.assessment import (
     OpenSetFeatures,
     OpenSetLabels,
@@ -41,11 +41,11 @@ from osrjax.data import OpenSetData, choose_data, content_of, describe_data
 from osrjax.feature_scores import class_similarities, fit_knn
 from osrjax.gradmix import GradMix, MixViews, last_layers, make_contrastive_objective, view_mixings
 from osrjax.linear_probe import LinearProbe, linear_probe, top_accuracy
-from osrjax.loop import gather_batch, make_inputs, train_loop
+from osrjax.loop import check_profile_steps, gather_batch, make_inputs, train_loop
 from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
 from osrjax.objectives import make_contrastive_augmentation
 from osrjax.policies import POLICIES
-from osrjax.run import Run, StopSignal
+from osrjax.run import Run, StopSignal, open_run
 from osrjax.train import TrainState, apply_in_batches, estimate_statistics, init_state, make_adam, make_train_step
 
 
@@ -187,6 +187,18 @@ class Config:
     """Send each batch to the devices (grain, addressed by step) instead of keeping the training images there."""
     devices: int | None = None
     """Devices to share each batch; default: all."""
+    distributed: Literal["none", "auto"] = "none"
+    """auto: join the processes of a TPU pod, Slurm, GKE or Open MPI job; where JAX sees none of these, one process."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, to join processes anywhere else; with `processes` and `process`."""
+    processes: int | None = None
+    """Number of processes that share the run."""
+    process: int | None = None
+    """Number of this one, from 0 on."""
+    peer_timeout: int = 100
+    """Seconds without a sign of life after which a process counts as dead and ends the others."""
+    profile_steps: tuple[int, int] | None = None
+    """First and last step of a profile (jax.profiler, to profile/); take some after the first, which compiles."""
     compilation_cache: Path | None = None
     """Directory of JAX's persistent compilation cache; default: none."""
     smoke: bool = False
@@ -277,12 +289,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, checks, runs; returns the exit code."""
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments)
-        job = prepare(config)
+        sharding.start_distributed(
+            mode=config.distributed,
+            coordinator=config.coordinator,
+            processes=config.processes,
+            process=config.process,
+            peer_timeout=config.peer_timeout,
+        )
     except ValueError as error:  # every refusal of bad input is one; later errors keep their traceback
         print(f"contrastive.py: {error}", file=sys.stderr)
         return 2
-    with job.run:
-        return train_and_evaluate(config, job)
+    with processes.end_together("contrastive.py"):
+        try:
+            job = prepare(config)
+        except ValueError as error:
+            if processes.is_first():
+                print(f"contrastive.py: {error}", file=sys.stderr)
+            return 2
+        with job.run:
+            return train_and_evaluate(config, job)
 
 
 def parse(arguments: list[str]) -> Config:
@@ -416,11 +441,20 @@ class Job(NamedTuple):
 
 
 def prepare(config: Config) -> Job:
-    """Everything that can be refused, before any work; the run directory is opened last."""
-    check(config)
+    """Everything that can be refused, before any work; the run directory is opened last, and by all or none."""
     reuse_host_memory()
-    if jax.process_count() > 1:
-        raise ValueError(f"jax.process_count()={jax.process_count()}: this script drives the devices of one process")
+    mesh, split, data, *others = processes.refuse_together(lambda: possible(config))
+    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    environment = ("out", "data_dir", "stream", "devices", "compilation_cache", "profile_steps")
+    environment += ("distributed", "coordinator", "processes", "process", "peer_timeout")
+    out = config.out or Path("runs") / run_name(config)
+    run = open_run(out, fields, content=content_of(data, split), ignore=environment, images=data.train.images)
+    return Job(mesh, split, data, *others, run)
+
+
+def possible(config: Config) -> tuple:
+    """The parts of a job but for its directory; what this process can refuse alone."""
+    check(config)
     mesh = sharding.data_mesh(config.devices)
     sharding.check_batch_size(config.batch_size, mesh)
     split, data = choose_data(dataclasses.asdict(config))
@@ -441,19 +475,18 @@ def prepare(config: Config) -> Job:
         given if epochs is None else max(1, epochs * images // config.batch_size)
         for given, epochs in ((config.first_stage_steps, config.first_stage_epochs), (config.steps, config.epochs))
     )
-    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-    environment = ("out", "data_dir", "stream", "devices", "compilation_cache")
-    out = config.out or Path("runs") / run_name(config)
-    run = Run(out, fields, content=content_of(data, split), ignore=environment)
-    return Job(mesh, split, data, first_steps, steps, train_network, eval_network, mix, run)
+    check_profile_steps(config.profile_steps, first_steps + steps)
+    return mesh, split, data, first_steps, steps, train_network, eval_network, mix
 
 
 def train_and_evaluate(config: Config, job: Job) -> int:
     """The whole run; returns the exit code."""
     mesh, data, run = job.mesh, job.data, job.run
-    print(f"{run.directory}: {config.mixing} on {describe_data(data, job.split)}", flush=True)
+    if run.writes:
+        print(f"{run.directory}: {config.mixing} on {describe_data(data, job.split)}", flush=True)
     if (done := run.read_json("results.json")) is not None:
-        print("finished before; the stored results:\n" + done["table"])
+        if run.writes:
+            print("finished before; the stored results:\n" + done["table"])
         return 0
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
@@ -508,22 +541,23 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         return step_function(state, batch, key, hyper)
 
     options = compiler_options()
-    train_step = jax.jit(staged_step, donate_argnums=0, compiler_options=options)
+    everywhere = sharding.replicated(mesh)
+    train_step = jax.jit(staged_step, donate_argnums=0, out_shardings=everywhere, compiler_options=options)
 
-    @partial(jax.jit, compiler_options=options)
+    @partial(jax.jit, out_shardings=everywhere, compiler_options=options)
     def forward(params, stats, images):
         outputs: Any = job.eval_network.apply({"params": params, "batch_stats": stats}, images, train=False)
         return outputs.projection, outputs.embedding
 
     def features(state: TrainState, images) -> tuple[np.ndarray, np.ndarray]:
         apply = partial(forward, state.params, state.stats)
-        return apply_in_batches(apply, images, batch_size=config.eval_batch_size)
+        return apply_in_batches(apply, images, batch_size=config.eval_batch_size, mesh=mesh)
 
     image_shape = data.train.images.shape[1:]
     # Compiled as one program: initialising layer by layer takes many times as long.
     new_state = jax.jit(
         lambda: init_state(init_key, job.train_network, optimizer, hyper, image_shape=image_shape),
-        out_shardings=sharding.replicated(mesh),
+        out_shardings=everywhere,
     )
     classes = len(data.known_classes)
 
@@ -552,6 +586,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
             save_every=config.save_every,
             validate=validate,
             remedy=f"Lower learning_rate={config.learning_rate}",
+            profile_steps=config.profile_steps,
         )
     if trained.exit_code:
         return trained.exit_code
@@ -560,13 +595,15 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     states = {"trained": trained.state}
     if config.untrained:
         images = data.train.images
-        untrained = estimate_statistics(new_state(), job.train_network, images, batch_size=config.batch_size)
+        untrained = estimate_statistics(new_state(), job.train_network, images, batch_size=config.batch_size, mesh=mesh)
         states = {"untrained": untrained} | states
     labels = OpenSetLabels(data.train.labels, data.validation.labels, data.test_known.labels)
     parts = (data.train, data.validation, data.test_known, data.test_unknown)
     found = {}
     for name, state in states.items():  # the trained one last: its features are stored
-        spaces = zip(*(features(state, part.images) for part in parts), strict=True)
+        spaces = list(zip(*(features(state, part.images) for part in parts), strict=True))
+        if not run.writes:
+            continue
         projection, embedding = (OpenSetFeatures(*rows) for rows in spaces)
         resamples = config.resamples if name == "trained" else 0
         found[name] = assess_features(
@@ -591,6 +628,9 @@ def train_and_evaluate(config: Config, job: Job) -> int:
                 "penalty": probe.penalty,
                 "converged": probe.converged,
             }
+    if not run.writes:
+        processes.gather_text("")  # process 0 is still writing: who leaves is missed
+        return 0
     stored = {f"{part}_projection": rows for part, rows in projection._asdict().items()}
     stored |= {f"{part}_embedding": rows for part, rows in embedding._asdict().items()}
     stored |= {f"{part}_labels": rows for part, rows in labels._asdict().items()}
@@ -614,6 +654,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     }
     run.write_json("results.json", summary)
     print(table)
+    processes.gather_text("")
     return 0
 
 

@@ -14,15 +14,16 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import metrics, report, sharding, splits
+from osrjax import metrics, processes, report, sharding, splits
 from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
 from osrjax.attribution import check_layers
 from osrjax.checkpoint import Checkpoints
@@ -30,11 +31,11 @@ from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data
 from osrjax.gradmix import GradMix, last_layers, make_masked_classify_objective
 from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
-from osrjax.loop import gather_batch, make_inputs, train_loop
-from osrjax.models import NETWORKS, OpenSetNetwork, zero_taps
+from osrjax.loop import check_profile_steps, gather_batch, make_inputs, train_loop
+from osrjax.models import NETWORKS, OpenSetNetwork, Outputs, zero_taps
 from osrjax.objectives import CLASS_LOSSES, make_classify_objective, make_crop_and_flip
 from osrjax.probe import ProbeSets, join_probes, make_probe, probe_sets, write_probe
-from osrjax.run import Run, StopSignal
+from osrjax.run import Run, StopSignal, open_run
 from osrjax.train import (
     Predictions,
     estimate_statistics,
@@ -161,6 +162,18 @@ class Config:
     for sets that do not fit in device memory. The batches are the same."""
     devices: int | None = None
     """Devices to share each batch; default: all."""
+    distributed: Literal["none", "auto"] = "none"
+    """auto: join the processes of a TPU pod, Slurm, GKE or Open MPI job; where JAX sees none of these, one process."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, to join processes anywhere else; with `processes` and `process`."""
+    processes: int | None = None
+    """Number of processes that share the run."""
+    process: int | None = None
+    """Number of this one, from 0 on."""
+    peer_timeout: int = 100
+    """Seconds without a sign of life after which a process counts as dead and ends the others."""
+    profile_steps: tuple[int, int] | None = None
+    """First and last step of a profile (jax.profiler, to profile/); take some after the first, which compiles."""
     compilation_cache: Path | None = None
     """Directory of JAX's persistent compilation cache; default: none."""
     smoke: bool = False
@@ -212,12 +225,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, checks, runs; returns the exit code."""
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments)
-        job = prepare(config)
+        sharding.start_distributed(
+            mode=config.distributed,
+            coordinator=config.coordinator,
+            processes=config.processes,
+            process=config.process,
+            peer_timeout=config.peer_timeout,
+        )
     except ValueError as error:  # every refusal of bad input is one; later errors keep their traceback
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    with job.run:
-        return train_and_evaluate(config, job)
+    with processes.end_together("train.py"):
+        try:
+            job = prepare(config)
+        except ValueError as error:
+            if processes.is_first():
+                print(f"train.py: {error}", file=sys.stderr)
+            return 2
+        with job.run:
+            return train_and_evaluate(config, job)
 
 
 def parse(arguments: list[str]) -> Config:
@@ -307,11 +333,25 @@ class Job(NamedTuple):
 
 
 def prepare(config: Config) -> Job:
-    """Everything that can be refused, before any work; the run directory is opened last."""
-    check(config)
+    """Everything that can be refused, before any work; the run directory is opened last, and by all or none."""
     reuse_host_memory()
-    if jax.process_count() > 1:
-        raise ValueError(f"jax.process_count()={jax.process_count()}: this script drives the devices of one process")
+    mesh, split, data, sets, steps = processes.refuse_together(lambda: possible(config))
+    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    environment = ("out", "data_dir", "stream", "devices", "compilation_cache", "profile_steps")
+    environment += ("distributed", "coordinator", "processes", "process", "peer_timeout")
+    out = config.out or Path("runs") / run_name(config)
+    run = open_run(out, fields, content=content_of(data, split), ignore=environment, images=data.train.images)
+    return Job(mesh, split, data, sets, steps, run)
+
+
+def possible(config: Config) -> tuple:
+    """The parts of a job but for its directory; what this process can refuse alone."""
+    check(config)
+    if config.test_norms and jax.process_count() > 1:
+        raise ValueError(
+            f"test_norms=True with {jax.process_count()} processes is not built: leave it out, and run"
+            " experiments/norms.py on the finished run"
+        )
     mesh = sharding.data_mesh(config.devices)
     sharding.check_batch_size(config.batch_size, mesh)
     split, data = choose_data(dataclasses.asdict(config))
@@ -332,19 +372,18 @@ def prepare(config: Config) -> Job:
     steps = config.steps
     if config.epochs is not None:
         steps = max(1, config.epochs * len(data.train.images) // config.batch_size)
-    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-    environment = ("out", "data_dir", "stream", "devices", "compilation_cache")
-    out = config.out or Path("runs") / run_name(config)
-    run = Run(out, fields, content=content_of(data, split), ignore=environment)
-    return Job(mesh, split, data, sets, steps, run)
+    check_profile_steps(config.profile_steps, steps)
+    return mesh, split, data, sets, steps
 
 
 def train_and_evaluate(config: Config, job: Job) -> int:
     """The whole run; returns the exit code."""
     mesh, split, data, sets, steps, run = job
-    print(f"{run.directory}: {config.loss} on {describe_data(data, split)}", flush=True)
+    if run.writes:
+        print(f"{run.directory}: {config.loss} on {describe_data(data, split)}", flush=True)
     if (done := run.read_json("results.json")) is not None:
-        print("finished before; the stored results:\n" + done["table"])
+        if run.writes:
+            print("finished before; the stored results:\n" + done["table"])
         return 0
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
@@ -392,9 +431,15 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         return step_function(state, gather_batch(images, indices, mesh=mesh), key, hyper)
 
     options = compiler_options()
-    train_step = jax.jit(gather_and_step, donate_argnums=0, compiler_options=options)
+    everywhere = sharding.replicated(mesh)
+    train_step = jax.jit(gather_and_step, donate_argnums=0, out_shardings=everywhere, compiler_options=options)
+
+    # Maps are large and nobody reads them: they stay where they are.
+    placements: Any = dict.fromkeys(Outputs._fields, everywhere) | {"maps": sharding.batch_sharding(mesh)}
     forward = jax.jit(
-        lambda variables, images: eval_network.apply(variables, images, train=False), compiler_options=options
+        lambda variables, images: eval_network.apply(variables, images, train=False),
+        out_shardings=Outputs(**placements),
+        compiler_options=options,
     )
 
     def variables_of(state) -> dict:
@@ -402,24 +447,28 @@ def train_and_evaluate(config: Config, job: Job) -> int:
 
     def predict(state, images) -> Predictions:
         variables = variables_of(state)
-        return evaluate(lambda rows: forward(variables, rows), images, batch_size=config.eval_batch_size)
+        apply = partial(forward, variables)
+        return evaluate(apply, images, batch_size=config.eval_batch_size, mesh=mesh)
 
     image_shape = data.train.images.shape[1:]
     # Compiled as one program: initialising layer by layer takes many times as long.
     new_state = jax.jit(
         lambda: init_state(init_key, train_network, optimizer, hyper, image_shape=image_shape),
-        out_shardings=sharding.replicated(mesh),
+        out_shardings=everywhere,
     )
-    probe = sets and make_probe(
-        eval_network,
-        data,
-        sets,
-        score=class_loss.score,
-        scale=config.scale,
-        margin=config.margin,
-        profile_steps=(0, steps),
-        eval_batch_size=config.eval_batch_size,
-    )
+    # The probe runs on one device of process 0, for which the others wait.
+    probe = None
+    if sets is not None and run.writes:
+        probe = make_probe(
+            eval_network,
+            data,
+            sets,
+            score=class_loss.score,
+            scale=config.scale,
+            margin=config.margin,
+            profile_steps=(0, steps),
+            eval_batch_size=config.eval_batch_size,
+        )
 
     def validate(state) -> float:
         logits = predict(state, data.validation.images).logits
@@ -427,7 +476,9 @@ def train_and_evaluate(config: Config, job: Job) -> int:
 
     inputs = make_inputs(data.train, batch_size=config.batch_size, seed=config.seed, mesh=mesh, streamed=config.stream)
     with StopSignal() as stop, Checkpoints(run.directory / "checkpoints") as kept:
-        untrained = estimate_statistics(new_state(), train_network, data.train.images, batch_size=config.batch_size)
+        untrained = estimate_statistics(
+            new_state(), train_network, data.train.images, batch_size=config.batch_size, mesh=mesh
+        )
         trained = train_loop(
             run,
             kept,
@@ -443,9 +494,10 @@ def train_and_evaluate(config: Config, job: Job) -> int:
             validate=validate,
             remedy=f"Lower learning_rate={config.learning_rate}",
             probe=None
-            if probe is None
+            if sets is None
             else lambda state, step: take_probe(run, probe, variables_of(state if step else untrained), step),
             probe_every=config.probe_every,
+            profile_steps=config.profile_steps,
         )
     if trained.exit_code:
         return trained.exit_code
@@ -457,6 +509,8 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         validation, known, unknown = (
             predict(network_state, part.images) for part in (data.validation, data.test_known, data.test_unknown)
         )
+        if not run.writes:
+            continue
         outputs = OpenSetOutputs(
             validation.logits,
             data.validation.labels,
@@ -473,9 +527,12 @@ def train_and_evaluate(config: Config, job: Job) -> int:
             reject_share=config.reject_share,
             resamples=config.resamples,
         )
+    if not run.writes:
+        processes.gather_text("")  # process 0 is still writing: who leaves is missed
+        return 0
     run.write_arrays("scores.npz", outputs._asdict())
     run.write_network({"params": state.params, "batch_stats": state.stats})
-    if probe:
+    if probe is not None:
         run.write_arrays("probe.npz", join_probes(run.directory / "probes"))
     if config.test_norms:
         try:
@@ -489,18 +546,22 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     table = results_text(found, data, config)
     run.write_json("results.json", {**found, "steps": steps, "best_validation_step": trained.best_step, "table": table})
     print(table)
+    processes.gather_text("")
     return 0
 
 
-def take_probe(run: Run, probe: Callable, variables: dict, step: int) -> str | None:
+def take_probe(run: Run, probe: Callable | None, variables: dict, step: int) -> str | None:
     """Takes a probe and keeps it, for probe.npz and as a line of the log; says what was not finite, if anything."""
-    try:
-        arrays, logged = probe(variables, step)
-    except FloatingPointError as error:
-        return str(error)
-    write_probe(run.directory / "probes", arrays)
-    run.log(step, logged)
-    return None
+    trouble = ""
+    if probe is not None:
+        try:
+            arrays, logged = probe(variables, step)
+        except FloatingPointError as error:
+            trouble = str(error)
+        else:
+            write_probe(run.directory / "probes", arrays)
+            run.log(step, logged)
+    return processes.gather_text(trouble)[0] or None
 
 
 def norms_of_test_images(network: OpenSetNetwork, before: dict, after: dict, data: OpenSetData, mesh, run: Run) -> dict:

@@ -3,6 +3,9 @@
 The only file that knows Orbax. A checkpoint is complete or invisible (Orbax writes to a temporary directory
 and renames it), carries a checksum of every leaf, and is read back bit for bit. A checkpoint that cannot be
 read, or whose checksums differ, is reported, moved aside and passed over for the one before it.
+
+Several processes of a run share the directory and call the same methods in the same order: all save and restore,
+and process 0 alone moves anything.
 """
 
 import json
@@ -15,6 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
+
+from osrjax import processes
 
 __all__ = ["Checkpoints", "Restored", "UnreadableCheckpointsError"]
 
@@ -142,10 +147,13 @@ class Checkpoints:
         """
         reports = list(self._reports)
         for step in reversed(self.steps()):
+            state, reason = like, ""
             try:
                 state = self.restore(step, like)
             except Exception as error:  # whatever a damaged file makes the reader raise
                 reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            # What one process cannot read is damaged to all.
+            if reason := next(filter(None, processes.gather_text(reason)), ""):
                 reports.append(f"checkpoint of step {step} is damaged ({reason})")
                 continue
             self._set_aside([other for other in self.steps() if other > step])
@@ -162,7 +170,7 @@ class Checkpoints:
     def _set_aside_unlistable(self) -> list[str]:
         """Moves checkpoints whose small JSON files are broken: Orbax could not even list the directory."""
         reports = []
-        for path in sorted(self.directory.glob("[0-9]*")):
+        for path in sorted(self.directory.glob("[0-9]*")) if processes.is_first() else ():
             if not path.name.isdigit():
                 continue
             for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
@@ -174,14 +182,16 @@ class Checkpoints:
                     reports.append(f"checkpoint of step {path.name} is damaged ({name}: {error}): set aside")
                     self._move_aside(path)
                     break
+        processes.gather_text("")  # the others list the directory after this
         return reports
 
     def _set_aside(self, steps: list[int]) -> None:
         if not steps:
             return
         self._checkpointer.close()
-        for step in steps:
+        for step in steps if processes.is_first() else ():
             self._move_aside(self.directory / str(step))
+        processes.gather_text("")  # the others open the directory after this
         self._checkpointer = self._open()
 
     def _move_aside(self, path: Path) -> None:
@@ -209,15 +219,12 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _checksums(state: Any) -> list[int]:
-    """CRC-32 of every leaf's bytes; of the local shards where a leaf is spread over processes."""
+    """CRC-32 of every leaf's bytes; a leaf that is spread over processes is gathered, so that any number can check."""
     sums = []
     for leaf in jax.tree.leaves(state):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            pieces = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-        else:
-            pieces = [np.asarray(leaf)]
-        crc = 0
-        for piece in pieces:
-            crc = zlib.crc32(np.ascontiguousarray(piece).tobytes(), crc)
-        sums.append(crc)
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            from jax.experimental import multihost_utils
+
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        sums.append(zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).tobytes()))
     return sums

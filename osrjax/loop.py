@@ -22,7 +22,7 @@ from osrjax.data import Examples, batch_indices, stream
 from osrjax.objectives import Batch
 from osrjax.run import Run, StopSignal, provenance
 
-__all__ = ["LoopResult", "gather_batch", "make_inputs", "train_loop"]
+__all__ = ["LoopResult", "check_profile_steps", "gather_batch", "make_inputs", "train_loop"]
 
 Metrics = dict[str, Any]
 
@@ -59,6 +59,7 @@ def train_loop(
     remedy: str,
     probe: Callable[[Any, int], str | None] | None = None,
     probe_every: int = 0,
+    profile_steps: tuple[int, int] | None = None,
 ) -> LoopResult:
     """Takes the steps that a run still lacks, from its latest checkpoint on; logs, validates and saves on the way.
 
@@ -84,35 +85,47 @@ def train_loop(
       probe: ``(state, step)``, called before the first step, every ``probe_every`` steps and after the last one; it
         logs and keeps what it finds, and says what was not finite, which stops the run, or returns None.
       probe_every: steps between probes, at least 1 with ``probe``.
+      profile_steps: first and last step of a trace by ``jax.profiler`` that process 0 writes to ``profile/`` of the
+        run; of a run that goes on, those that are left.
 
     Returns:
       The state, the exit code and the best step.
 
     Raises:
-      ValueError: ``steps``, ``log_every`` or ``save_every`` below 1, or ``probe_every`` with a probe.
+      ValueError: ``steps``, ``log_every`` or ``save_every`` below 1, or ``probe_every`` with a probe;
+        ``profile_steps`` that are no steps of the run.
     """
     intervals = {"steps": steps, "log_every": log_every, "save_every": save_every}
     for name, value in (intervals | {"probe_every": probe_every} if probe is not None else intervals).items():
         if value < 1:
             raise ValueError(f"{name}={value!r} is below 1: give a number of steps")
+    check_profile_steps(profile_steps, steps)
     try:
         restored = checkpoints.restore_latest(state)
     except UnreadableCheckpointsError as error:
-        print(f"{script}: {error}", file=sys.stderr)
+        if run.writes:
+            print(f"{script}: {error}", file=sys.stderr)
         return LoopResult(state, 2, None)
-    run.record_start(provenance())
+    if run.writes:
+        run.record_start(provenance())
     start = 0
     if restored is not None:
-        for line in restored.reports:
-            print(line, file=sys.stderr)
         start, state = restored.step, restored.state
-        print(f"going on from step {start}", flush=True)
+        if run.writes:
+            for line in restored.reports:
+                print(line, file=sys.stderr)
+            print(f"going on from step {start}", flush=True)
     # A line of step 0 belongs to its probe, which is taken again where nothing was restored.
     run.start_log(start if restored is not None else -1)
-    bar = tqdm(total=steps, initial=start, unit="step", disable=None, mininterval=0.5)
+    bar = tqdm(total=steps, initial=start, unit="step", disable=None if run.writes else True, mininterval=0.5)
+
+    first, last = profile_steps if profile_steps is not None and run.writes else (0, 0)
+    tracing = False
 
     def ended(exit_code: int) -> LoopResult:
         bar.close()
+        if tracing:
+            jax.profiler.stop_trace()
         checkpoints.wait()
         return LoopResult(state, exit_code, checkpoints.best_step())
 
@@ -121,7 +134,8 @@ def train_loop(
         result = ended(1)
         stored = checkpoints.steps()
         good = f"the checkpoint of step {max(stored)} is good" if stored else "none was saved"
-        print(f"{script}: {reason}: stopped; {good}. {remedy}", file=sys.stderr)
+        if run.writes:
+            print(f"{script}: {reason}: stopped; {good}. {remedy}", file=sys.stderr)
         return result
 
     if probe is not None and start == 0 and (trouble := probe(state, 0)):
@@ -130,10 +144,18 @@ def train_loop(
     pending = []  # device scalars of steps not yet looked at: reading them would wait for the device
     clock, clock_step = time.perf_counter(), start
     for step in range(start + 1, steps + 1):
+        if first <= step <= last and not tracing:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(run.directory / "profile")
+            tracing = True
         state, step_metrics = train_step(state, next(step_inputs))
+        if tracing and step == last:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            tracing = False
         pending.append((step, step_metrics))
         bar.update()
-        stopping = stop.requested and step < steps  # read once: a signal may come at any line below
+        stopping = stop.reached(step) and step < steps  # asked once: a signal may come at any line below
         saving = step % save_every == 0 or step == steps or stopping
         probing = probe is not None and (step % probe_every == 0 or step == steps)
         if not (saving or probing or step % log_every == 0):
@@ -157,9 +179,24 @@ def train_loop(
         clock, clock_step = time.perf_counter(), step
         if stopping:
             result = ended(stop.exit_code)
-            print(f"{script}: stopped by {stop.name} after saving step {step}; the same command goes on")
+            if run.writes:
+                print(f"{script}: stopped by {stop.name} after saving step {step}; the same command goes on")
             return result
     return ended(0)
+
+
+def check_profile_steps(profile_steps: tuple[int, int] | None, steps: int) -> None:
+    """Refuses a window that holds no step of a run.
+
+    Args:
+      profile_steps: first and last step of the window, or None.
+      steps: of the run.
+
+    Raises:
+      ValueError: a first step below 1 or after the last one, or a last step after the run's.
+    """
+    if profile_steps is not None and not 1 <= profile_steps[0] <= profile_steps[1] <= steps:
+        raise ValueError(f"profile_steps={profile_steps!r}: give a first and a last one of the steps 1 to {steps}")
 
 
 def make_inputs(
@@ -170,11 +207,12 @@ def make_inputs(
     A batch is a function of seed and step, the same whether it is streamed or gathered on the device.
 
     Args:
-      examples: training images and labels.
+      examples: training images and labels, the same in every process.
       batch_size: rows in a batch, over all devices.
       seed: seed of the order, at least 0.
-      mesh: the devices to place images on.
-      streamed: send each batch, read ahead by threads, instead of keeping all images on every device.
+      mesh: the devices to place images on; of all processes.
+      streamed: send each batch, read ahead by threads, instead of keeping all images on every device; a process
+        reads its own rows.
 
     Returns:
       A function from a step to an iterator over pairs: all images with the row numbers of a batch, or, streamed, the
@@ -186,10 +224,11 @@ def make_inputs(
             elements = list(zip(examples.images, examples.labels, strict=True))
             here, hosts = jax.process_index(), jax.process_count()
             batches: Any = stream(elements, batch_size, seed=seed, process_index=here, process_count=hosts)
-            for images, labels in batches[start:].to_iter_dataset():  # threads read ahead
-                yield jax.device_put(Batch(images, labels), sharding.batch_sharding(mesh)), None
+            placement = sharding.batch_sharding(mesh)
+            for rows in batches[start:].to_iter_dataset():  # threads read ahead this process's rows
+                yield Batch(*(jax.make_array_from_process_local_data(placement, part) for part in rows)), None
         else:
-            images = Batch(*jax.device_put(tuple(examples), sharding.replicated(mesh)))
+            images = Batch(*sharding.spread(tuple(examples), sharding.replicated(mesh)))
             indices = batch_indices(len(examples.images), batch_size, seed=seed)
             for step in itertools.count(start):
                 yield images, indices[step]

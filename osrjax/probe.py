@@ -166,7 +166,8 @@ def make_probe(
     ``probe/seconds``. The probe raises FloatingPointError, naming the arrays, where something is not finite; an
     embedding that has collapsed to a point is finite, and its Davies-Bouldin index infinite.
 
-    Norms are those of the UNIT embedding's Jacobian, whatever the loss. It all runs on one device.
+    Norms are those of the UNIT embedding's Jacobian, whatever the loss. It all runs on one device
+    of the process that calls it.
 
     *Cost*: see the module's docstring; the path lengths are 16 tangent passes a pair, next to nothing.
 
@@ -220,7 +221,9 @@ def make_probe(
 
     def probe(variables: PyTree, step: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         began = time.perf_counter()
-        variables = jax.device_put(variables, jax.devices()[0])
+        if jax.process_count() > 1:  # arrays of all processes are not moved to one device but through the host
+            variables = jax.device_get(variables)
+        variables = jax.device_put(variables, jax.local_devices()[0])
         known, unknown = (
             evaluate(lambda images: forward(variables, images), part.images, batch_size=eval_batch_size)
             for part in (data.test_known, data.test_unknown)

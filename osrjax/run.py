@@ -9,6 +9,7 @@
     RUN/figures/           PNG and SVG                     RUN/results.json    the final numbers
     RUN/probes/            one probe a file                RUN/probe.npz       all probes (osrjax.probe)
     RUN/norms/             Jacobian norms so far           RUN/norms.npz       of every test image
+    RUN/profile/           a trace of some steps, for TensorBoard or Perfetto
 
 Files appear whole or not at all (written beside and renamed), so a kill at any moment leaves a directory from
 which the same command goes on.
@@ -22,6 +23,7 @@ import platform
 import signal
 import subprocess
 import warnings
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Run", "StopSignal", "provenance", "read_network"]
+__all__ = ["Run", "StopSignal", "open_run", "provenance", "read_network"]
 
 PACKAGES = ("osrjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "grain")
 
@@ -43,6 +45,7 @@ class Run:
       content: plain JSON values that say which data the run is about; a directory that was started with other
         data is refused.
       ignore: names of fields that may differ between two starts of one run (the directory itself, say).
+      writes: False in a process that is not the first of several: it reads, and locks and writes nothing.
 
     Raises:
       ValueError: the directory belongs to another configuration, is in use by another process, is not
@@ -56,9 +59,13 @@ class Run:
         *,
         content: Mapping[str, Any] | None = None,
         ignore: tuple[str, ...] = (),
+        writes: bool = True,
     ) -> None:
         self.directory = Path(directory)
         self._events: Any = None
+        self.writes = writes
+        if not writes:
+            return
         config = json.loads(json.dumps(config))
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -110,11 +117,15 @@ class Run:
 
     def record_start(self, start: Mapping[str, Any]) -> None:
         """Appends versions, source revision and devices of this start (:func:`provenance`) to provenance.json."""
+        if not self.writes:
+            return
         stored = self.read_json("provenance.json")
         self.write_json("provenance.json", {**stored, "starts": [*stored["starts"], dict(start)]})
 
     def start_log(self, step: int) -> None:
         """Opens the logs for steps after ``step`` and drops later lines, which a killed run may have left."""
+        if not self.writes:
+            return
         from tensorboardX import SummaryWriter
 
         path = self.directory / "metrics.jsonl"
@@ -131,6 +142,8 @@ class Run:
           step: the number of steps taken.
           metrics: finite or not; names such as ``train/loss``.
         """
+        if not self.writes:
+            return
         values = {name: float(value) for name, value in metrics.items()}
         self._log.write(json.dumps({"step": step, **values}) + "\n")
         self._log.flush()
@@ -139,10 +152,13 @@ class Run:
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file whole or not at all."""
-        _write_whole(self.directory / name, (json.dumps(value, indent=2) + "\n").encode())
+        if self.writes:
+            _write_whole(self.directory / name, (json.dumps(value, indent=2) + "\n").encode())
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a compressed .npz file whole or not at all."""
+        if not self.writes:
+            return
         temporary = self.directory / f".{name}.partial.npz"
         named: dict[str, Any] = dict(arrays)
         np.savez_compressed(temporary, **named)
@@ -169,7 +185,8 @@ class Run:
             self._events.close()
             self._log.close()
             self._events = None
-        self._lock.close()
+        if self.writes:
+            self._lock.close()
 
     def __enter__(self) -> "Run":
         return self
@@ -178,6 +195,48 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_run(
+    directory: str | Path,
+    config: Mapping[str, Any],
+    *,
+    content: Mapping[str, Any],
+    ignore: tuple[str, ...],
+    images: np.ndarray,
+) -> Run:
+    """Opens a run directory; several processes open it together, process 0 for writing.
+
+    Args:
+      directory: as for :class:`Run`; on a file system that all processes share.
+      config: as for :class:`Run`.
+      content: as for :class:`Run`.
+      ignore: as for :class:`Run`.
+      images: training images; several processes compare them.
+
+    Returns:
+      The run.
+
+    Raises:
+      ValueError: in all processes: what :class:`Run` refuses, a directory that is not shared, or processes that
+        differ in configuration or images.
+    """
+    import jax
+
+    from osrjax import processes
+
+    several = jax.process_count() > 1
+    if several:
+        own = ("coordinator", "process", "data_dir", "compilation_cache")  # may differ from process to process
+        alike = {name: value for name, value in config.items() if name not in own}
+        processes.check_alike(
+            alike | dict(content) | {"out": str(directory), "training images": zlib.crc32(images.tobytes())}
+        )
+    first = processes.is_first()
+    run = processes.refuse_together(lambda: Run(directory, config, content=content, ignore=ignore, writes=first))
+    if several:
+        processes.refuse_together(lambda: processes.check_shared(run.directory / "provenance.json"))
+    return run
 
 
 def read_network(path: str | Path) -> dict[str, Any]:
@@ -205,9 +264,14 @@ class StopSignal:
 
     A second signal of the kind acts as if nothing were in its way. ``exit_code`` is 128 + the signal's number,
     as a shell reports it, so that a queue or an `&&` does not take a stopped run for a finished one.
+
+    With several processes the signal may reach one of them. SIGTERM is then left to JAX's preemption service, which
+    tells the others and names the step after which all stop; SIGINT goes the same way. They exit with 143, the
+    process that was interrupted from the keyboard with 130.
     """
 
     def __init__(self) -> None:
+        self._shared = False
         self.requested = False
         self.name = ""
         self.exit_code = 0
@@ -217,9 +281,33 @@ class StopSignal:
         del frame
         self.requested, self.name, self.exit_code = True, signal.Signals(number).name, 128 + number
         signal.signal(number, self._previous[number])
+        if self._shared:
+            os.kill(os.getpid(), signal.SIGTERM)  # a notice to JAX's preemption service
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after a step: on request, and with several processes after the step that they agree on.
+
+        Args:
+          step: that was just taken; with several processes all call this at every step.
+
+        Returns:
+          True after the last step to take.
+        """
+        if not self._shared:
+            return self.requested
+        from jax.experimental import multihost_utils
+
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return False
+        if not self.requested:  # the signal came to JAX's handler, or to another process
+            self.requested, self.name, self.exit_code = True, "SIGTERM", 128 + signal.SIGTERM
+        return True
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        import jax
+
+        self._shared = jax.process_count() > 1
+        for number in (signal.SIGINT,) if self._shared else (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._request)
         return self
 
@@ -228,6 +316,8 @@ class StopSignal:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._shared:  # no step is left at which the processes could agree
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def provenance() -> dict[str, Any]:

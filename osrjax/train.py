@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
-from osrjax import augment
+from osrjax import augment, sharding
 from osrjax.models import ContrastiveNetwork, OpenSetNetwork
 from osrjax.objectives import Batch, Hyper, Objective
 
@@ -208,6 +208,7 @@ def estimate_statistics(
     *,
     batch_size: int,
     batches: int = 50,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> TrainState:
     """The state with running statistics estimated on images, its parameters untouched.
 
@@ -220,6 +221,7 @@ def estimate_statistics(
       images: known TRAINING images.
       batch_size: images a batch.
       batches: how many; with a momentum of 0.9 the initial statistics keep a weight of 0.9 to that power.
+      mesh: devices to share each batch, a multiple of their number; None for the default device.
 
     Returns:
       The state with new ``stats``.
@@ -234,7 +236,7 @@ def estimate_statistics(
     stats = state.stats
     for batch in range(batches):
         rows = np.arange(batch * batch_size, (batch + 1) * batch_size) % len(images)
-        stats = update(state.params, stats, jnp.asarray(images[rows]))
+        stats = update(state.params, stats, _placed(images[rows], mesh))
     return state._replace(stats=stats)
 
 
@@ -243,6 +245,7 @@ def evaluate(
     images: UInt8[np.ndarray, "examples height width channels"],
     *,
     batch_size: int,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Predictions:
     """Outputs of a network for every image, none left out.
 
@@ -252,8 +255,10 @@ def evaluate(
 
     Args:
       forward: jitted; float32 images in [-1, 1] to an object with ``logits`` and ``embedding``.
-      images: at least one.
-      batch_size: images a call, at least 1.
+      images: at least one; the same in every process.
+      batch_size: images a call, at least 1; raised to a multiple of the number of devices.
+      mesh: devices to share each batch; ``forward`` then gives its results to all (``out_shardings`` replicated).
+        None for the default device.
 
     Returns:
       Logits and embeddings, in the order of the images.
@@ -266,7 +271,7 @@ def evaluate(
         outputs = forward(rows)
         return Predictions(outputs.logits, outputs.embedding)
 
-    return apply_in_batches(predict, images, batch_size=batch_size)
+    return apply_in_batches(predict, images, batch_size=batch_size, mesh=mesh)
 
 
 def apply_in_batches(
@@ -274,6 +279,7 @@ def apply_in_batches(
     images: UInt8[np.ndarray, "examples height width channels"],
     *,
     batch_size: int,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> PyTree:
     """Whatever a function gives for every image, as host arrays; padding and errors are those of :func:`evaluate`.
 
@@ -281,17 +287,25 @@ def apply_in_batches(
       forward: jitted; float32 images in [-1, 1] to a tree of arrays with one row per image.
       images: at least one.
       batch_size: images a call, at least 1.
+      mesh: as for :func:`evaluate`.
 
     Returns:
-      The tree with NumPy arrays, in the order of the images.
+      The tree with NumPy arrays, in the order of the images; all of it in every process.
     """
     if batch_size < 1 or not len(images):
         raise ValueError(f"{batch_size=} with {len(images)=}: give at least one image and a batch of at least 1")
+    if mesh is not None:
+        batch_size += -batch_size % mesh.shape["data"]
     parts = []
     for start in range(0, len(images), batch_size):
         rows = images[start : start + batch_size]
         missing = batch_size - len(rows)
         padded = np.concatenate([rows, np.repeat(images[:1], missing, axis=0)]) if missing else rows
-        parts.append(jax.tree.map(np.asarray, forward(augment.to_float(jnp.asarray(padded)))))
+        parts.append(jax.tree.map(np.asarray, forward(augment.to_float(_placed(padded, mesh)))))
     # Padding stands in the last batch alone, at its end.
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(images)], *parts)
+
+
+def _placed(images: np.ndarray, mesh: jax.sharding.Mesh | None) -> Array:
+    """The images on the default device, or spread over those of a mesh."""
+    return jnp.asarray(images) if mesh is None else sharding.spread(images, sharding.batch_sharding(mesh))

@@ -80,8 +80,8 @@ def stream(
 ) -> Batches:
     """This host's part of every batch, decoded element by element, for data that does not fit in memory.
 
-    The batch of a step over all hosts does not depend on their number: hosts take turns in the shuffled and
-    repeated order, so a run may resume on more or fewer of them.
+    The batch of a step over all hosts does not depend on their number: each holds a block of it, in the order of
+    their numbers, so a run may resume on more or fewer of them.
 
     Args:
       sequence: random access to the elements, such as `osrjax.data.element_sequence`, or a NumPy array.
@@ -108,12 +108,15 @@ def stream(
     chosen = np.arange(len(sequence)) if rows is None else np.asarray(rows)
     _check(len(chosen), batch_size, seed)
 
-    def element(position: int) -> Any:
+    share = batch_size // process_count
+
+    def element(number: int) -> Any:
+        # Sharding comes after shuffle and repeat: before them, every host would keep to a fixed part of the data.
+        step, place = divmod(number, share)
+        position = step * batch_size + process_index * share + place
         return sequence[int(chosen[_rows(np.array([position]), len(chosen), seed)[0]])]
 
-    # Sharding comes after shuffle and repeat: before them, every host would keep to a fixed part of the data.
-    mine = grain.MapDataset.range(process_index, _ENDLESS, process_count)
-    return mine.map(element).batch(batch_size // process_count)
+    return grain.MapDataset.range(_ENDLESS // process_count).map(element).batch(share)
 
 
 def _rows(positions: Int64[np.ndarray, "batch"], num_examples: int, seed: int) -> Int64[np.ndarray, "batch"]:
