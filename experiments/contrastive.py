@@ -9,8 +9,8 @@ Two augmented views of every image; SupCon, NT-Xent and the mixed term; then cla
 features of the known training images classify test images and score them as known or unknown, and a linear probe reads
 the embedding. Resumes where it was stopped when the same command is given again; writes a run directory
 (osrjax/run.py lists its files). Model selection sees known training images only, and the LAST step is what is reported.
-Exit codes: 0 done, 1 stopped by a non-finite loss or norm, 2 bad input (nothing was started), 143 or 130 stopped by
-SIGTERM or Ctrl-C (state saved).
+Exit codes: 0 done, 1 stopped by a non-finite loss or by a file that cannot be written or read, 2 bad input (nothing was
+started), 143 or 130 stopped by SIGTERM or Ctrl-C (state saved).
 """
 
 import argparse
@@ -39,6 +39,7 @@ from osrjax.checkpoint import Checkpoints
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data
 from osrjax.feature_scores import class_similarities, fit_knn
+from osrjax.files import FileError, writing
 from osrjax.gradmix import GradMix, MixViews, last_layers, make_contrastive_objective, view_mixings
 from osrjax.linear_probe import LinearProbe, linear_probe, top_accuracy
 from osrjax.loop import check_profile_steps, gather_batch, make_inputs, train_loop
@@ -306,8 +307,11 @@ def main(arguments: list[str] | None = None) -> int:
             if processes.is_first():
                 print(f"contrastive.py: {error}", file=sys.stderr)
             return 2
-        with job.run:
-            return train_and_evaluate(config, job)
+        try:
+            with job.run:
+                return train_and_evaluate(config, job)
+        except FileError as error:  # a full disk, say: what was saved before is there for the same command
+            return processes.fail("contrastive.py", error)
 
 
 def parse(arguments: list[str]) -> Config:
@@ -636,11 +640,9 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     stored |= {f"{part}_labels": rows for part, rows in labels._asdict().items()}
     run.write_arrays("scores.npz", stored | {"unknown_labels": data.test_unknown.labels})
     run.write_network({"params": trained.state.params, "batch_stats": trained.state.stats})
-    draw_figures(
-        run.directory / "figures",
-        open_set_feature_scores(projection, labels.train, classes=classes, neighbours=config.neighbours),
-        labels.known,
-    )
+    scored = open_set_feature_scores(projection, labels.train, classes=classes, neighbours=config.neighbours)
+    with writing(run.directory / "figures"):
+        draw_figures(run.directory / "figures", scored, labels.known)
     masses = attribution_of(run)
     table = results_text(found, data, config, masses)
     summary = {

@@ -7,7 +7,8 @@
 Trains, resumes where it was stopped when the same command is given again, scores the test images of known and
 unknown classes, and writes everything to a run directory (osrjax/run.py lists its files). Model selection
 sees known training images only, and the LAST step is what is reported. Exit codes: 0 done, 1 stopped by a
-non-finite loss or norm, 2 bad input (nothing was started), 143 or 130 stopped by SIGTERM or Ctrl-C (state saved).
+non-finite loss or norm or by a file that cannot be written or read, 2 bad input (nothing was started), 143 or 130
+stopped by SIGTERM or Ctrl-C (state saved).
 """
 
 import argparse
@@ -29,6 +30,7 @@ from osrjax.attribution import check_layers
 from osrjax.checkpoint import Checkpoints
 from osrjax.cpu import compiler_options, reuse_host_memory
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data
+from osrjax.files import FileError, writing
 from osrjax.gradmix import GradMix, last_layers, make_masked_classify_objective
 from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
 from osrjax.loop import check_profile_steps, gather_batch, make_inputs, train_loop
@@ -242,8 +244,11 @@ def main(arguments: list[str] | None = None) -> int:
             if processes.is_first():
                 print(f"train.py: {error}", file=sys.stderr)
             return 2
-        with job.run:
-            return train_and_evaluate(config, job)
+        try:
+            with job.run:
+                return train_and_evaluate(config, job)
+        except FileError as error:  # a full disk, say: what was saved before is there for the same command
+            return processes.fail("train.py", error)
 
 
 def parse(arguments: list[str]) -> Config:
@@ -537,12 +542,15 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     if config.test_norms:
         try:
             norms = norms_of_test_images(eval_network, variables_of(untrained), variables_of(state), data, mesh, run)
+        except FileError:
+            raise
         except ValueError as error:
             print(f"train.py: {error} (delete {run.directory / 'norms'} to begin them again)", file=sys.stderr)
             return 1
         embeddings = {"known_embedding": outputs.known_embedding, "unknown_embedding": outputs.unknown_embedding}
         run.write_arrays("norms.npz", norms | embeddings)
-    draw_figures(run.directory / "figures", outputs, config)
+    with writing(run.directory / "figures"):
+        draw_figures(run.directory / "figures", outputs, config)
     table = results_text(found, data, config)
     run.write_json("results.json", {**found, "steps": steps, "best_validation_step": trained.best_step, "table": table})
     print(table)

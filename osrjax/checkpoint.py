@@ -8,9 +8,12 @@ Several processes of a run share the directory and call the same methods in the 
 and process 0 alone moves anything.
 """
 
+import contextlib
 import json
 import logging
+import re
 import zlib
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +23,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from osrjax import processes
+from osrjax.files import FileError, writing
 
 __all__ = ["Checkpoints", "Restored", "UnreadableCheckpointsError"]
 
@@ -47,6 +51,10 @@ class Checkpoints:
       keep_latest: how many of the newest checkpoints are kept, at least 1; 2 or more leave something to go
         back to when the newest is damaged.
 
+    Raises:
+      ValueError: ``keep_latest`` below 1.
+      FileError: a checkpoint cannot be written, here or in any method, nor while closing; earlier ones are intact.
+
     Example:
       >>> import tempfile, jax.numpy as jnp
       >>> with tempfile.TemporaryDirectory() as directory, Checkpoints(directory) as checkpoints:
@@ -62,11 +70,12 @@ class Checkpoints:
             raise ValueError(f"{keep_latest=} is below 1: keep at least the newest checkpoint")
         self.directory = Path(directory).resolve()
         self._keep_latest = keep_latest
-        self._reports = self._set_aside_unlistable()
-        self._checkpointer = self._open()
+        with self._writing():
+            self._reports = self._set_aside_unlistable()
+            self._checkpointer = self._open()
 
     def _open(self) -> ocp.training.Checkpointer:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a save at INFO
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every step of a save, and errors also raised
         # Reading a damaged checkpoint leaves asyncio tasks with errors that nobody awaits; they are reported here.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # The caller decides when to save; every call saves. Orbax's declared types for policies exclude its own.
@@ -90,15 +99,17 @@ class Checkpoints:
           state: a tree of arrays.
           accuracy: the value by which the best checkpoint is kept: accuracy on KNOWN validation images.
         """
-        if any(info.step == step for info in self._checkpointer.checkpoints):
-            return
-        metrics: Any = None if accuracy is None else {"accuracy": float(accuracy)}
-        checksums: Any = {"crc32": _checksums(state)}
-        self._checkpointer.save_async(step, state, metrics=metrics, custom_metadata=checksums)
+        with self._writing():  # waits for an earlier save, whose failure shows here
+            if any(info.step == step for info in self._checkpointer.checkpoints):
+                return
+            metrics: Any = None if accuracy is None else {"accuracy": float(accuracy)}
+            checksums: Any = {"crc32": _checksums(state)}
+            self._checkpointer.save_async(step, state, metrics=metrics, custom_metadata=checksums)
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk."""
-        self._checkpointer.wait()
+        with self._writing():
+            self._checkpointer.wait()
 
     def steps(self) -> list[int]:
         """The stored steps, ascending."""
@@ -167,6 +178,21 @@ class Checkpoints:
             )
         return None
 
+    @contextlib.contextmanager
+    def _writing(self) -> Generator[None]:
+        """Turns what Orbax and TensorStore raise where they cannot write into one line."""
+        try:
+            with writing(self.directory):
+                yield
+        except FileError:
+            raise
+        except Exception as error:
+            if not re.match("[A-Z_]{6,}: ", str(error)):  # not the status of a file operation
+                raise
+            reason = re.search(r"([^:]+) \[os_error", str(error))  # the operating system's own words
+            with writing(self.directory):
+                raise OSError(reason[1].strip() if reason else str(error).partition("\n")[0][:300]) from error
+
     def _set_aside_unlistable(self) -> list[str]:
         """Moves checkpoints whose small JSON files are broken: Orbax could not even list the directory."""
         reports = []
@@ -178,7 +204,7 @@ class Checkpoints:
                     json.loads((path / name).read_text())
                 except FileNotFoundError:
                     continue
-                except ValueError as error:
+                except (OSError, ValueError) as error:
                     reports.append(f"checkpoint of step {path.name} is damaged ({name}: {error}): set aside")
                     self._move_aside(path)
                     break
@@ -211,7 +237,8 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._checkpointer.close()
+        with contextlib.suppress(*[FileError] * (error is not None)), self._writing():
+            self._checkpointer.close()
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

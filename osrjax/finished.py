@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from osrjax.data import OpenSetData, choose_data, content_of
+from osrjax.files import read_json
 from osrjax.jacobian_dataset import BatchFunction, network_functions
 from osrjax.models import NETWORKS, ContrastiveNetwork, OpenSetNetwork, unit_vectors
 from osrjax.objectives import CLASS_LOSSES
@@ -97,12 +98,13 @@ def open_finished(
       The run.
 
     Raises:
-      ValueError: a needed file is missing.
+      ValueError: a needed file is missing, or a JSON file is damaged.
     """
     for name in needed:
         if not (directory / name).exists():
             raise ValueError(f"{argument}={str(directory)!r} has no {name}: finish its training first")
-    config, provenance = (json.loads((directory / name).read_text()) for name in ("config.json", "provenance.json"))
+    remedy = "restore it, or train in a new run directory"
+    config, provenance = (read_json(directory / name, remedy) for name in ("config.json", "provenance.json"))
     return FinishedRun(directory, config, provenance, data_dir)
 
 

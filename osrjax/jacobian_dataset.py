@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from jaxtyping import Array, Float, Num
 from tqdm import tqdm
 
 from osrjax.cpu import compiler_options
+from osrjax.files import read_json, reading, write_whole, writing
 from osrjax.jacobian import automatic_mode, input_jacobian_norms
 
 __all__ = ["NormPlan", "dataset_jacobian_norms", "make_norm_plan", "network_functions"]
@@ -221,7 +223,7 @@ def dataset_jacobian_norms(
 
     Raises:
       ValueError: no image, integer or non-finite images, images that interact, norms that are not finite, a
-        directory of another data set or network or in use; or as :func:`make_norm_plan`.
+        directory of another data set or network, in use, damaged or not writable; or as :func:`make_norm_plan`.
 
     References:
       Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
@@ -297,13 +299,25 @@ class _Store:
         done, unfinished = self._files = _files(directory, name)
         self.finished = done.exists()
         if self.finished:
-            self.values = np.load(done)
+            self.values = self._load(done, size)
             return
-        if not unfinished.exists():  # renamed when whole: a kill leaves no file that is half zeros
+        if not unfinished.exists():  # renamed when whole: neither kill nor power cut leaves a file that is half zeros
             fresh = directory / f".{name}.fresh.npy"
-            np.save(fresh, np.full(size, np.nan, np.float32))
-            fresh.replace(unfinished)
-        self.values = np.load(unfinished, mmap_mode="r+")
+            with writing(done):
+                with fresh.open("wb") as file:
+                    np.save(file, np.full(size, np.nan, np.float32))
+                    file.flush()
+                    os.fsync(file.fileno())
+                fresh.replace(unfinished)
+        self.values = self._load(unfinished, size, mmap_mode="r+")
+
+    @staticmethod
+    def _load(path: Path, size: int, mmap_mode: Literal["r+"] | None = None) -> np.ndarray:
+        with reading(path, "delete it and give the same command again"):
+            values = np.load(path, mmap_mode=mmap_mode)
+            if values.shape != (size,) or values.dtype != np.float32:
+                raise ValueError(f"{values.dtype} {values.shape} for {size} images")
+            return values
 
     def has(self, rows: slice) -> bool:
         return bool(np.isfinite(self.values[rows]).all())
@@ -311,13 +325,15 @@ class _Store:
     def put(self, rows: slice, norms: np.ndarray) -> None:
         self.values[rows] = norms
         if isinstance(self.values, np.memmap):
-            self.values.flush()
+            with writing(str(self.values.filename)):
+                self.values.flush()
 
     def finish(self) -> None:
         if self._files is not None:
             done, unfinished = self._files
             self.values = np.array(self.values)
-            unfinished.replace(done)
+            with writing(done):
+                unfinished.replace(done)
 
 
 def _outputs_without_interaction(
@@ -361,16 +377,24 @@ def _claimed(
         array = np.ascontiguousarray(leaf)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ValueError(f"directory={str(directory)!r} is in use by another process: choose another") from error
+        except OSError as error:
+            raise ValueError(
+                f"directory={str(directory)!r} cannot be locked ({error.strerror}): choose another"
+            ) from error
         path = directory / "content.json"
         stored: dict[str, Any] = {"sha256": digest.hexdigest(), "samples": {}}
         if path.exists():
-            stored = json.loads(path.read_text())
+            stored = read_json(path, "it tells whose norms these are, so delete the whole directory")
+            if not isinstance(stored, dict) or not {"sha256", "samples"} <= stored.keys():
+                raise ValueError(f"{path} is no such file as this one writes: choose another directory")
         elif any(_files(directory, name)[kind].exists() for name in samples for kind in (0, 1)):
             raise ValueError(f"directory={str(directory)!r} holds arrays of unknown origin: choose another")
         same = stored["sha256"] == digest.hexdigest() and all(
@@ -383,9 +407,7 @@ def _claimed(
                 f"directory={str(directory)!r} holds norms of other images, variables or functions: choose another"
             )
         stored["samples"] = {**stored["samples"], **samples}
-        temporary = path.with_name(".content.json.partial")
-        temporary.write_text(json.dumps(stored))
-        temporary.replace(path)
+        write_whole(path, json.dumps(stored).encode())
         yield
 
 

@@ -13,7 +13,6 @@ much as 43 steps; small_cnn on 28x28 images takes 2.8 s on one core of a server,
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -29,6 +28,7 @@ from osrjax import augment, metrics
 from osrjax.assessment import open_set_scores
 from osrjax.cpu import compiler_options
 from osrjax.data import OpenSetData
+from osrjax.files import reading, write_arrays, writing
 from osrjax.jacobian import path_length
 from osrjax.jacobian_dataset import make_norm_plan, network_functions
 from osrjax.models import OpenSetNetwork
@@ -331,16 +331,14 @@ def write_probe(directory: str | Path, arrays: Mapping[str, np.ndarray]) -> None
     Args:
       directory: made if it does not exist.
       arrays: the first thing that a probe gives.
+
+    Raises:
+      FileError: the operating system refuses.
     """
     path = Path(directory) / f"{int(arrays['step']):08d}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    named: dict[str, Any] = dict(arrays)
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **named)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_arrays(path, arrays)
 
 
 def join_probes(directory: str | Path) -> dict[str, np.ndarray]:
@@ -355,14 +353,15 @@ def join_probes(directory: str | Path) -> dict[str, np.ndarray]:
       step; labels, ``pair_labels`` and ``fractions``.
 
     Raises:
-      ValueError: no probe there, or probes of other images among them.
+      ValueError: no probe there, one that is damaged, or probes of other images among them.
     """
     files = sorted(Path(directory).glob("*.npz"))
     if not files:
         raise ValueError(f"directory={str(directory)!r} holds no probe: give the probes/ of a run that was probed")
     probes = []
     for file in files:
-        with np.load(file) as stored:
+        remedy = "delete it to do without that probe, or start in a new run directory"
+        with reading(file, remedy), np.load(file) as stored:
             probes.append(dict(stored))
         if any(not np.array_equal(probes[0][name], probes[-1][name]) for name in _FIXED):
             raise ValueError(f"{file} was taken on other images than {files[0].name}: join the probes of one run")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-__all__ = ["check_alike", "check_shared", "end_together", "gather_text", "is_first", "refuse_together"]
+__all__ = ["check_alike", "check_shared", "end_together", "fail", "gather_text", "is_first", "refuse_together"]
 
 T = TypeVar("T")
 _TEXT = 2048  # bytes of a text that processes tell each other
@@ -146,6 +146,22 @@ def end_together(script: str) -> Generator[None]:
         if jax.process_count() == 1:
             raise
         _leave(130)
+
+
+def fail(script: str, error: Exception) -> int:
+    """Says in one line what ended this process; alone it returns the exit code, among others it ends at once.
+
+    Args:
+      script: name of the script, which begins the line.
+      error: with a message for the user.
+
+    Returns:
+      1.
+    """
+    print(f"{script}: {error}", file=sys.stderr, flush=True)
+    if jax.process_count() > 1:
+        _leave(1)
+    return 1
 
 
 def _leave(code: int) -> None:

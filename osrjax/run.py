@@ -15,13 +15,17 @@ Files appear whole or not at all (written beside and renamed), so a kill at any 
 which the same command goes on.
 """
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import signal
+import socket
+import struct
 import subprocess
+import time
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -30,6 +34,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+
+from osrjax import files
 
 __all__ = ["Run", "StopSignal", "open_run", "provenance", "read_network"]
 
@@ -49,7 +55,7 @@ class Run:
 
     Raises:
       ValueError: the directory belongs to another configuration, is in use by another process, is not
-        writable, or is not empty and no run directory.
+        writable, is not empty and no run directory, or a file of it is damaged.
     """
 
     def __init__(
@@ -82,18 +88,31 @@ class Run:
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._lock.close()
             raise ValueError(
                 f"directory={str(self.directory)!r} is in use by another process: wait for it or choose another"
             ) from error
-        path = self.directory / "config.json"
-        if path.exists():
-            stored = json.loads(path.read_text())
+        except OSError as error:
+            self._lock.close()
+            raise ValueError(
+                f"directory={str(self.directory)!r} cannot be locked ({error.strerror}): choose one on a file system"
+                " with locks"
+            ) from error
+        try:
+            self._check_owner(config, content, ignore)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _check_owner(
+        self, config: Mapping[str, Any], content: Mapping[str, Any] | None, ignore: tuple[str, ...]
+    ) -> None:
+        """Refuses a directory of another configuration or of other data; writes both into a new one."""
+        if (stored := self.read_json("config.json")) is not None:
             names = sorted((stored.keys() | config.keys()) - set(ignore))
             differing = [name for name in names if stored.get(name) != config.get(name)]
             if differing:
-                self._lock.close()
                 name = differing[0]
                 raise ValueError(
                     f"directory={str(self.directory)!r} belongs to another configuration: there"
@@ -107,7 +126,6 @@ class Run:
         content = json.loads(json.dumps(content or {}))
         for name, value in content.items():
             if stored is not None and stored.get(name) != value:
-                self._lock.close()
                 raise ValueError(
                     f"directory={str(self.directory)!r} was started with other data ({name} differs):"
                     " choose another directory or give the data that it had"
@@ -126,14 +144,15 @@ class Run:
         """Opens the logs for steps after ``step`` and drops later lines, which a killed run may have left."""
         if not self.writes:
             return
-        from tensorboardX import SummaryWriter
-
         path = self.directory / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
-            _write_whole(path, "".join(line + "\n" for line in kept).encode())
-        self._log = path.open("a")
-        self._events = SummaryWriter(str(self.directory / "events"), purge_step=step + 1)
+            with files.reading(path, "delete it, or restore it"):
+                lines = path.read_text(errors="replace").splitlines()
+            kept = [line for line in lines if _logged_step(line) <= step]
+            files.write_whole(path, "".join(line + "\n" for line in kept).encode())
+        with files.writing(path):
+            self._log = path.open("a")
+        self._events = _Events(self.directory / "events", step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends scalars to metrics.jsonl and to the TensorBoard events.
@@ -145,24 +164,20 @@ class Run:
         if not self.writes:
             return
         values = {name: float(value) for name, value in metrics.items()}
-        self._log.write(json.dumps({"step": step, **values}) + "\n")
-        self._log.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        with files.writing(self.directory / "metrics.jsonl"):
+            self._log.write(json.dumps({"step": step, **values}) + "\n")
+            self._log.flush()
+        self._events.add(step, values)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file whole or not at all."""
         if self.writes:
-            _write_whole(self.directory / name, (json.dumps(value, indent=2) + "\n").encode())
+            files.write_whole(self.directory / name, (json.dumps(value, indent=2) + "\n").encode())
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a compressed .npz file whole or not at all."""
-        if not self.writes:
-            return
-        temporary = self.directory / f".{name}.partial.npz"
-        named: dict[str, Any] = dict(arrays)
-        np.savez_compressed(temporary, **named)
-        temporary.replace(self.directory / name)
+        if self.writes:
+            files.write_arrays(self.directory / name, arrays)
 
     def write_network(self, variables: Any) -> None:
         """Writes parameters and statistics to network.npz, one array per ``/``-joined path."""
@@ -175,18 +190,24 @@ class Run:
         )
 
     def read_json(self, name: str) -> Any:
-        """The content of a JSON file of the run, or None where it does not exist yet."""
+        """The content of a JSON file of the run, or None where it does not exist yet; a FileError if it is damaged."""
         path = self.directory / name
-        return json.loads(path.read_text()) if path.exists() else None
+        needed = name in ("config.json", "provenance.json")
+        remedy = (
+            "restore it, or start in a new run directory" if needed else "delete it and give the same command again"
+        )
+        return files.read_json(path, remedy) if path.exists() else None
 
     def close(self) -> None:
         """Flushes the logs and releases the lock; safe to call twice."""
-        if self._events is not None:
-            self._events.close()
-            self._log.close()
-            self._events = None
-        if self.writes:
-            self._lock.close()
+        with contextlib.ExitStack() as stack:  # each is closed whatever becomes of the others
+            if self.writes:
+                stack.callback(self._lock.close)
+            if self._events is not None:
+                events, self._events = self._events, None
+                stack.enter_context(files.writing(self.directory / "metrics.jsonl"))
+                stack.callback(self._log.close)
+                stack.callback(events.close)
 
     def __enter__(self) -> "Run":
         return self
@@ -194,7 +215,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with contextlib.suppress(*[files.FileError] * (error is not None)):  # a second failure hides no first
+            self.close()
 
 
 def open_run(
@@ -247,9 +269,13 @@ def read_network(path: str | Path) -> dict[str, Any]:
 
     Returns:
       ``{"params": ..., "batch_stats": ...}``, as ``network.apply`` takes it.
+
+    Raises:
+      FileError: the file is cut or damaged.
     """
     variables: dict[str, Any] = {}
-    with np.load(path) as arrays:
+    remedy = "delete it and the results.json beside it, then give the training's command again"
+    with files.reading(path, remedy), np.load(path) as arrays:
         for name in arrays.files:
             *parents, leaf = name.split("/")
             node = variables
@@ -366,10 +392,44 @@ def _logged_step(line: str) -> float:
         return float("inf")
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+class _Events:
+    """A TensorBoard event file of one start, written as it comes.
+
+    TensorBoard reads the files of a directory in the order of their numbers, usually seconds since 1970. Here a number
+    is above all earlier ones too, so that a clock that goes back puts no file before those of earlier starts, and two
+    starts within a second do not share one. (tensorboardX's own writer has a thread, which a full disk or such a clock
+    ends, and which the run would then wait for without end.)
+    """
+
+    def __init__(self, directory: Path, first_step: int) -> None:
+        with files.writing(directory):
+            directory.mkdir(exist_ok=True)
+            found = [path.name.split(".") for path in directory.glob("events.out.tfevents.*")]
+            numbers = [int(words[3]) for words in found if len(words) > 3 and words[3].isdigit()]
+            number = max([int(time.time()), *(n + 1 for n in numbers)])
+            self._path = directory / f"events.out.tfevents.{number:010d}.{socket.gethostname()}"
+            self._file = self._path.open("xb")
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log={"status": "START"})  # voids what earlier starts wrote from it on
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            self._write(step=step, summary=scalar(name, value))
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import masked_crc32c
+
+        messages: Any = event_pb2  # its members are made at run time
+        data = messages.Event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(data))
+        record = (length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data)))
+        with files.writing(self._path):
+            self._file.write(b"".join(record))
+            self._file.flush()
+
+    def close(self) -> None:
+        with files.writing(self._path):
+            self._file.close()
