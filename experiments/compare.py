@@ -155,7 +155,7 @@ COMPARISONS = {
     ),
     "mixing-cifar10": Comparison(
         arms=MIXING,
-        common="--preset cifar10-small",
+        common="--preset cifar10-small --steps 60 --no-untrained",
         groups={name: NEAL[name] for name in ("neal 0", "neal 1", "neal 2")},
         seeds=1,
         reference="random box",
@@ -185,7 +185,7 @@ COMPARISONS = {
     ),
     "mixing-all": Comparison(  # all classes known: the unknown images are those of another data set
         arms=MASKS,
-        common="--preset cifar10-all-small --no-untrained",
+        common="--preset cifar10-all-small --steps 60 --no-untrained",
         groups={f"seed {k}": f"--split {k} --seed {k}" for k in range(3)},
         seeds=1,
         reference="random box",
