@@ -36,15 +36,27 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import augment, cpu, effects, intervals, jacobian_report, metrics, report, sharding, sweep, sweep_report
+from osrjax import (
+    augment,
+    cpu,
+    effects,
+    intervals,
+    jacobian_report,
+    metrics,
+    processes,
+    report,
+    sharding,
+    sweep,
+    sweep_report,
+)
 from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
-from osrjax.checkpoint import Checkpoints
 from osrjax.data import OpenSetData, choose_data, content_of
-from osrjax.loop import train_loop
+from osrjax.files import FileError, write_whole, writing
+from osrjax.loop import check_profile_steps, train_loop
 from osrjax.models import NETWORKS, OpenSetNetwork
 from osrjax.objectives import CLASS_LOSSES, make_classify_objective, make_crop_and_flip
 from osrjax.probe import ProbeSets, probe_sets
-from osrjax.run import Run, StopSignal
+from osrjax.run import Run, StopSignal, open_run
 from osrjax.train import apply_in_batches, make_sgd
 
 
@@ -120,6 +132,18 @@ class Config:
     """With vmap: as they are, or as patches times matrix."""
     devices: int | None = None
     """Devices to spread the lanes over; default: all, on a CPU one for each core."""
+    distributed: Literal["none", "auto"] = "none"
+    """This and the next four: several processes, as for experiments/train.py. Lanes are spread over all of them."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0."""
+    processes: int | None = None
+    """Number of processes."""
+    process: int | None = None
+    """Number of this one, from 0 on."""
+    peer_timeout: int = 100
+    """Seconds without a sign of life after which a process counts as dead and ends the others."""
+    profile_steps: tuple[int, int] | None = None
+    """First and last step of a profile (jax.profiler, to profile/ of each group)."""
     probe_every: int = 0
     """Steps between looks at every lane (input-Jacobian norms and metrics of test images), besides one after
     the last step; 0: that one alone."""
@@ -225,45 +249,100 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, checks, runs; returns the exit code."""
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments)
-        arms = arms_of(config)
-        check(config, arms)
-        cpu.reuse_host_memory()
-        datasets = {split: choose_data(data_fields(config, split)) for split in config.splits}
-        lanes = [
-            Lane(arm, recipe, split, seed)
-            for arm, recipe in arms.items()
-            for split in config.splits
-            for seed in range(config.seeds)
-        ]
-        groups = group_lanes(lanes, datasets)
-        for members in groups:  # refused before any work
-            mesh_of(config, members)
-        probes = probe_rows(config, datasets)
-        fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-        content = {f"split {k}": content_of(data, split) for k, (split, data) in datasets.items()}
-        environment = ("out", "data_dir", "devices", "strategy", "convolutions", "compilation_cache")
-        out = config.out or Path("runs") / f"ablation-{config.preset}{'-smoke' if config.smoke else ''}"
-        run = Run(out, fields, content=content, ignore=environment)
+        sharding.start_distributed(
+            mode=config.distributed,
+            coordinator=config.coordinator,
+            processes=config.processes,
+            process=config.process,
+            peer_timeout=config.peer_timeout,
+        )
     except ValueError as error:
         print(f"ablation.py: {error}", file=sys.stderr)
         return 2
-    with run, StopSignal() as stop:
-        if (done := run.read_json("results.json")) is not None:
+    with processes.end_together("ablation.py"):
+        try:
+            job = prepare(config)
+        except ValueError as error:
+            if processes.is_first():
+                print(f"ablation.py: {error}", file=sys.stderr)
+            return 2
+        try:
+            with job.run:
+                return run_groups(config, job)
+        except FileError as error:
+            return processes.fail("ablation.py", error)
+
+
+class Job(NamedTuple):
+    """An ablation that was found possible: arms, lanes, their groups, data by split, probed images, directory."""
+
+    arms: dict[str, Config]
+    lanes: list[Lane]
+    groups: list[list[Lane]]
+    datasets: dict[int, tuple[Any, OpenSetData]]
+    probes: dict[int, ProbeSets]
+    run: Run
+
+
+def prepare(config: Config) -> Job:
+    """Everything that can be refused, before any work; the directory is opened last, and by all processes or none."""
+    cpu.reuse_host_memory()
+    arms, lanes, groups, datasets, probes = processes.refuse_together(lambda: possible(config))
+    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    content = {f"split {k}": content_of(data, split) for k, (split, data) in datasets.items()}
+    environment = ("out", "data_dir", "devices", "strategy", "convolutions", "compilation_cache", "profile_steps")
+    environment += ("distributed", "coordinator", "processes", "process", "peer_timeout")
+    out = config.out or Path("runs") / f"ablation-{config.preset}{'-smoke' if config.smoke else ''}"
+    images = datasets[config.splits[0]][1].train.images
+    run = open_run(out, fields, content=content, ignore=environment, images=images)
+    return Job(arms, lanes, groups, datasets, probes, run)
+
+
+def possible(config: Config) -> tuple:
+    """The parts of a job but for its directory; what this process can refuse alone."""
+    arms = arms_of(config)
+    check(config, arms)
+    datasets = {split: choose_data(data_fields(config, split)) for split in config.splits}
+    lanes = [
+        Lane(arm, recipe, split, seed)
+        for arm, recipe in arms.items()
+        for split in config.splits
+        for seed in range(config.seeds)
+    ]
+    groups = group_lanes(lanes, datasets)
+    for members in groups:
+        mesh_of(config, members)
+        check_profile_steps(config.profile_steps, members[0].recipe.steps)
+    return arms, lanes, groups, datasets, probe_rows(config, datasets)
+
+
+def run_groups(config: Config, job: Job) -> int:
+    """All groups, one after another, and what they found together; returns the exit code."""
+    run = job.run
+    if (done := run.read_json("results.json")) is not None:
+        if run.writes:
             print("finished before; the stored results:\n" + done["table"])
-            return 0
-        if config.compilation_cache:
-            jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        return 0
+    if config.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if run.writes:
         layout = sweep.choose_layout(config.strategy, config.convolutions)
-        print(f"{run.directory}: {len(lanes)} lanes in {len(groups)} programs, {layout.strategy}", flush=True)
-        found = []
-        for number, members in enumerate(groups):
-            directory = run.directory / f"group-{number}"
-            ended = run_group(config, members, datasets, probes, directory, stop)
+        print(
+            f"{run.directory}: {len(job.lanes)} lanes in {len(job.groups)} programs, {layout.strategy} on"
+            f" {mesh_of(config, job.groups[0]).size} devices",
+            flush=True,
+        )
+    found = []
+    with StopSignal() as stop:
+        for number, members in enumerate(job.groups):
+            ended = run_group(config, members, job.datasets, job.probes, run.directory / f"group-{number}", stop)
             if isinstance(ended, int):
                 return ended
             found.append(ended)
-        summarise(config, arms, lanes, groups, found, run)
+    if run.writes:
+        summarise(config, job, found)
+    processes.gather_text("")  # process 0 is still writing: who leaves is missed
     return 0
 
 
@@ -418,6 +497,7 @@ class Program(NamedTuple):
       batches: number of steps taken -> inputs.
       predict: state -> logits and embedding of every evaluation image, [images, lanes, ...].
       norms: state -> norms of the probed images, [lanes, known then unknown]; None without probed images.
+      diverged: state -> for each lane the step at which it diverged, 0 for none.
       rows: by split, where validation, known and unknown test images are among those of evaluation.
     """
 
@@ -426,6 +506,7 @@ class Program(NamedTuple):
     batches: Any
     predict: Any
     norms: Any
+    diverged: Any
     rows: dict[int, tuple[np.ndarray, ...]]
 
 
@@ -445,13 +526,14 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     objective = make_classify_objective(network, class_loss, augmentation, rotations=recipe.rotations)
     optimizer = make_sgd(total_steps=recipe.steps, momentum=recipe.momentum)
     hyper = sweep.stack_hyper([{name: getattr(lane.recipe, name) for name in TRACED} for lane in lanes])
+    hyper = sharding.spread(jax.tree.map(np.asarray, dict(hyper)), over_members)
     # As in experiments/train.py: one key for the parameters, one for everything after them.
-    keys = jnp.stack([jax.random.key(lane.seed) for lane in lanes])
-    init_keys, train_keys = jax.jit(jax.vmap(jax.random.split, out_axes=1))(keys)
-    train_keys, hyper = jax.device_put((train_keys, hyper), over_members)
+    split_keys = jax.jit(jax.vmap(lambda seed: tuple(jax.random.split(jax.random.key(seed)))))
+    seeds = sharding.spread(np.array([lane.seed for lane in lanes]), over_members)
+    init_keys, train_keys = split_keys(seeds)
 
     train_images, train_rows = sweep.share_images([part.train.images for part in parts.values()])
-    images = jax.device_put(train_images, everywhere)
+    images = sharding.spread(train_images, everywhere)
     places = dict(zip(parts, train_rows, strict=True))
     batches = sweep.make_lane_batches(
         [parts[lane.split].train for lane in lanes],
@@ -475,13 +557,13 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     compiled_step = jax.jit(
         step_and_means,
         donate_argnums=0,
-        out_shardings=(over_members, everywhere, everywhere),
+        out_shardings=(over_members, everywhere, everywhere),  # metrics: for process 0 to log
         compiler_options=options,
     )
 
     def step(state: sweep.SweepState, inputs: sweep.LaneInputs):
         with jax.set_mesh(mesh):
-            return compiled_step(state, images, jax.device_put(inputs, over_members), train_keys, hyper)
+            return compiled_step(state, images, sharding.spread(inputs, over_members), train_keys, hyper)
 
     # Compiled as one program: initialising layer by layer takes many times as long.
     new_state = jax.jit(
@@ -499,8 +581,9 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
         def images_first(rows):
             return tuple(jnp.moveaxis(values, 0, 1) for values in forward(variables_of(state), rows))
 
+        size = min(config.eval_batch_size, len(evaluation))
         with jax.set_mesh(mesh):
-            return apply_in_batches(images_first, evaluation, batch_size=min(config.eval_batch_size, len(evaluation)))
+            return apply_in_batches(images_first, evaluation, batch_size=size, mesh=mesh)
 
     norms = None
     if probes:
@@ -510,8 +593,8 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
             )
             for split, part in parts.items()
         }
-        stacked = augment.to_float(np.stack([probed[lane.split] for lane in lanes]))
-        stacked = jax.device_put(stacked, over_members)
+        stacked = np.asarray(augment.to_float(np.stack([probed[lane.split] for lane in lanes])))
+        stacked = sharding.spread(stacked, over_members)
         compiled_norms = jax.jit(
             sweep.make_lane_norms(network, mesh=mesh), out_shardings=everywhere, compiler_options=options
         )
@@ -520,7 +603,9 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
             with jax.set_mesh(mesh):
                 return np.asarray(compiled_norms(variables_of(state), stacked))
 
-    return Program(lambda: new_state(init_keys, hyper), step, batches, predict, norms, by_split)
+    gather = jax.jit(lambda values: values, out_shardings=everywhere)
+    diverged = lambda state: np.asarray(gather(state.diverged))  # noqa: E731
+    return Program(lambda: new_state(init_keys, hyper), step, batches, predict, norms, diverged, by_split)
 
 
 def run_group(
@@ -530,10 +615,13 @@ def run_group(
     recipe = members[0].recipe
     names = [f"{lane.arm}, split {lane.split}, seed {lane.seed}" for lane in members]
     fields = {name: getattr(recipe, name) for name in STRUCTURAL} | {"lanes": names}
-    with Run(directory, fields) as run, Checkpoints(directory / "checkpoints") as kept:
+    mesh = mesh_of(config, members)
+    with (
+        Run(directory, fields, writes=processes.is_first()) as run,
+        sweep.LaneCheckpoints(directory / "checkpoints", lanes=len(members), mesh=mesh) as kept,
+    ):
         if (done := run.read_json("results.json")) is not None:
             return done
-        mesh = mesh_of(config, members)
         program = build(config, members, datasets, probes, mesh)
         latest: dict[str, Any] = {}
 
@@ -549,14 +637,14 @@ def run_group(
                 for lane in range(len(members)):
                     found |= {f"lane/{lane:03d}/{name}": values[lane] for name, values in metrics_of.items()}
             if step == recipe.steps or (step and config.probe_every and step % config.probe_every == 0):
-                for lane, values in enumerate(probed_lanes(config, members, datasets, probes, program, state)):
+                for lane, values in enumerate(probed_lanes(config, members, datasets, program, state)):
                     found |= {f"lane/{lane:03d}/probe/{name}": value for name, value in values.items()}
-            run.log(step, {name: value for name, value in found.items() if np.isfinite(value)})
+            run.log(step, {name: float(value) for name, value in found.items() if np.isfinite(value)})
             return None
 
         def mean_accuracy(state: sweep.SweepState) -> float:
             logits, _ = program.predict(state)
-            alive = np.asarray(state.diverged)[: len(members)] == 0
+            alive = program.diverged(state)[: len(members)] == 0
             found = []
             for lane, (member, fine) in enumerate(zip(members, alive, strict=True)):
                 rows, labels = program.rows[member.split][0], datasets[member.split][1].validation.labels
@@ -580,13 +668,14 @@ def run_group(
             remedy="Lower the learning rate",
             probe=look,
             probe_every=math.gcd(config.log_every, config.probe_every),
+            profile_steps=config.profile_steps,
         )
         if trained.exit_code:
             return trained.exit_code
-        lanes = assessed_lanes(config, members, datasets, probes, program, trained.state)
+        lanes = assessed_lanes(config, members, datasets, program, trained.state)
         outputs = program.predict(trained.state)[0][:, : len(members)]
         run.write_arrays("outputs.npz", {"logits": outputs.swapaxes(0, 1)})
-        result = {"lanes": lanes, "history": history_of(run.directory / "metrics.jsonl")}
+        result = {"lanes": lanes, "history": history_of(run.directory / "metrics.jsonl") if run.writes else []}
         run.write_json("results.json", result)
         return result
 
@@ -619,7 +708,7 @@ def norm_metrics(norms: np.ndarray, known: int) -> dict[str, float]:
 
 
 def probed_lanes(
-    config: Config, members: list[Lane], datasets: dict, probes: dict, program: Program, state: sweep.SweepState
+    config: Config, members: list[Lane], datasets: dict, program: Program, state: sweep.SweepState
 ) -> list[dict[str, float]]:
     """The figures of HISTORY for every lane; nothing for one whose outputs are not finite."""
     predicted = program.predict(state)
@@ -648,12 +737,12 @@ def probed_lanes(
 
 
 def assessed_lanes(
-    config: Config, members: list[Lane], datasets: dict, probes: dict, program: Program, state: sweep.SweepState
+    config: Config, members: list[Lane], datasets: dict, program: Program, state: sweep.SweepState
 ) -> list[dict[str, Any]]:
     """The results of every lane: the metrics of its loss's own score, norms, and where it diverged."""
     predicted = program.predict(state)
     norms = program.norms(state) if program.norms else None
-    diverged = np.asarray(state.diverged)
+    diverged = program.diverged(state)
     found = []
     for lane, member in enumerate(members):
         values: dict[str, Any] = {"diverged_at": int(diverged[lane]) or None}
@@ -694,10 +783,9 @@ def history_of(path: Path) -> list[dict[str, Any]]:
 # --------------------------------------------------------------------------------------- tables, figures
 
 
-def summarise(
-    config: Config, arms: dict[str, Config], lanes: list[Lane], groups: list, results: list[dict], run: Run
-) -> None:
+def summarise(config: Config, job: Job, results: list[dict]) -> None:
     """Writes and prints what the lanes of all groups found together."""
+    arms, lanes, groups, *_, run = job
     found, history = {}, []
     for members, result in zip(groups, results, strict=True):
         found |= dict(zip(members, result["lanes"], strict=True))
@@ -716,15 +804,15 @@ def summarise(
         }
         for number, lane in enumerate(lanes)
     ]
-    (run.directory / "results.csv").write_text(csv_text(table))
+    write_whole(run.directory / "results.csv", csv_text(table).encode())
     if history:
-        (run.directory / "history.csv").write_text(
-            csv_text([{name: row.get(name) for name in ("lane", "step", *HISTORY)} for row in history])
-        )
+        rows = [{name: row.get(name) for name in ("lane", "step", *HISTORY)} for row in history]
+        write_whole(run.directory / "history.csv", csv_text(rows).encode())
     values = {name: {arm: lane_array(config, table, arm, name) for arm in arms} for name in LANE_METRICS}
     text, numbers = tabulate(config, arms, table, values)
-    draw(config, arms, lanes, values, history, run.directory / "figures")
-    (run.directory / "results.txt").write_text(text + "\n")
+    with writing(run.directory / "figures"):
+        draw(config, arms, lanes, values, history, run.directory / "figures")
+    write_whole(run.directory / "results.txt", (text + "\n").encode())
     run.write_json("results.json", {**numbers, "table": text})
     print(text)
 

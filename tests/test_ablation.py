@@ -1,0 +1,178 @@
+"""The ablation script: arms, its lanes against single runs, what it writes, other devices, bad input."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from test_experiments import EXPERIMENTS, load
+
+from osrjax import sharding, sweep
+
+ablation = load("ablation")
+
+
+def rows_of(directory):
+    with (directory / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two arms in one program and one in another, three seeds: six and three lanes on four devices."""
+    out = tmp_path_factory.mktemp("ablation") / "run"
+    arms = ["m-OvR:", "hot: learning_rate=1e38", "softmax: loss=softmax"]
+    options = ["--smoke", "--steps", "10", "--splits", "0", "--seeds", "3", "--probe-every", "5", "--out", str(out)]
+    assert ablation.main([*options, "--arms", *arms]) == 0
+    return out
+
+
+def test_a_lane_is_the_single_run_that_its_row_names(finished, tmp_path):
+    train = load("train")
+    rows = rows_of(finished)
+    assert [row["arm"] for row in rows] == ["m-OvR"] * 3 + ["hot"] * 3 + ["softmax"] * 3
+    for lane in (1, 8):
+        words = rows[lane]["command"].split()
+        assert words[:2] == ["python", "experiments/train.py"]
+        out = tmp_path / str(lane)
+        assert train.main([*words[2:], "--devices", "1", "--resamples", "0", "--out", str(out)]) == 0
+        single = json.loads((out / "results.json").read_text())["trained"]["scores"][rows[lane]["score"]]
+        for metric in ("closed_set_accuracy", "auroc", "oscr"):
+            assert float(rows[lane][metric]) == pytest.approx(single[metric]["value"], abs=0.01), metric
+
+
+def test_diverged_lanes_are_reported_and_left_out(finished):
+    rows = rows_of(finished)
+    assert all(row["diverged_at"] and not row["auroc"] for row in rows if row["arm"] == "hot")
+    assert all(row["auroc"] and not row["diverged_at"] for row in rows if row["arm"] != "hot")
+    text = (finished / "results.txt").read_text()
+    assert text.count("diverged: lane") == 3
+    assert "(hot, split 0, seed 2)" in text
+
+
+def test_tables_history_and_figures(finished):
+    stored = json.loads((finished / "results.json").read_text())
+    rows = rows_of(finished)
+    values = [float(row["auroc"]) for row in rows if row["arm"] == "m-OvR"]
+    assert stored["arms"]["m-OvR"]["auroc"]["mean"] == pytest.approx(np.mean(values))
+    assert set(stored["differences"]) == {"hot", "softmax"}
+    with (finished / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert {(row["lane"], row["step"]) for row in history} >= {("0", "5"), ("0", "10"), ("8", "10")}
+    last = next(row for row in history if (row["lane"], row["step"]) == ("0", "10"))
+    assert float(last["auroc"]) == pytest.approx(float(rows[0]["auroc"]))
+    assert float(last["jnd"]) == pytest.approx(float(rows[0]["jnd"]), rel=1e-4)
+    assert {path.name for path in (finished / "figures").glob("*.png")} == {"auroc_and_jnd.png", "dynamics.png"}
+    with np.load(finished / "group-0" / "outputs.npz") as outputs:
+        assert outputs["logits"].shape[::2] == (6, 6)
+
+
+def test_the_same_command_prints_the_stored_table(finished, capsys):
+    arms = ["m-OvR:", "hot: learning_rate=1e38", "softmax: loss=softmax"]
+    options = ["--smoke", "--steps", "10", "--splits", "0", "--seeds", "3", "--probe-every", "5"]
+    assert ablation.main([*options, "--out", str(finished), "--arms", *arms]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert ablation.main([*options, "--out", str(finished)]) == 2
+    assert "belongs to another configuration" in capsys.readouterr().err
+
+
+def test_one_device_and_eight_give_the_same_lanes(tmp_path):
+    """The same program, unchanged, on eight virtual devices; four lanes, so batches are shared too."""
+    found = {}
+    for devices in (1, 8):
+        out = tmp_path / str(devices)
+        command = [sys.executable, str(EXPERIMENTS / "ablation.py"), "--smoke", "--steps", "5", "--out", str(out)]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"on {devices} devices" in done.stdout
+        with np.load(out / "group-0" / "outputs.npz") as outputs:
+            found[devices] = outputs["logits"]
+    np.testing.assert_allclose(found[8], found[1], atol=1e-4)
+
+
+def test_checkpoints_go_on_with_other_numbers_of_devices(tmp_path):
+    state = {"w": np.arange(6.0, dtype=np.float32).reshape(3, 2)}
+    pads = {1: 3, 2: 4, 4: 4}
+    for saving, restoring in ((2, 1), (1, 4)):
+        directory = tmp_path / f"{saving}-{restoring}"
+        meshes = {n: sweep.lane_mesh(3, batch_size=4, devices=n) for n in (saving, restoring)}
+        assert sweep.pad_lanes(3, restoring) == pads[restoring]
+        padded = np.concatenate([state["w"], np.repeat(state["w"][-1:], pads[saving] - 3, axis=0)])
+        placed = jax.device_put({"w": padded}, sweep.lane_sharding(meshes[saving]))
+        with sweep.LaneCheckpoints(directory, lanes=3, mesh=meshes[saving]) as kept:
+            kept.save(5, placed)
+            kept.wait()
+        like = jax.device_put({"w": np.zeros((pads[restoring], 2), np.float32)}, sweep.lane_sharding(meshes[restoring]))
+        with sweep.LaneCheckpoints(directory, lanes=3, mesh=meshes[restoring]) as kept:
+            restored = kept.restore_latest(like)
+        np.testing.assert_array_equal(restored.state["w"][:3], state["w"])
+        assert restored.state["w"].shape[0] == pads[restoring]
+        assert restored.state["w"].sharding == sweep.lane_sharding(meshes[restoring])
+    assert sharding.sweep_mesh(4, 4).shape["member"] == 4
+
+
+def test_grids_and_axes_make_arms():
+    def arms(*options):
+        return list(ablation.arms_of(ablation.parse(list(options))))
+
+    assert arms("--vary", "margin=0,0.5", "scale=8,16") == [
+        "margin 0.0, scale 8.0",
+        "margin 0.0, scale 16.0",
+        "margin 0.5, scale 8.0",
+        "margin 0.5, scale 16.0",
+    ]
+    assert arms("--vary", "margin=0,0.5", "scale=8,16", "--one-at-a-time") == ["recipe", "margin 0.0", "scale 8.0"]
+    assert arms("--arms", "a:", "b: loss=softmax", "--vary", "weight_decay=0,0.1") == [
+        "a, weight_decay 0.0",
+        "a, weight_decay 0.1",
+        "b, weight_decay 0.0",
+        "b, weight_decay 0.1",
+    ]
+    table = ablation.arms_of(ablation.parse(["--preset", "table"]))
+    assert list(table) == ["m-OvR", "without A", "without W", "without S", "without N", "softmax"]
+    assert (table["without A"].crop_padding, table["without A"].flip) == (0, False)
+    assert (table["without W"].weight_decay, table["without S"].rotations, table["without N"].loss) == (
+        0,
+        "none",
+        "doc",
+    )
+    fields = {name for arm in ablation.arms_of(ablation.parse(["--preset", "figure-14"])) for name in arm.split()}
+    assert {"scale", "margin", "weight_decay", "lambda_self"} <= fields
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "figure-99"], "preset='figure-99' does not exist"),
+        (["--arms", "loss=softmax"], "has no name"),
+        (["--arms", "a: loss=softmax", "a:"], "is there twice"),
+        (["--arms", "a: losses=softmax"], "changes no field of the recipe"),
+        (["--arms", "a: loss=hinge"], "loss='hinge' does not exist: choose from m_ovr"),
+        (["--arms", "a: flip=maybe"], "flip='maybe' is neither True nor False"),
+        (["--vary", "margin"], "has no values"),
+        (["--vary", "margin=0,wide"], "margin='wide' is no number"),
+        (["--vary", "scale=8,-1"], "scale=-1.0 must be above 0 (arm 'scale -1.0')"),
+        (["--arms", "a: margin=4"], "margin=4.0 is an angle in radians"),
+        (["--seeds", "0"], "seeds=0 must be above 0"),
+        (["--splits", "0", "0"], "splits=[0, 0] must be distinct"),
+        (["--splits", "9"], "split"),
+        (["--batch-size", "100000"], "batch_size=100000 exceeds the"),
+        (["--devices", "99"], "devices=99"),
+        (["--convolutions", "patches", "--strategy", "loop"], "gains nothing in a loop"),
+        (["--profile-steps", "5", "3"], "profile_steps=(5, 3)"),
+        (["--process", "1"], "process"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_written(options, message, capsys, tmp_path):
+    out = tmp_path / "run"
+    assert ablation.main(["--smoke", *options, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ablation.py: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
