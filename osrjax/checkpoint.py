@@ -187,7 +187,7 @@ class Checkpoints:
         except FileError:
             raise
         except Exception as error:
-            if not re.match("[A-Z_]{6,}: ", str(error)):  # not the status of a file operation
+            if processes.is_lost(error) or not re.match("[A-Z_]{6,}: ", str(error)):  # no status of a file operation
                 raise
             reason = re.search(r"([^:]+) \[os_error", str(error))  # the operating system's own words
             with writing(self.directory):
