@@ -9,6 +9,8 @@ unknown classes, and writes everything to a run directory (osrjax/run.py lists i
 sees known training images only, and the LAST step is what is reported. Exit codes: 0 done, 1 stopped by a
 non-finite loss or norm or by a file that cannot be written or read, 2 bad input (nothing was started), 143 or 130
 stopped by SIGTERM or Ctrl-C (state saved).
+With several processes (--distributed, --coordinator) all end as one; where another process is lost, with 1, or with 134
+where JAX's runtime finds out first.
 """
 
 import argparse

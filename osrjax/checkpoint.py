@@ -187,7 +187,7 @@ class Checkpoints:
         except FileError:
             raise
         except Exception as error:
-            if not re.match("[A-Z_]{6,}: ", str(error)):  # not the status of a file operation
+            if processes.is_lost(error) or not re.match("[A-Z_]{6,}: ", str(error)):  # no status of a file operation
                 raise
             reason = re.search(r"([^:]+) \[os_error", str(error))  # the operating system's own words
             with writing(self.directory):
@@ -237,6 +237,8 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None and jax.process_count() > 1:
+            return  # a save that waits for a lost process would never end
         with contextlib.suppress(*[FileError] * (error is not None)), self._writing():
             self._checkpointer.close()
 

@@ -18,7 +18,16 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-__all__ = ["check_alike", "check_shared", "end_together", "fail", "gather_text", "is_first", "refuse_together"]
+__all__ = [
+    "check_alike",
+    "check_shared",
+    "end_together",
+    "fail",
+    "gather_text",
+    "is_first",
+    "is_lost",
+    "refuse_together",
+]
 
 T = TypeVar("T")
 _TEXT = 2048  # bytes of a text that processes tell each other
@@ -116,6 +125,18 @@ def check_shared(path: str | Path, *, wait: float = 10.0) -> None:
         time.sleep(0.1)
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether an error says that another process of the run is gone.
+
+    Args:
+      error: raised by JAX or by what uses its runtime.
+
+    Returns:
+      False where there is no other process.
+    """
+    return jax.process_count() > 1 and any(word in f"{type(error).__name__}: {error}" for word in _LOST)
+
+
 @contextmanager
 def end_together(script: str) -> Generator[None]:
     """Ends this process at once when an error leaves the block, so that no other process waits for it.
@@ -131,8 +152,7 @@ def end_together(script: str) -> Generator[None]:
     except Exception as error:
         if jax.process_count() == 1:
             raise
-        text = f"{type(error).__name__}: {error}"
-        if any(word in text for word in _LOST):
+        if is_lost(error):
             reason = str(error).strip().splitlines()[0][:200]
             line = (
                 f"{script}: process {jax.process_index()} lost another process of the run ({reason}): stopped; what was"

@@ -83,14 +83,14 @@ def start_distributed(
             if "coordinator_address should be defined" in str(error):
                 return False
             raise
-        return True
+        return jax.process_count() > 1
     if mode == "auto":
         raise ValueError(f"distributed='auto' and {coordinator=} are two ways to start: leave one out")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"{coordinator=} is not HOST:PORT: give the address of process 0, such as 10.0.0.1:8476")
     if processes is None or process is None:
-        raise ValueError(f"{coordinator=} needs {processes=} and {process=} too: give both numbers")
+        raise ValueError(f"{coordinator=} alone does not say who joins: give processes=N and process=I too")
     if processes < 1 or not 0 <= process < processes:
         raise ValueError(f"{process=} is out of range with {processes=}: number the processes from 0 on")
     if processes == 1 or jax.distributed.is_initialized():

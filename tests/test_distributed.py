@@ -1,0 +1,187 @@
+"""Two real processes over loopback, as on a pod: the same numbers, one end for all, restarts on other numbers."""
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from osrjax import processes, sharding
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+PEER_TIMEOUT = 20
+OFTEN = ["--smoke", "--log-every", "1", "--resamples", "0"]
+# Every step is saved, so that a signal finds steps left to take.
+TRAIN = [*OFTEN, "--steps", "20", "--save-every", "1"]
+CONTRASTIVE = [*OFTEN, "--steps", "24", "--save-every", "6", "--mixing", "random_box"]
+CONTRASTIVE += ["--no-linear-probe", "--no-untrained"]
+
+
+def load(name):
+    """The script as a module, with nothing run."""
+    spec = importlib.util.spec_from_file_location(f"distributed_{name}", EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def start_two():
+    """Starts two processes of a script that join each other, each with its own arguments; ends what is left of them."""
+    all_started = []
+
+    def start(script, first, second, *, devices=1):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        join = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--peer-timeout", str(PEER_TIMEOUT)]
+        started = [
+            subprocess.Popen(
+                [sys.executable, str(EXPERIMENTS / script), *arguments, *join, "--process", str(number)],
+                env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number, arguments in enumerate((first, second))
+        ]
+        all_started.extend(started)
+        return started
+
+    yield start
+    for process in all_started:
+        process.kill()
+        process.communicate()
+
+
+def ends(started):
+    """Exit codes, outputs and errors."""
+    found = [process.communicate(timeout=250) for process in started]
+    return [process.returncode for process in started], *zip(*found, strict=True)
+
+
+def wait_for(seen, started):
+    deadline = time.monotonic() + 200
+    while not seen():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in started), ends(started)
+        time.sleep(0.02)
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().split("\n")[:-1]]
+    return {line["step"]: line["train/loss"] for line in lines}
+
+
+def assert_same_numbers(found, wanted, *, tolerance):
+    """Losses of all steps, the final network and the scores of every image, up to the order of sums."""
+    assert losses(found).keys() == losses(wanted).keys()
+    np.testing.assert_allclose(*(list(losses(run).values()) for run in (found, wanted)), rtol=tolerance)
+    for name in ("network.npz", "scores.npz"):
+        with np.load(found / name) as one, np.load(wanted / name) as other:
+            assert one.files == other.files
+            for array in one.files:
+                np.testing.assert_allclose(one[array], other[array], atol=tolerance, rtol=tolerance, err_msg=array)
+
+
+def test_sigterm_to_one_process_saves_and_stops_both_and_one_process_goes_on(start_two, tmp_path, capsys):
+    two, one = tmp_path / "two", tmp_path / "one"
+    arguments = [*TRAIN, "--out", str(two), "--stream"]
+    started = start_two("train.py", arguments, arguments, devices=2)
+    # It compiles the first step then: JAX looks for signals once a second.
+    wait_for(lambda: (two / "provenance.json").exists() and '"jax"' in (two / "provenance.json").read_text(), started)
+    started[1].send_signal(signal.SIGTERM)
+    codes, outputs, errors = ends(started)
+    assert codes == [143, 143], errors
+    stopped = max(losses(two))
+    assert 1 <= stopped < 20
+    assert f"stopped by SIGTERM after saving step {stopped}" in outputs[0]
+    assert "train.py" not in outputs[1] + errors[1]  # process 0 alone speaks
+    assert str(stopped) in {path.name for path in (two / "checkpoints").iterdir()}
+    script = load("train")
+    assert script.main([*TRAIN, "--out", str(two), "--devices", "1"]) == 0
+    assert f"going on from step {stopped}" in capsys.readouterr().out
+    assert script.main([*TRAIN, "--out", str(one), "--devices", "1"]) == 0
+    assert_same_numbers(two, one, tolerance=1e-3)
+
+
+def test_a_killed_process_ends_the_other_in_time_and_a_restart_completes(start_two, tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    arguments = [*CONTRASTIVE, "--out", str(two)]
+    started = start_two("contrastive.py", arguments, arguments)
+    wait_for(lambda: (two / "metrics.jsonl").exists() and max(losses(two), default=0) > 7, started)
+    started[1].kill()
+    killed = time.monotonic()
+    codes, _, errors = ends(started)
+    assert time.monotonic() - killed < PEER_TIMEOUT
+    # Gloo says at once that its peer is gone; JAX's service, where the process waited for it and not for Gloo.
+    assert codes in ([1, -signal.SIGKILL], [-signal.SIGABRT, -signal.SIGKILL])
+    message = "contrastive.py: process 0 lost another process of the run" if codes[0] == 1 else "another task died"
+    assert message in errors[0]
+
+    codes, outputs, errors = ends(start_two("contrastive.py", arguments, arguments))
+    assert codes == [0, 0], errors
+    assert "going on from step" in outputs[0]
+    assert load("contrastive").main([*CONTRASTIVE, "--out", str(one), "--devices", "1"]) == 0
+    assert_same_numbers(two, one, tolerance=1e-3)
+
+
+def test_processes_with_different_commands_refuse_together(start_two, tmp_path):
+    arguments = [*TRAIN, "--out", str(tmp_path / "run")]
+    codes, _, errors = ends(start_two("train.py", arguments, [*arguments, "--seed", "7"]))
+    assert codes == [2, 2]
+    assert "train.py: process 1 has another seed than process 0, which has '0'" in errors[0]
+    assert "train.py" not in errors[1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coordinator": "localhost:1"}, "coordinator='localhost:1' alone does not say who joins"),
+        ({"processes": 2}, "processes=2 needs the address of process 0"),
+        ({"process": 0}, "process=0 needs the address of process 0"),
+        ({"coordinator": "x", "processes": 2, "process": 0}, "coordinator='x' is not HOST:PORT"),
+        ({"coordinator": "a:0", "processes": 2, "process": 0}, "coordinator='a:0' is not HOST:PORT"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process=2 is out of range with processes=2"),
+        ({"mode": "auto", "coordinator": "a:1"}, "are two ways to start: leave one out"),
+        ({"mode": "maybe"}, "distributed='maybe' is not one of"),
+        ({"peer_timeout": 0}, "peer_timeout=0 is below 1"),
+        (
+            {"coordinator": "127.0.0.1:1", "processes": 2, "process": 1, "start_timeout": 0},
+            "coordinator='127.0.0.1:1' does not answer after 0 s",
+        ),
+    ],
+)
+def test_bad_ways_to_start(options, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.start_distributed(**options)
+
+
+def test_a_taken_port_is_refused():
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        address = f"localhost:{other.getsockname()[1]}"
+        with pytest.raises(ValueError, match="cannot be opened"):
+            sharding.start_distributed(coordinator=address, processes=2, process=0)
+
+
+def test_one_process_starts_nothing_and_agrees_with_itself(tmp_path):
+    assert not sharding.start_distributed(mode="none")
+    assert not sharding.start_distributed(coordinator="localhost:8476", processes=1, process=0)
+    assert processes.is_first()
+    assert processes.refuse_together(lambda: 3) == 3
+    processes.check_alike({"steps": 3})
+    with pytest.raises(ValueError, match="give an --out on a file system that all share"):
+        processes.check_shared(tmp_path / "absent", wait=0)
+    with pytest.raises(KeyError), processes.end_together("toy.py"):
+        raise KeyError
