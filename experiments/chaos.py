@@ -8,8 +8,8 @@ For each target one run is left alone and timed. Then the same command is starte
 SIGKILL at a moment drawn uniformly from that time (imports, compilation, writing of checkpoints and evaluation are all
 within it), and repeated, until it has been killed so often; at last it may finish. A run that finishes before its kill
 is compared too, and a new directory takes the kills that are left. Compared are all arrays, the checksums of the
-checkpoints, the log, tables, configuration and figures (PNG); not compared are times, speeds, TensorBoard events and
-SVG. The last line is one JSON object. Exit codes: 0 all the same, 1 something differs or a restart failed, 2 bad input.
+checkpoints, the log, tables, configuration and figures; not compared are times, speeds and TensorBoard events. The
+last line is one JSON object. Exit codes: 0 all the same, 1 something differs or a restart failed, 2 bad input.
 """
 
 import contextlib
@@ -165,7 +165,7 @@ TARGETS: dict[str, Target] = {
     "train": Target(
         HERE / "train.py",
         f"{TRAIN} --steps 400 --save-every 20 --log-every 5 --probe-every 100 --resamples 200",
-        f"{TRAIN} --steps 60 --save-every 10 --log-every 5 --resamples 0",
+        "--smoke --steps 60 --save-every 10 --log-every 5 --resamples 0",
     ),
     "contrastive": Target(
         HERE / "contrastive.py",
@@ -175,7 +175,7 @@ TARGETS: dict[str, Target] = {
     "norms": Target(
         HERE / "norms.py",
         "--quantities embedding raw_embedding logits --part train --batch-size 8",
-        "--batch-size 8",
+        "--batch-size 4",
         norms_stored,
         phase_of_norms,
         takes_run=True,
@@ -313,7 +313,7 @@ def content(file: Path) -> Any:
     if file.suffix == ".csv":
         with file.open(newline="") as lines:
             return [{k: v for k, v in row.items() if not is_measured(str(k))} for row in csv.DictReader(lines)]
-    return file.read_bytes() if file.suffix == ".png" else None
+    return file.read_bytes() if file.suffix in (".png", ".svg") else None
 
 
 def compare(wanted: Path, found: Path) -> tuple[list[str], list[str]]:

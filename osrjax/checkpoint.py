@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import re
+import shutil
 import zlib
 from collections.abc import Generator
 from pathlib import Path
@@ -84,12 +85,19 @@ class Checkpoints:
             get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False
         )
         latest_and_best: Any = policies.AnyPreservationPolicy([policies.LatestN(self._keep_latest), best])
-        return ocp.training.Checkpointer(
-            str(self.directory),
-            save_decision_policy=every_call,
-            preservation_policy=latest_and_best,
-            cleanup_tmp_directories=True,
-        )
+        with self._patient():
+            return ocp.training.Checkpointer(
+                str(self.directory),
+                save_decision_policy=every_call,
+                preservation_policy=latest_and_best,
+            )
+
+    @staticmethod
+    def _patient() -> contextlib.AbstractContextManager[Any]:
+        """Orbax ends a save after 20 minutes by the time of day; a clock that is set must not end one of a process."""
+        if jax.process_count() > 1:  # where a process may wait for another that is gone
+            return contextlib.nullcontext()
+        return ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=4 * 10**9))
 
     def save(self, step: int, state: Any, *, accuracy: float | None = None) -> None:
         """Starts writing a state; returns once its values are copied, the writing goes on behind.
@@ -99,7 +107,7 @@ class Checkpoints:
           state: a tree of arrays.
           accuracy: the value by which the best checkpoint is kept: accuracy on KNOWN validation images.
         """
-        with self._writing():  # waits for an earlier save, whose failure shows here
+        with self._writing(), self._patient():  # waits for an earlier save, whose failure shows here
             if any(info.step == step for info in self._checkpointer.checkpoints):
                 return
             metrics: Any = None if accuracy is None else {"accuracy": float(accuracy)}
@@ -196,15 +204,22 @@ class Checkpoints:
     def _set_aside_unlistable(self) -> list[str]:
         """Moves checkpoints whose small JSON files are broken: Orbax could not even list the directory."""
         reports = []
+        # Leavings of a killed save. Orbax would remove them behind a save, and twice at once where it is opened twice.
+        for path in self.directory.glob("*.orbax-checkpoint-tmp*") if processes.is_first() else ():
+            shutil.rmtree(path)
         for path in sorted(self.directory.glob("[0-9]*")) if processes.is_first() else ():
             if not path.name.isdigit():
                 continue
             for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
                 try:
-                    json.loads((path / name).read_text())
+                    value = json.loads((path / name).read_text())
+                    if not isinstance(value, dict):
+                        raise TypeError(f"{type(value).__name__} in place of an object")
+                    if name.startswith("metrics"):
+                        float(value["accuracy"])
                 except FileNotFoundError:
                     continue
-                except (OSError, ValueError) as error:
+                except (OSError, ValueError, TypeError, KeyError) as error:
                     reports.append(f"checkpoint of step {path.name} is damaged ({name}: {error}): set aside")
                     self._move_aside(path)
                     break

@@ -32,8 +32,8 @@ class LoopResult(NamedTuple):
 
     Attributes:
       state: after the last step that was taken.
-      exit_code: 0 if that was the last step of the run; otherwise what the script exits with: 1 after a non-finite
-        value, 2 without a readable checkpoint, 128 + the number of a signal.
+      exit_code: 0 if that was the last step of the run and no signal came before; otherwise what the script exits with:
+        1 after a non-finite value, 2 without a readable checkpoint, 128 + the number of a signal.
       best_step: the stored step with the highest validation accuracy; None if nothing is stored.
     """
 
@@ -155,7 +155,7 @@ def train_loop(
             tracing = False
         pending.append((step, step_metrics))
         bar.update()
-        stopping = stop.reached(step) and step < steps  # asked once: a signal may come at any line below
+        stopping = stop.reached(step)  # asked once: a signal may come at any line below
         saving = step % save_every == 0 or step == steps or stopping
         probing = probe is not None and (step % probe_every == 0 or step == steps)
         if not (saving or probing or step % log_every == 0):

@@ -23,7 +23,7 @@ def squares(start):
     return ((step + 1.0) ** 2 for step in range(start, 10**9))
 
 
-def looped(directory, *, train_step=ADD, inputs=squares, kill_at=None, **options):
+def looped(directory, *, train_step=ADD, inputs=squares, kill_at=None, state=None, **options):
     """Runs the loop in a directory; `kill_at` raises where a process would be killed."""
 
     def guarded(state, value):
@@ -38,7 +38,8 @@ def looped(directory, *, train_step=ADD, inputs=squares, kill_at=None, **options
         StopSignal() as stop,
         Checkpoints(directory / "checkpoints") as kept,
     ):
-        return train_loop(run, kept, stop, {"sum": jnp.zeros(())}, guarded, inputs, **(settings | options))
+        state = {"sum": jnp.zeros(())} if state is None else state
+        return train_loop(run, kept, stop, state, guarded, inputs, **(settings | options))
 
 
 def logged(directory):

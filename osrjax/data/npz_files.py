@@ -135,6 +135,13 @@ def _class_names(path: Path, arrays: list[str], labels: Mapping[str, np.ndarray]
             raise ValueError(f"{path}: classes must be a 1-D array of strings, each class name once")
         return tuple(str(name) for name in classes)
     largest = max((int(y.max()) for y in labels.values() if y.size and y.dtype.kind in "iu"), default=0)
+    images = sum(found.size for found in labels.values())
+    for member, y in labels.items():  # else the names alone might not fit in memory
+        if y.size and y.dtype.kind in "iu" and int(y.max()) >= max(1000, 10 * images):
+            raise ValueError(
+                f"{path}: {member}_labels[{int(y.argmax())}] is {int(y.max())}: number the classes from 0, or name them"
+                " in an array classes"
+            )
     return tuple(str(label) for label in range(largest + 1))
 
 

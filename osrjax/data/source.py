@@ -137,7 +137,9 @@ def checked_examples(images: np.ndarray, labels: np.ndarray, *, num_classes: int
       ValueError: for a wrong shape or type, unequal lengths, or a label out of range.
     """
     if images.dtype != np.uint8:
-        raise ValueError(f"{where}: images have dtype {images.dtype}: convert them to uint8 in 0 to 255")
+        broken = _first_not_finite(images)
+        found = "" if broken is None else f", and image {broken} is not finite: mend or leave out such images, then"
+        raise ValueError(f"{where}: images have dtype {images.dtype}{found or ':'} convert them to uint8 in 0 to 255")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -146,8 +148,10 @@ def checked_examples(images: np.ndarray, labels: np.ndarray, *, num_classes: int
             " 1 or 3 channels, or (n, height, width)"
         )
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        broken = _first_not_finite(labels)
+        found = "" if broken is None else f" (label {broken} is not finite)"
         raise ValueError(
-            f"{where}: labels have shape {labels.shape} and dtype {labels.dtype}: use one integer an image"
+            f"{where}: labels have shape {labels.shape} and dtype {labels.dtype}{found}: use one integer an image"
         )
     if len(images) != len(labels):
         raise ValueError(f"{where}: {len(images)} images but {len(labels)} labels: give one label an image")
@@ -155,11 +159,20 @@ def checked_examples(images: np.ndarray, labels: np.ndarray, *, num_classes: int
         raise ValueError(f"{where}: there are no images: give at least one")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
+        row = int(np.argmax((labels < 0) | (labels >= num_classes)))
         raise ValueError(
-            f"{where}: labels run from {low} to {high}: with {num_classes} classes they must lie in"
-            f" 0 to {num_classes - 1}"
+            f"{where}: labels run from {low} to {high}, the first that is out of range is number {row}: with"
+            f" {num_classes} classes they must lie in 0 to {num_classes - 1}"
         )
     return Examples(images, labels.astype(np.int32))
+
+
+def _first_not_finite(values: np.ndarray) -> int | None:
+    """The first row that holds NaN or infinity."""
+    if values.dtype.kind not in "fc" or not values.size:
+        return None
+    broken = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return int(np.argmax(broken)) if broken.any() else None
 
 
 def decoded_image(file: bytes | Path | IO[bytes], channels: int) -> UInt8[np.ndarray, "height width channels"]:
