@@ -94,15 +94,16 @@ def check(config: Config) -> None:
 
 
 def step_reached(run: Path) -> int:
-    """The last step in the log of a run; -1 without one."""
-    log = run / "metrics.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):  # being written
-            continue
-    return -1
+    """The last step in the log of a run, or the sum over the programs of a sweep; -1 without a log."""
+    reached = []
+    for log in (*run.glob("metrics.jsonl"), *run.glob("group-*/metrics.jsonl")):
+        for line in reversed(log.read_text(errors="replace").splitlines()):
+            try:
+                reached.append(int(json.loads(line)["step"]))
+            except (ValueError, KeyError, TypeError):  # being written
+                continue
+            break
+    return sum(reached) if reached else -1
 
 
 def phase_of_training(run: Path, output: str, reached_before: int, last: int) -> tuple[str, int]:
@@ -110,7 +111,7 @@ def phase_of_training(run: Path, output: str, reached_before: int, last: int) ->
     step = step_reached(run)
     if not output:
         return "starting", step
-    if any("tmp" in path.name for path in run.glob("checkpoints/*")):
+    if any("tmp" in path.name for path in run.glob("**/checkpoints/*")):
         return "saving", step
     if step == last:
         return "evaluating", step
@@ -258,7 +259,7 @@ def disturb(name: Name, config: Config, out: Path) -> dict[str, Any]:
                 continue
             report["compared"], found = compare(undisturbed, run)
             different += [f"{run.name}: {line}" for line in found]
-            if aside := [path.name for path in run.glob("damaged-*")]:  # no kill may leave a damaged checkpoint
+            if aside := [path.name for path in run.rglob("damaged-*")]:  # no kill may leave a damaged checkpoint
                 different.append(f"{run.name}: {', '.join(aside)} was set aside")
         report["identical"] = not different
     except FailedStartError as error:
