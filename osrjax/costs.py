@@ -144,9 +144,11 @@ class Chip(NamedTuple):
 # hop is of the order that "How to Scale Your Model" gives for TPUs (https://jax-ml.github.io/scaling-book/tpus/);
 # that of the H100, NVLink or InfiniBand, is our guess.
 CHIPS: dict[str, Chip] = {
-    # https://cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 819 GB/s, links of 400 GB/s in both directions, 4 ports
+    # https://cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 819 GB/s, links of 400 GB/s both ways, 4 ports;
+    # 6.4 Tb/s of network for a pod
     "v5e": Chip(197e12, 819e9, 100e9, 256, 25e9 / 8, 1e-6, 2),
-    # https://cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 2765 GB/s, links of 1200 GB/s in both directions, 6 ports
+    # https://cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 2765 GB/s, links of 1200 GB/s both ways, 6 ports;
+    # 50 Gb/s of network a chip
     "v5p": Chip(459e12, 2765e9, 200e9, 8960, 50e9 / 8, 1e-6, 3),
     # https://www.nvidia.com/en-us/data-center/h100/: SXM, TF32 989 TFLOP/s with sparsity, half of it without;
     # 3.35 TB/s; NVLink 900 GB/s in both directions among 8; a 400 Gb/s network port for each GPU of a DGX H100
