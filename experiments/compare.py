@@ -413,7 +413,9 @@ def foreign_sets(comparison: Comparison, cells: dict, results: dict, own_score: 
             for arm, score in own_score.items()
         }
         kind, _, file = name.partition(":")  # of a file the name says enough
-        more = arms_and_differences(comparison, figures, f"{kind}:{Path(file).name}" if file else name)
+        what = f"{kind}:{Path(file).name}" if file else name
+        counted = sum(name in run["sets"] for run in found.values()) if name in sets else len(results)
+        more = arms_and_differences(comparison, figures, what + missing_runs(counted, cells))
         tables += more[0]
         numbers |= more[1]
     return tables, numbers
@@ -441,7 +443,12 @@ def corrupted_images(comparison: Comparison, cells: dict) -> Tables:
                 columns[kind] = np.mean(cells_of, axis=0)
         figures[arm] = columns
     what = f"{images} test images, {len(names)} corruptions at {', '.join(map(str, severities))}"
-    return arms_and_differences(comparison, figures, what)
+    return arms_and_differences(comparison, figures, what + missing_runs(len(found), cells))
+
+
+def missing_runs(found: int, cells: dict) -> str:
+    """How many runs stand behind a table, if not all."""
+    return "" if found == len(cells) else f", {found} of {len(cells)} runs"
 
 
 def means_of(runs: dict[str, np.ndarray]) -> dict[str, intervals.Estimate]:

@@ -124,7 +124,10 @@ def test_what_ood_and_corruption_found_is_tabulated_beside_the_runs(compare, tmp
     assert "difference, npz:other.npz" in text
     assert "/there" not in text
 
-    one = next((tmp_path / "mixing-all").glob("*/corruption-generated/corruption.json"))
+    one, other, *_ = (tmp_path / "mixing-all").glob("*/corruption-generated/corruption.json")
+    other.unlink()
+    assert compare.main(["mixing-all", "--out", str(tmp_path), "--only-table"]) == 0
+    assert f"{what}, 11 of 12 runs" in capsys.readouterr().out
     one.write_text(json.dumps(corrupted | {"images": 8}))
     assert compare.main(["mixing-all", "--out", str(tmp_path), "--only-table"]) == 2
     assert capsys.readouterr().err.startswith("compare.py: the files corruption.json are of different images")
