@@ -28,6 +28,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
@@ -549,10 +550,11 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
 
     def step_and_means(state, images, inputs, keys, hyper):
         state, metrics = sweep_step(state, images, inputs, keys, hyper)
-        alive = state.diverged == 0
+        real = jnp.arange(len(lanes)) < len(members)  # not those that pad
+        alive = real & (state.diverged == 0)
         count = jnp.maximum(jnp.sum(alive), 1)
         means = {name: jnp.sum(jnp.where(alive, values, 0)) / count for name, values in metrics.items()}
-        return state, means | {"diverged_lanes": jnp.sum(~alive)}, metrics
+        return state, means | {"diverged_lanes": jnp.sum(real & ~alive)}, metrics
 
     compiled_step = jax.jit(
         step_and_means,
@@ -570,20 +572,20 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
         lambda keys, hyper: sweep.init_lanes(keys, network, optimizer, hyper, image_shape=evaluation.shape[1:]),
         out_shardings=over_members,
     )
+    lane_forward = sweep.make_lane_forward(network, layout=layout, mesh=mesh)
     forward = jax.jit(
-        sweep.make_lane_forward(network, layout=layout, mesh=mesh), out_shardings=everywhere, compiler_options=options
+        lambda variables, rows: tuple(jnp.moveaxis(values, 0, 1) for values in lane_forward(variables, rows)),
+        out_shardings=everywhere,
+        compiler_options=options,
     )
 
     def variables_of(state: sweep.SweepState) -> dict:
         return {"params": state.states.params, "batch_stats": state.states.stats}
 
     def predict(state: sweep.SweepState) -> tuple[np.ndarray, np.ndarray]:
-        def images_first(rows):
-            return tuple(jnp.moveaxis(values, 0, 1) for values in forward(variables_of(state), rows))
-
         size = min(config.eval_batch_size, len(evaluation))
         with jax.set_mesh(mesh):
-            return apply_in_batches(images_first, evaluation, batch_size=size, mesh=mesh)
+            return apply_in_batches(partial(forward, variables_of(state)), evaluation, batch_size=size, mesh=mesh)
 
     norms = None
     if probes:
@@ -603,9 +605,16 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
             with jax.set_mesh(mesh):
                 return np.asarray(compiled_norms(variables_of(state), stacked))
 
-    gather = jax.jit(lambda values: values, out_shardings=everywhere)
-    diverged = lambda state: np.asarray(gather(state.diverged))  # noqa: E731
-    return Program(lambda: new_state(init_keys, hyper), step, batches, predict, norms, diverged, by_split)
+    gather = jax.jit(lambda state: state.diverged, out_shardings=everywhere)
+    return Program(
+        new_state=lambda: new_state(init_keys, hyper),
+        step=step,
+        batches=batches,
+        predict=predict,
+        norms=norms,
+        diverged=lambda state: np.asarray(gather(state)),
+        rows=by_split,
+    )
 
 
 def run_group(
