@@ -340,4 +340,5 @@ def compare(wanted: Path, found: Path) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the run under test ends with it
     sys.exit(main())

@@ -304,8 +304,8 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
             found = {metric: intervals.t_interval(score_values(arm, score, metric)) for metric in METRICS}
             if score == own_score[arm]:
                 found |= means_of({name: values(arm, *FIGURES[name]) for name in comparison.columns})
-            numbers[f"{arm} / {score}"] = {metric: as_json(estimate) for metric, estimate in found.items()}
-            texts = {metric: estimate_text(estimate) for metric, estimate in found.items()}
+            numbers[f"{arm} / {score}"] = {metric: report.estimate_json(estimate) for metric, estimate in found.items()}
+            texts = {metric: report.estimate_text(estimate) for metric, estimate in found.items()}
             rows.append({"arm": arm, "score": score + (" *" if score == own_score[arm] else ""), **texts})
     differences = []
     reference = comparison.reference
@@ -321,8 +321,8 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
         pairs |= means_of(
             {name: values(reference, *FIGURES[name]) - values(arm, *FIGURES[name]) for name in comparison.columns}
         )
-        numbers[f"{reference} - {arm}"] = {metric: as_json(estimate) for metric, estimate in pairs.items()}
-        texts = {metric: estimate_text(estimate) for metric, estimate in pairs.items()}
+        numbers[f"{reference} - {arm}"] = {metric: report.estimate_json(estimate) for metric, estimate in pairs.items()}
+        texts = {metric: report.estimate_text(estimate) for metric, estimate in pairs.items()}
         texts["auroc difference found with 80 % power"] = f"{detectable(pairs['auroc']):.3f}"
         differences.append({"difference of the scores marked *": f"{reference} - {arm}", **texts})
     title = (
@@ -347,9 +347,9 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
         masses = means_of({name: values(arm, *path) for name, path in ATTRIBUTION.items()})
         if masses:
             attributions.append(
-                {"attribution mass": arm, **{name: estimate_text(mass) for name, mass in masses.items()}}
+                {"attribution mass": arm, **{name: report.estimate_text(mass) for name, mass in masses.items()}}
             )
-            numbers[f"{arm} / attribution mass"] = {name: as_json(mass) for name, mass in masses.items()}
+            numbers[f"{arm} / attribution mass"] = {name: report.estimate_json(mass) for name, mass in masses.items()}
     tables = [rows, differences, angles, attributions]
     for more in (foreign_sets(comparison, cells, results, own_score), corrupted_images(comparison, cells)):
         tables += more[0]
@@ -389,14 +389,14 @@ def arms_and_differences(comparison: Comparison, figures: dict[str, dict[str, np
         found = means_of(columns)
         if not found:
             continue
-        numbers[f"{arm} / {what}"] = {name: as_json(estimate) for name, estimate in found.items()}
-        rows.append({what: arm} | {name: estimate_text(estimate) for name, estimate in found.items()})
+        numbers[f"{arm} / {what}"] = {name: report.estimate_json(estimate) for name, estimate in found.items()}
+        rows.append({what: arm} | {name: report.estimate_text(estimate) for name, estimate in found.items()})
         reference = figures.get(comparison.reference, {})
         pairs = {name: reference[name] - values for name, values in columns.items() if name in reference}
         if arm != comparison.reference and (found := means_of(pairs)):
             name = f"{comparison.reference} - {arm}"
-            numbers[f"{name} / {what}"] = {n: as_json(estimate) for n, estimate in found.items()}
-            differences.append({f"difference, {what}": name} | {n: estimate_text(e) for n, e in found.items()})
+            numbers[f"{name} / {what}"] = {n: report.estimate_json(estimate) for n, estimate in found.items()}
+            differences.append({f"difference, {what}": name} | {n: report.estimate_text(e) for n, e in found.items()})
     return [rows, differences], numbers
 
 
@@ -464,18 +464,6 @@ def median_angles(out: Path) -> tuple[float, float, float]:
         )
         own = np.eye(known.shape[1], dtype=bool)[stored["known_labels"]]
     return float(np.median(known[own])), float(np.median(known[~own])), float(np.median(unknown.min(axis=1)))
-
-
-def as_json(estimate: intervals.Estimate) -> dict:
-    """Mean, interval (None for the ends of an infinite one: a single split) and number of splits."""
-    ends = [end if np.isfinite(end) else None for end in estimate.interval]
-    return {"mean": estimate.mean, "interval": ends, "n": estimate.n}
-
-
-def estimate_text(estimate: intervals.Estimate) -> str:
-    """0.012 [-0.003, 0.027]."""
-    low, high = estimate.interval
-    return f"{estimate.mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -16,12 +16,10 @@ import pytest
 from osrjax import processes, sharding
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-PEER_TIMEOUT = 20
-OFTEN = ["--smoke", "--log-every", "1", "--resamples", "0"]
-# Every step is saved, so that a signal finds steps left to take.
-TRAIN = [*OFTEN, "--steps", "20", "--save-every", "1"]
-CONTRASTIVE = [*OFTEN, "--steps", "24", "--save-every", "6", "--mixing", "random_box"]
-CONTRASTIVE += ["--no-linear-probe", "--no-untrained"]
+PEER_TIMEOUT = 60
+OFTEN = ["--smoke", "--log-every", "1", "--save-every", "5", "--resamples", "0"]
+TRAIN = [*OFTEN, "--steps", "30"]
+CONTRASTIVE = [*OFTEN, "--steps", "6", "--mixing", "random_box", "--no-linear-probe", "--no-untrained"]
 
 
 def load(name):
@@ -92,46 +90,59 @@ def assert_same_numbers(found, wanted, *, tolerance):
                 np.testing.assert_allclose(one[array], other[array], atol=tolerance, rtol=tolerance, err_msg=array)
 
 
-def test_sigterm_to_one_process_saves_and_stops_both_and_one_process_goes_on(start_two, tmp_path, capsys):
-    two, one = tmp_path / "two", tmp_path / "one"
-    arguments = [*TRAIN, "--out", str(two), "--stream"]
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run of one process that nothing happened to."""
+    run = tmp_path_factory.mktemp("runs") / "one"
+    assert load("train").main([*TRAIN, "--out", str(run), "--devices", "1"]) == 0
+    return run
+
+
+def test_sigterm_to_one_process_saves_and_stops_both_and_a_single_one_goes_on(start_two, undisturbed, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = [*TRAIN, "--out", str(run), "--stream"]
     started = start_two("train.py", arguments, arguments, devices=2)
     # It compiles the first step then: JAX looks for signals once a second.
-    wait_for(lambda: (two / "provenance.json").exists() and '"jax"' in (two / "provenance.json").read_text(), started)
+    wait_for(lambda: (run / "provenance.json").exists() and '"jax"' in (run / "provenance.json").read_text(), started)
     started[1].send_signal(signal.SIGTERM)
     codes, outputs, errors = ends(started)
     assert codes == [143, 143], errors
-    stopped = max(losses(two))
-    assert 1 <= stopped < 20
+    stopped = max(losses(run))
+    assert 1 <= stopped < 30
     assert f"stopped by SIGTERM after saving step {stopped}" in outputs[0]
     assert "train.py" not in outputs[1] + errors[1]  # process 0 alone speaks
-    assert str(stopped) in {path.name for path in (two / "checkpoints").iterdir()}
-    script = load("train")
-    assert script.main([*TRAIN, "--out", str(two), "--devices", "1"]) == 0
+    assert str(stopped) in {path.name for path in (run / "checkpoints").iterdir()}
+    assert load("train").main([*TRAIN, "--out", str(run), "--devices", "1"]) == 0
     assert f"going on from step {stopped}" in capsys.readouterr().out
-    assert script.main([*TRAIN, "--out", str(one), "--devices", "1"]) == 0
-    assert_same_numbers(two, one, tolerance=1e-3)
+    assert_same_numbers(run, undisturbed, tolerance=1e-3)
 
 
-def test_a_killed_process_ends_the_other_in_time_and_a_restart_completes(start_two, tmp_path):
-    two, one = tmp_path / "two", tmp_path / "one"
-    arguments = [*CONTRASTIVE, "--out", str(two)]
-    started = start_two("contrastive.py", arguments, arguments)
-    wait_for(lambda: (two / "metrics.jsonl").exists() and max(losses(two), default=0) > 7, started)
+def test_a_killed_process_ends_the_other_in_time_and_a_restart_completes(start_two, undisturbed, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = [*TRAIN, "--out", str(run)]
+    started = start_two("train.py", arguments, arguments)
+    wait_for(lambda: (run / "metrics.jsonl").exists() and max(losses(run), default=0) > 7, started)
     started[1].kill()
     killed = time.monotonic()
     codes, _, errors = ends(started)
     assert time.monotonic() - killed < PEER_TIMEOUT
     # Gloo says at once that its peer is gone; JAX's service, where the process waited for it and not for Gloo.
     assert codes in ([1, -signal.SIGKILL], [-signal.SIGABRT, -signal.SIGKILL])
-    message = "contrastive.py: process 0 lost another process of the run" if codes[0] == 1 else "another task died"
+    message = "train.py: process 0 lost another process of the run" if codes[0] == 1 else "another task died"
     assert message in errors[0]
+    assert load("train").main([*TRAIN, "--out", str(run), "--devices", "1"]) == 0
+    assert "going on from step" in capsys.readouterr().out
+    assert_same_numbers(run, undisturbed, tolerance=1e-3)
 
-    codes, outputs, errors = ends(start_two("contrastive.py", arguments, arguments))
+
+def test_two_processes_contrast_as_one(start_two, tmp_path):
+    two, one = ([*CONTRASTIVE, "--out", str(tmp_path / name)] for name in ("two", "one"))
+    codes, outputs, errors = ends(start_two("contrastive.py", two, two))
     assert codes == [0, 0], errors
-    assert "going on from step" in outputs[0]
-    assert load("contrastive").main([*CONTRASTIVE, "--out", str(one), "--devices", "1"]) == 0
-    assert_same_numbers(two, one, tolerance=1e-3)
+    assert "source: digits" in outputs[0]
+    assert "source: digits" not in outputs[1]
+    assert load("contrastive").main([*one, "--devices", "1"]) == 0
+    assert_same_numbers(tmp_path / "two", tmp_path / "one", tolerance=1e-3)
 
 
 def test_processes_with_different_commands_refuse_together(start_two, tmp_path):
