@@ -328,7 +328,7 @@ def run_groups(config: Config, job: Job) -> int:
         jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if run.writes:
-        layout = sweep.choose_layout(config.strategy, config.convolutions)
+        layout = sweep.choose_layout(strategy=config.strategy, convolutions=config.convolutions)
         print(
             f"{run.directory}: {len(job.lanes)} lanes in {len(job.groups)} programs, {layout.strategy} on"
             f" {mesh_of(config, job.groups[0]).size} devices",
@@ -448,7 +448,7 @@ def check(config: Config, arms: dict[str, Config]) -> None:
             raise ValueError(f"margin={recipe.margin!r} is an angle in radians: give one below pi{where}")
         if not 0 <= recipe.momentum < 1:
             raise ValueError(f"momentum={recipe.momentum!r} must be in [0, 1){where}")
-    sweep.choose_layout(config.strategy, config.convolutions)
+    sweep.choose_layout(strategy=config.strategy, convolutions=config.convolutions)
 
 
 def data_fields(config: Config, split: int) -> dict[str, Any]:
@@ -513,7 +513,7 @@ class Program(NamedTuple):
 
 def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int, ProbeSets], mesh: Any) -> Program:
     """Model, step, data and evaluation of a group's lanes."""
-    layout = sweep.choose_layout(config.strategy, config.convolutions)
+    layout = sweep.choose_layout(strategy=config.strategy, convolutions=config.convolutions)
     recipe = members[0].recipe
     lanes = members + [members[-1]] * (sweep.pad_lanes(len(members), mesh.size) - len(members))
     parts = {split: datasets[split][1] for split in sorted({lane.split for lane in lanes})}

@@ -67,7 +67,7 @@ def lane_steps(
 
     work: dict[str, Callable[[], object]] = {SINGLE: single}
     for name, (strategy, convolutions, spread) in SIDES.items():
-        layout = sweep.choose_layout(strategy, convolutions)
+        layout = sweep.choose_layout(strategy=strategy, convolutions=convolutions)
         mesh = sweep.lane_mesh(lanes, batch_size=batch, devices=None if spread else 1)
         work[name] = _sweep_side(
             objective, optimizer, layout, mesh, options, (model, image_shape), images, (rows, labels), keys, hyper

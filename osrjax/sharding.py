@@ -96,7 +96,7 @@ def start_distributed(
     if processes == 1 or jax.distributed.is_initialized():
         return jax.distributed.is_initialized()
     if process:
-        _wait_for(host, int(port), start_timeout)
+        _wait_for(host, int(port), float(start_timeout))
     else:
         _check_free(int(port))
     # No detection: a Slurm job, say, may start its processes by another launcher.

@@ -108,9 +108,9 @@ class SharedImages(NamedTuple):
 
 
 def choose_layout(
+    *,
     strategy: Literal["auto", "vmap", "loop"] = "auto",
     convolutions: Literal["auto", "native", "patches"] = "auto",
-    *,
     backend: str | None = None,
 ) -> Layout:
     """The layout that is the fastest known one for a kind of device, unless the caller says otherwise.
@@ -131,7 +131,7 @@ def choose_layout(
       ValueError: an unknown name, or patches in a loop, which gain nothing.
 
     Example:
-      >>> choose_layout(backend="cpu"), choose_layout("vmap", backend="cpu")
+      >>> choose_layout(backend="cpu"), choose_layout(strategy="vmap", backend="cpu")
       (Layout(strategy='loop', convolutions='native'), Layout(strategy='vmap', convolutions='patches'))
     """
     if strategy not in ("auto", "vmap", "loop"):

@@ -259,7 +259,7 @@ def test_shared_images_and_batches_are_those_of_single_runs():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sweep.choose_layout("loop", "patches"), "gains nothing in a loop"),
+        (lambda: sweep.choose_layout(strategy="loop", convolutions="patches"), "gains nothing in a loop"),
         (lambda: sweep.pad_lanes(0, 2), "lanes=0"),
         (lambda: sweep.lane_mesh(3, batch_size=7, devices=4), None),
         (lambda: sweep.lane_mesh(2, batch_size=7, devices=4), "batch_size=7 cannot be shared by 2 devices"),
@@ -290,5 +290,5 @@ def test_what_cannot_be_is_refused_in_one_line(call, message):
 def test_the_layout_follows_the_device_and_the_user():
     assert sweep.choose_layout(backend="tpu") == sweep.choose_layout(backend="gpu") == Layout("vmap", "native")
     assert sweep.choose_layout(backend="cpu") == Layout("loop", "native")
-    assert sweep.choose_layout("vmap", "native", backend="cpu") == Layout("vmap", "native")
+    assert sweep.choose_layout(strategy="vmap", convolutions="native", backend="cpu") == Layout("vmap", "native")
     assert [sweep.pad_lanes(lanes, 8) for lanes in (1, 3, 5, 8, 9, 17)] == [1, 4, 8, 8, 16, 24]
