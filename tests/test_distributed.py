@@ -145,6 +145,24 @@ def test_two_processes_contrast_as_one(start_two, tmp_path):
     assert_same_numbers(tmp_path / "two", tmp_path / "one", tolerance=1e-3)
 
 
+def test_lanes_over_two_processes_are_those_of_one(start_two, tmp_path):
+    """Three lanes: a fourth one pads them, and is not kept."""
+    sweep = ["--smoke", "--steps", "6", "--splits", "0", "--seeds", "3", "--probe-every", "3", "--save-every", "3"]
+    two, one = ([*sweep, "--out", str(tmp_path / name)] for name in ("two", "one"))
+    codes, outputs, errors = ends(start_two("ablation.py", two, two))
+    assert codes == [0, 0], errors
+    assert "3 lanes in 1 programs, loop on 2 devices" in outputs[0]
+    assert "lanes" not in outputs[1] + errors[1]  # process 0 alone speaks
+    assert load("ablation").main([*one, "--devices", "1"]) == 0
+    found = []
+    for name in ("two", "one"):
+        with np.load(tmp_path / name / "group-0" / "outputs.npz") as stored:
+            found.append(stored["logits"])
+        assert (tmp_path / name / "results.csv").read_text().count("\n") == 4
+        assert (tmp_path / name / "history.csv").read_text().count("\n") == 7
+    np.testing.assert_allclose(*found, atol=1e-3)
+
+
 def test_processes_with_different_commands_refuse_together(start_two, tmp_path):
     arguments = [*TRAIN, "--out", str(tmp_path / "run")]
     codes, _, errors = ends(start_two("train.py", arguments, [*arguments, "--seed", "7"]))
