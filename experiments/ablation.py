@@ -27,7 +27,8 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
@@ -40,8 +41,6 @@ import tyro
 from osrjax import (
     augment,
     cpu,
-    effects,
-    intervals,
     jacobian_report,
     metrics,
     processes,
@@ -51,6 +50,7 @@ from osrjax import (
     sweep_report,
 )
 from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
+from osrjax.checkpoint import LaneCheckpoints
 from osrjax.data import OpenSetData, choose_data, content_of
 from osrjax.files import FileError, write_whole, writing
 from osrjax.loop import check_profile_steps, train_loop
@@ -233,6 +233,7 @@ TRACED = (
 STRUCTURAL = ("network", "loss", "rotations", "crop_padding", "flip", "steps", "batch_size", "momentum")
 DATA = ("data", "data_dir", "unknown_data", "dataset", "family", "validation_share", "held_out")
 METRICS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "fpr_at_95_tpr_unknown_positive")
+COLUMNS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "jnd")
 LANE_METRICS = (*METRICS, "davies_bouldin", "jnd", "norm_known", "norm_unknown")
 HISTORY = ("auroc", "accuracy", "davies_bouldin", "jnd", "norm_known", "norm_unknown")
 
@@ -573,6 +574,7 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
         out_shardings=over_members,
     )
     lane_forward = sweep.make_lane_forward(network, layout=layout, mesh=mesh)
+    eval_batch_size = min(config.eval_batch_size, len(evaluation))
     forward = jax.jit(
         lambda variables, rows: tuple(jnp.moveaxis(values, 0, 1) for values in lane_forward(variables, rows)),
         out_shardings=everywhere,
@@ -582,10 +584,11 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     def variables_of(state: sweep.SweepState) -> dict:
         return {"params": state.states.params, "batch_stats": state.states.stats}
 
+    @remembering
     def predict(state: sweep.SweepState) -> tuple[np.ndarray, np.ndarray]:
-        size = min(config.eval_batch_size, len(evaluation))
+        apply = partial(forward, variables_of(state))
         with jax.set_mesh(mesh):
-            return apply_in_batches(partial(forward, variables_of(state)), evaluation, batch_size=size, mesh=mesh)
+            return apply_in_batches(apply, evaluation, batch_size=eval_batch_size, mesh=mesh)
 
     norms = None
     if probes:
@@ -601,9 +604,27 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
             sweep.make_lane_norms(network, mesh=mesh), out_shardings=everywhere, compiler_options=options
         )
 
+        @remembering
         def norms(state: sweep.SweepState) -> np.ndarray:
             with jax.set_mesh(mesh):
                 return np.asarray(compiled_norms(variables_of(state), stacked))
+
+    state_like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over_members),
+        jax.eval_shape(new_state, init_keys, hyper),
+    )
+    rows_like = jax.ShapeDtypeStruct(
+        (eval_batch_size + -eval_batch_size % mesh.shape["data"], *evaluation.shape[1:]),
+        jnp.float32,
+        sharding=sharding.batch_sharding(mesh),
+    )
+    # Tracing takes turns, compiling does not; the first calls find what was compiled here. The longest comes first.
+    with ThreadPoolExecutor(1 if jax.process_count() > 1 else None) as pool:  # all processes in the same order
+        with jax.set_mesh(mesh):
+            inputs = sharding.spread(batches(0), over_members)
+            pool.submit(compiled_step.lower(state_like, images, inputs, train_keys, hyper).compile)
+            pool.submit(forward.lower(variables_of(state_like), rows_like).compile)
+        pool.submit(new_state.lower(init_keys, hyper).compile)
 
     gather = jax.jit(lambda state: state.diverged, out_shardings=everywhere)
     return Program(
@@ -617,6 +638,19 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     )
 
 
+def remembering(function: Callable[[sweep.SweepState], Any]) -> Callable[[sweep.SweepState], Any]:
+    """The function, keeping its last result: checkpoint, probe and assessment look at the same state."""
+    last: tuple[Any, Any] = (None, None)
+
+    def of_state(state: sweep.SweepState) -> Any:
+        nonlocal last
+        if last[0] is not state:
+            last = state, function(state)
+        return last[1]
+
+    return of_state
+
+
 def run_group(
     config: Config, members: list[Lane], datasets: dict, probes: dict, directory: Path, stop: StopSignal
 ) -> dict[str, Any] | int:
@@ -627,7 +661,7 @@ def run_group(
     mesh = mesh_of(config, members)
     with (
         Run(directory, fields, writes=processes.is_first()) as run,
-        sweep.LaneCheckpoints(directory / "checkpoints", lanes=len(members), mesh=mesh) as kept,
+        LaneCheckpoints(directory / "checkpoints", lanes=len(members), mesh=mesh) as kept,
     ):
         if (done := run.read_json("results.json")) is not None:
             return done
@@ -648,7 +682,8 @@ def run_group(
             if step == recipe.steps or (step and config.probe_every and step % config.probe_every == 0):
                 for lane, values in enumerate(probed_lanes(config, members, datasets, program, state)):
                     found |= {f"lane/{lane:03d}/probe/{name}": value for name, value in values.items()}
-            run.log(step, {name: float(value) for name, value in found.items() if np.isfinite(value)})
+            if found:
+                run.log(step, {name: float(value) for name, value in found.items() if np.isfinite(value)})
             return None
 
         def mean_accuracy(state: sweep.SweepState) -> float:
@@ -859,67 +894,22 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
 def tabulate(
     config: Config, arms: dict[str, Config], table: list[dict], values: dict[str, dict[str, np.ndarray]]
 ) -> tuple[str, dict[str, Any]]:
-    """Mean and interval of every arm, differences to the first one with what would have been found, diverged lanes."""
-    columns = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "jnd")
-    numbers: dict[str, Any] = {"arms": {}, "differences": {}}
-    rows, differences = [], []
-    reference, *others = arms
-    for arm in arms:
-        diverged = sum(row["diverged_at"] is not None for row in table if row["arm"] == arm)
-        row: dict[str, Any] = {"arm": arm, "lanes": config.seeds * len(config.splits), "diverged": diverged}
-        numbers["arms"][arm] = {"diverged": diverged}
-        for name in columns:
-            if not np.isnan(values[name][arm]).all():
-                estimate = intervals.t_interval(values[name][arm])
-                row[name] = report.estimate_text(estimate)
-                numbers["arms"][arm][name] = report.estimate_json(estimate)
-        rows.append(row)
-    for arm in others:
-        row, record = {"difference": f"{reference} - {arm}"}, {}
-        for name in ("closed_set_accuracy", "auroc", "oscr", "jnd"):
-            pair = values[name][reference] - values[name][arm]
-            if np.isnan(pair).all():
-                continue
-            estimate = intervals.t_interval(pair)
-            row[name] = report.estimate_text(estimate)
-            record[name] = report.estimate_json(estimate)
-        if "auroc" in record:
-            auroc = effects.effect(
-                values["auroc"][reference] - values["auroc"][arm],
-                ~np.isnan(values["closed_set_accuracy"][arm]),
-                [values["closed_set_accuracy"][reference], values["closed_set_accuracy"][arm]],
-                claim="h",
-                name=f"auroc of {reference} over {arm}",
-                arm=arm,
-                expected=1,
-            )
-            row["auroc difference found with 80 % power"] = (
-                "-" if auroc["detectable"] is None else f"{auroc['detectable']:.3f}"
-            )
-            row["the reference is better"] = auroc["verdict"]
-            record["verdict"] = auroc["verdict"]
-            record["detectable"] = auroc["detectable"]
-        differences.append(row)
-        numbers["differences"][arm] = record
-    lines = [
+    """Mean and interval of every arm, differences to the first one, and the lanes that diverged."""
+    diverged = [row for row in table if row["diverged_at"] is not None]
+    text, numbers = sweep_report.arms_table(
+        {name: values[name] for name in COLUMNS},
+        {arm: sum(row["arm"] == arm for row in diverged) for arm in arms},
+    )
+    title = (
         f"{config.preset}: {len(table)} lanes, {len(config.splits)} splits x {config.seeds} seeds,"
-        " mean [95 % t interval over splits]; the score is the one that belongs to the loss",
-        report.results_table(rows),
+        " mean [95 % t interval over splits]; the score is the one that belongs to the loss"
+    )
+    lines = [
+        f"diverged: lane {row['lane']} ({row['arm']}, split {row['split']}, seed {row['seed']})"
+        f" at step {row['diverged_at']}; its metrics are left out"
+        for row in diverged
     ]
-    if differences:
-        lines += [
-            "",
-            report.results_table(differences),
-            f'"holds": the interval of the AUROC difference lies above 0; "fails": below; no verdict where an arm\'s'
-            f" accuracy is below {effects.ACCURACY}",
-        ]
-    for row in table:
-        if row["diverged_at"] is not None:
-            lines.append(
-                f"diverged: lane {row['lane']} ({row['arm']}, split {row['split']}, seed {row['seed']})"
-                f" at step {row['diverged_at']}; its metrics are left out"
-            )
-    return "\n".join(lines), numbers
+    return "\n".join([title, text, *lines]), numbers
 
 
 def draw(

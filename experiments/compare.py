@@ -32,7 +32,8 @@ import tyro
 from osrjax import intervals, report
 from osrjax.corruptions import CORRUPTIONS
 from osrjax.effects import detectable
-from osrjax.grid import check_finished, is_finished, run_cells
+from osrjax.files import read_json, reading
+from osrjax.grid import REPEAT, check_finished, is_finished, run_cells
 from osrjax.objectives import CLASS_LOSSES
 
 
@@ -296,7 +297,7 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
             scores_of[arm] = list(results[done[0]]["trained"]["scores"])
             own_score[arm] = results[done[0]].get("score")
             if own_score[arm] is None:
-                loss = json.loads((cells[done[0]] / "config.json").read_text())["loss"]
+                loss = read_json(cells[done[0]] / "config.json", REPEAT)["loss"]
                 own_score[arm] = CLASS_LOSSES[loss].score
     rows, numbers = [], {}
     for arm, names in scores_of.items():
@@ -361,9 +362,7 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
 def read_finished(cells: dict, file: str) -> dict:
     """What a file holds in the directory of every finished run that has it."""
     return {
-        cell: json.loads((out / file).read_text())
-        for cell, out in cells.items()
-        if is_finished(out) and (out / file).exists()
+        cell: read_json(out / file, REPEAT) for cell, out in cells.items() if is_finished(out) and (out / file).exists()
     }
 
 
@@ -458,7 +457,7 @@ def means_of(runs: dict[str, np.ndarray]) -> dict[str, intervals.Estimate]:
 
 def median_angles(out: Path) -> tuple[float, float, float]:
     """Of known images to their own prototype and to the others, of unknown images to the nearest, in degrees."""
-    with np.load(out / "scores.npz") as stored:
+    with reading(out / "scores.npz", REPEAT), np.load(out / "scores.npz") as stored:
         known, unknown = (
             np.degrees(np.arccos(np.clip(stored[f"{part}_logits"], -1, 1))) for part in ("known", "unknown")
         )

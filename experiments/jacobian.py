@@ -34,9 +34,11 @@ import tyro
 from matplotlib.figure import Figure
 
 from osrjax import claims, effects, intervals, jacobian_report, report
-from osrjax.grid import check_finished, is_finished, run_cells
+from osrjax.files import FileError, read_json, reading
+from osrjax.grid import REPEAT, check_finished, is_finished, run_cells
 from osrjax.probe import PROBE_METRICS
 
+Cell = tuple[str, str, int]  # arm, group, seed
 FigureName = Literal[
     "histograms", "interpolation", "dynamics", "correlation", "known_classes", "losses", "embedding", "halves"
 ]
@@ -167,7 +169,23 @@ def main(arguments: list[str] | None = None) -> int:
         if failed:
             print(f"jacobian.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
             return 1
+    try:
+        summarise(config, table, cells, options)
+    except FileError as error:
+        print(f"jacobian.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def summarise(
+    config: Config,
+    table: Table,
+    cells: dict[Cell, Path],
+    options: dict[Cell, list[str]],
+) -> None:
+    """Draws the figures, prints and stores the verdicts."""
     found = read_runs(table, cells)
+    out = config.out / config.table
     figures = out / "figures"
     figures.mkdir(exist_ok=True)
     for name, draw in FIGURES.items():
@@ -205,13 +223,12 @@ def main(arguments: list[str] | None = None) -> int:
     text = tables_text(config.table, table, cells, records, verdicts, found, roles)
     (out / "claims.txt").write_text(text + "\n")
     print("\n" + text)
-    return 0
 
 
 # --------------------------------------------------------------------------------------------- runs
 
 
-def options_of(table: Table, data: str | None) -> dict[tuple[str, str, int], list[str]]:
+def options_of(table: Table, data: str | None) -> dict[Cell, list[str]]:
     """The options of train.py by cell, in the order of running: seeds outermost, so that a stopped grid is balanced."""
     lines = {WHOLE: table.whole} if table.whole else {}
     for seed in range(table.seeds):
@@ -229,13 +246,13 @@ def options_of(table: Table, data: str | None) -> dict[tuple[str, str, int], lis
     return {cell: f"{line} --resamples 0".split() + (["--data", data] if data else []) for cell, line in lines.items()}
 
 
-def read_runs(table: Table, cells: dict[tuple[str, str, int], Path]) -> Found:
+def read_runs(table: Table, cells: dict[Cell, Path]) -> Found:
     """The arrays of every finished run; None and nan where one is missing."""
 
-    def probe(cell: tuple[str, str, int]) -> dict[str, np.ndarray] | None:
+    def probe(cell: Cell) -> dict[str, np.ndarray] | None:
         if cell not in cells or not is_finished(cells[cell]):
             return None
-        known = json.loads((cells[cell] / "provenance.json").read_text())["split"]["known"]
+        known = read_json(cells[cell] / "provenance.json", REPEAT)["split"]["known"]
         return arrays_of(cells[cell] / "probe.npz") | {"known_classes": np.array(known)}
 
     probes = {
@@ -247,12 +264,12 @@ def read_runs(table: Table, cells: dict[tuple[str, str, int], Path]) -> Found:
         for name, values in last.items():
             values[i, j, k] = run[name][-1] if run else np.nan
     shown = next((cell for cell in (WHOLE, *cells) if cell in cells and shows_images(cell, cells[cell])), None)
-    names = json.loads((cells[shown] / "provenance.json").read_text())["known_names"] if shown else []
+    names = read_json(cells[shown] / "provenance.json", REPEAT)["known_names"] if shown else []
     images = images_of(cells[shown]) if shown else None
     return Found(probes, np.array(table.counts), last["jnd"], last["accuracy"], images, names)
 
 
-def shows_images(cell: tuple[str, str, int], directory: Path) -> bool:
+def shows_images(cell: Cell, directory: Path) -> bool:
     """Whether a run can stand for the histograms and the map: the one in full, else the method's first one."""
     return cell[0] in (WHOLE[0], METHOD) and is_finished(directory)
 
@@ -275,7 +292,7 @@ def images_of(directory: Path) -> dict[str, np.ndarray]:
 
 def arrays_of(file: Path) -> dict[str, np.ndarray]:
     """Every array of an .npz file."""
-    with np.load(file) as stored:
+    with reading(file, REPEAT), np.load(file) as stored:
         return {name: stored[name] for name in stored.files}
 
 
@@ -285,7 +302,7 @@ def measured(directory: Path) -> dict:
         return {"finished": False}
     probe = arrays_of(directory / "probe.npz")
     ends = {name: [plain(probe[name][end]) for end in (0, -1)] for name in PROBE_METRICS}
-    starts = json.loads((directory / "provenance.json").read_text())["starts"]
+    starts = read_json(directory / "provenance.json", REPEAT)["starts"]
     return {"finished": True, "revision": starts[-1]["revision"] if starts else None, "first_and_last": ends}
 
 

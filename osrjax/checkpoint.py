@@ -20,13 +20,15 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
-from osrjax import processes
+from osrjax import processes, sharding
 from osrjax.files import FileError, writing
 
-__all__ = ["Checkpoints", "Restored", "UnreadableCheckpointsError"]
+__all__ = ["Checkpoints", "LaneCheckpoints", "Restored", "UnreadableCheckpointsError"]
 
 State = TypeVar("State")
 policies = ocp.training.preservation_policies
@@ -256,6 +258,40 @@ class Checkpoints:
             return  # a save that waits for a lost process would never end
         with contextlib.suppress(*[FileError] * (error is not None)), self._writing():
             self._checkpointer.close()
+
+
+class LaneCheckpoints(Checkpoints):
+    """The checkpoints of a sweep: its lanes without those that pad it, so that any number of devices goes on with them.
+
+    Args:
+      directory: as for :class:`Checkpoints`.
+      lanes: number of lanes to keep; a state has at least as many.
+      mesh: where the lanes of restored states go.
+    """
+
+    def __init__(self, directory: str | Path, *, lanes: int, mesh: jax.sharding.Mesh) -> None:
+        super().__init__(directory)
+        everywhere, members = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec("member"))
+        self._cut = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf[:lanes], state), out_shardings=everywhere)
+        self._kept = lambda leaf: jax.ShapeDtypeStruct((lanes, *leaf.shape[1:]), leaf.dtype, sharding=everywhere)
+        self._lanes, self._members = lanes, members
+
+    def save(self, step: int, state: Any, *, accuracy: float | None = None) -> None:
+        """As :meth:`Checkpoints.save`, for a state with all its lanes."""
+        padded = jax.tree.leaves(state)[0].shape[0] > self._lanes
+        super().save(step, self._cut(state) if padded else state, accuracy=accuracy)
+
+    def restore(self, step: int, like: Any) -> Any:
+        """As :meth:`Checkpoints.restore`; lanes of ``like`` beyond those kept repeat the last."""
+        added = jax.tree.leaves(like)[0].shape[0] - self._lanes
+        if not added:
+            return super().restore(step, like)
+
+        def pad(leaf: jax.Array) -> jax.Array:
+            return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], added, axis=0)])
+
+        stored = super().restore(step, jax.tree.map(self._kept, like))
+        return jax.jit(lambda state: jax.tree.map(pad, state), out_shardings=self._members)(stored)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 
-__all__ = ["check_finished", "is_finished", "run_cells"]
+__all__ = ["REPEAT", "check_finished", "is_finished", "run_cells"]
+
+REPEAT = "delete the run's directory and give the same command again"  # the remedy for a damaged file of a run
 
 
 def is_finished(directory: Path) -> bool:

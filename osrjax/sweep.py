@@ -22,7 +22,6 @@ with its seed computes, up to the order of summation.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -33,7 +32,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 
 from osrjax import sharding
-from osrjax.checkpoint import Checkpoints
 from osrjax.convolutions import canonical_convolutions, patch_convolutions
 from osrjax.data import Examples, batch_indices
 from osrjax.jacobian import input_jacobian_norms
@@ -43,7 +41,6 @@ from osrjax.objectives import Batch, Hyper, Objective
 from osrjax.train import Optimizer, TrainState, init_state, make_train_step
 
 __all__ = [
-    "LaneCheckpoints",
     "LaneInputs",
     "Layout",
     "SharedImages",
@@ -399,40 +396,6 @@ def make_lane_norms(
 
     mapped = over_lanes(lane_norms, strategy="loop", mesh=mesh)
     return lambda variables, images: mapped(None, (variables, images))
-
-
-class LaneCheckpoints(Checkpoints):
-    """The checkpoints of a sweep: its lanes without those that pad it, so that any number of devices goes on with them.
-
-    Args:
-      directory: as for :class:`osrjax.checkpoint.Checkpoints`.
-      lanes: number of lanes to keep; a state has at least as many.
-      mesh: where the lanes of restored states go.
-    """
-
-    def __init__(self, directory: str | Path, *, lanes: int, mesh: jax.sharding.Mesh) -> None:
-        super().__init__(directory)
-        everywhere, members = sharding.replicated(mesh), lane_sharding(mesh)
-        self._cut = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf[:lanes], state), out_shardings=everywhere)
-        self._kept = lambda leaf: jax.ShapeDtypeStruct((lanes, *leaf.shape[1:]), leaf.dtype, sharding=everywhere)
-        self._lanes, self._members = lanes, members
-
-    def save(self, step: int, state: Any, *, accuracy: float | None = None) -> None:
-        """As :meth:`osrjax.checkpoint.Checkpoints.save`, for a state with all its lanes."""
-        padded = jax.tree.leaves(state)[0].shape[0] > self._lanes
-        super().save(step, self._cut(state) if padded else state, accuracy=accuracy)
-
-    def restore(self, step: int, like: Any) -> Any:
-        """As :meth:`osrjax.checkpoint.Checkpoints.restore`; lanes of ``like`` beyond those kept repeat the last."""
-        added = jax.tree.leaves(like)[0].shape[0] - self._lanes
-        if not added:
-            return super().restore(step, like)
-
-        def pad(leaf: Array) -> Array:
-            return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], added, axis=0)])
-
-        stored = super().restore(step, jax.tree.map(self._kept, like))
-        return jax.jit(lambda state: jax.tree.map(pad, state), out_shardings=self._members)(stored)
 
 
 # ------------------------------------------------------------------------------------------------- data

@@ -1,22 +1,93 @@
-"""Figures of a sweep: a metric along a varied hyper-parameter, and two metrics of every arm against each other.
+"""What the arms of a sweep found: a table with differences to the first arm, and figures.
 
 As in :mod:`osrjax.jacobian_report`: figures are returned, arrays of many runs have the axes splits and seeds, nan
 where a run is missing, and intervals are 95 % t intervals over splits.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from osrjax.effects import rank_correlation
+from osrjax.effects import ACCURACY, effect, rank_correlation
 from osrjax.intervals import t_interval
-from osrjax.report import CURVE_COLOURS, KNOWN_COLOUR
+from osrjax.report import CURVE_COLOURS, KNOWN_COLOUR, estimate_json, estimate_text, results_table
 
-__all__ = ["arms_figure", "response_figure"]
+__all__ = ["arms_figure", "arms_table", "response_figure"]
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "*", ">", "p", "h", "X")
+
+
+def arms_table(
+    values: Mapping[str, Mapping[str, Float[np.ndarray, "splits seeds"]]], diverged: Mapping[str, int]
+) -> tuple[str, dict[str, Any]]:
+    """Every arm's metrics, and the paired differences between the first arm and each other one.
+
+    Differences are those of accuracy, AUROC, OSCR and JND, as far as they are given. The verdict is that of
+    :func:`osrjax.effects.effect` for claim (h), that the first arm has the higher AUROC.
+
+    Args:
+      values: by metric (``closed_set_accuracy`` and ``auroc`` among them) and arm; a metric without a run is left out.
+      diverged: by arm, how many of its runs diverged; gives the arms and their order.
+
+    Returns:
+      The text of both tables, and the same as JSON values: ``arms``, and ``differences`` with ``verdict`` and
+      ``detectable``, the AUROC difference that would have been found with 80 % power.
+
+    Raises:
+      ValueError: no arm.
+    """
+    if not diverged:
+        raise ValueError("diverged is empty: give at least one arm with its number of diverged runs")
+    reference, *others = diverged
+    numbers: dict[str, Any] = {"arms": {}, "differences": {}}
+    rows, differences = [], []
+    for arm, count in diverged.items():
+        row: dict[str, Any] = {"arm": arm, "lanes": values["auroc"][arm].size, "diverged": count}
+        numbers["arms"][arm] = {"diverged": count}
+        for name, found in values.items():
+            if not np.isnan(found[arm]).all():
+                estimate = t_interval(found[arm])
+                row[name] = estimate_text(estimate)
+                numbers["arms"][arm][name] = estimate_json(estimate)
+        rows.append(row)
+    for arm in others:
+        row, record = {"difference": f"{reference} - {arm}"}, {}
+        for name in [name for name in ("closed_set_accuracy", "auroc", "oscr", "jnd") if name in values]:
+            pair = values[name][reference] - values[name][arm]
+            if not np.isnan(pair).all():
+                estimate = t_interval(pair)
+                row[name] = estimate_text(estimate)
+                record[name] = estimate_json(estimate)
+        if "auroc" in record:
+            accuracy = [values["closed_set_accuracy"][name] for name in (reference, arm)]
+            found = effect(
+                values["auroc"][reference] - values["auroc"][arm],
+                ~np.isnan(accuracy[1]),
+                accuracy,
+                claim="h",
+                name=f"auroc of {reference} over {arm}",
+                arm=arm,
+                expected=1,
+            )
+            record |= {"verdict": found["verdict"], "detectable": found["detectable"]}
+            row["auroc difference found with 80 % power"] = (
+                "-" if found["detectable"] is None else f"{found['detectable']:.3f}"
+            )
+            row["the reference is better"] = found["verdict"]
+        differences.append(row)
+        numbers["differences"][arm] = record
+    lines = [results_table(rows)]
+    if differences:
+        lines += [
+            "",
+            results_table(differences),
+            '"holds": the interval of the AUROC difference lies above 0; "fails": below; no verdict where an arm\'s'
+            f" accuracy is below {ACCURACY}",
+        ]
+    return "\n".join(lines), numbers
 
 
 def response_figure(

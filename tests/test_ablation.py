@@ -12,6 +12,7 @@ import pytest
 from test_experiments import EXPERIMENTS, load
 
 from osrjax import sharding, sweep
+from osrjax.checkpoint import LaneCheckpoints
 
 ablation = load("ablation")
 
@@ -104,11 +105,11 @@ def test_checkpoints_go_on_with_other_numbers_of_devices(tmp_path):
         assert sweep.pad_lanes(3, restoring) == pads[restoring]
         padded = np.concatenate([state["w"], np.repeat(state["w"][-1:], pads[saving] - 3, axis=0)])
         placed = jax.device_put({"w": padded}, sweep.lane_sharding(meshes[saving]))
-        with sweep.LaneCheckpoints(directory, lanes=3, mesh=meshes[saving]) as kept:
+        with LaneCheckpoints(directory, lanes=3, mesh=meshes[saving]) as kept:
             kept.save(5, placed)
             kept.wait()
         like = jax.device_put({"w": np.zeros((pads[restoring], 2), np.float32)}, sweep.lane_sharding(meshes[restoring]))
-        with sweep.LaneCheckpoints(directory, lanes=3, mesh=meshes[restoring]) as kept:
+        with LaneCheckpoints(directory, lanes=3, mesh=meshes[restoring]) as kept:
             restored = kept.restore_latest(like)
         np.testing.assert_array_equal(restored.state["w"][:3], state["w"])
         assert restored.state["w"].shape[0] == pads[restoring]

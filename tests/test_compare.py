@@ -79,6 +79,17 @@ def test_the_linear_probe_gets_a_column_where_a_comparison_asks_for_it(compare, 
     assert "linear probe accuracy" not in numbers["random box - none"]
 
 
+def test_a_damaged_file_of_a_run_is_named_with_a_remedy(compare, tmp_path, capsys):
+    finish(compare, tmp_path, "mixing")
+    damaged = sorted((tmp_path / "mixing").rglob("results.json"))[3]
+    damaged.write_text(damaged.read_text()[:-5])
+    assert compare.main(["mixing", "--out", str(tmp_path), "--only-table"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"compare.py: {damaged} cannot be read, it is cut or damaged")
+    assert error.endswith("delete the run's directory and give the same command again\n")
+    assert error.count("\n") == 1
+
+
 def test_what_ood_and_corruption_found_is_tabulated_beside_the_runs(compare, tmp_path, capsys):
     """Three seeds as three groups: one t interval over three numbers."""
     finish(compare, tmp_path, "mixing-all")

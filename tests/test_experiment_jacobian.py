@@ -141,6 +141,19 @@ def test_part_of_a_grid_is_drawn_and_tabulated(jacobian, finished, tmp_path, cap
     assert sum(not run["finished"] for run in stored["runs"]) == 10
 
 
+@pytest.mark.parametrize("file", ["provenance.json", "probe.npz"])
+def test_a_damaged_file_of_a_run_is_named_with_a_remedy(jacobian, finished, tmp_path, capsys, file):
+    name = "softmax-neal_1-0"
+    shutil.copytree(finished / "smoke" / name, tmp_path / "smoke" / name)
+    shutil.copy(finished / "smoke" / f"{name}.log", tmp_path / "smoke")
+    damaged = tmp_path / "smoke" / name / file
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    assert jacobian.main(["smoke", "--only-figures", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"jacobian.py: {damaged} cannot be read, it is cut or damaged")
+    assert error.count("\n") == 1
+
+
 def test_only_the_figures_that_were_asked_for(jacobian, finished, tmp_path, capsys):
     out = tmp_path / "alone"
     name = "softmax-neal_1-0"
