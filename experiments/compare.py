@@ -457,7 +457,8 @@ def means_of(runs: dict[str, np.ndarray]) -> dict[str, intervals.Estimate]:
 
 def median_angles(out: Path) -> tuple[float, float, float]:
     """Of known images to their own prototype and to the others, of unknown images to the nearest, in degrees."""
-    with reading(out / "scores.npz", REPEAT), np.load(out / "scores.npz") as stored:
+    file = out / "scores.npz"
+    with reading(file, REPEAT), file.open("rb") as opened, np.load(opened) as stored:
         known, unknown = (
             np.degrees(np.arccos(np.clip(stored[f"{part}_logits"], -1, 1))) for part in ("known", "unknown")
         )

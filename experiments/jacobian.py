@@ -292,7 +292,7 @@ def images_of(directory: Path) -> dict[str, np.ndarray]:
 
 def arrays_of(file: Path) -> dict[str, np.ndarray]:
     """Every array of an .npz file."""
-    with reading(file, REPEAT), np.load(file) as stored:
+    with reading(file, REPEAT), file.open("rb") as opened, np.load(opened) as stored:
         return {name: stored[name] for name in stored.files}
 
 
