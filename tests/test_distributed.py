@@ -135,6 +135,17 @@ def test_a_killed_process_ends_the_other_in_time_and_a_restart_completes(start_t
     assert_same_numbers(run, undisturbed, tolerance=1e-3)
 
 
+def test_a_non_finite_loss_ends_both_processes(start_two, tmp_path):
+    arguments = [*TRAIN, "--learning-rate", "1e38", "--out", str(tmp_path / "run")]
+    codes, _, errors = ends(start_two("train.py", arguments, arguments))
+    assert codes == [1, 1], errors
+    lines = [line for line in errors[0].splitlines() if line.startswith("train.py: ")]
+    assert len(lines) == 1
+    assert "non-finite" in lines[0]
+    assert "Lower learning_rate=1e+38" in lines[0]
+    assert "train.py" not in errors[1]  # process 0 alone speaks
+
+
 def test_two_processes_contrast_as_one(start_two, tmp_path):
     two, one = ([*CONTRASTIVE, "--out", str(tmp_path / name)] for name in ("two", "one"))
     codes, outputs, errors = ends(start_two("contrastive.py", two, two))

@@ -96,6 +96,21 @@ def test_a_signal_saves_the_step_and_stops(tmp_path, capsys):
     assert looped(tmp_path / "run").state["sum"] == 385
 
 
+def test_a_window_of_steps_is_profiled_also_of_a_run_that_goes_on(tmp_path):
+    def traces(run):
+        return list((tmp_path / run / "profile").rglob("*.xplane.pb"))
+
+    assert looped(tmp_path / "run", profile_steps=(2, 3)).state["sum"] == 385
+    (trace,) = traces("run")
+    assert trace.stat().st_size > 1000
+    with pytest.raises(KeyboardInterrupt):
+        looped(tmp_path / "killed", kill_at=7)
+    assert looped(tmp_path / "killed", profile_steps=(4, 8)).state["sum"] == 385  # steps 6 to 8 are left
+    assert len(traces("killed")) == 1
+    looped(tmp_path / "plain")
+    assert not (tmp_path / "plain" / "profile").exists()
+
+
 @pytest.mark.parametrize(
     ("bad_step", "message"),
     [
