@@ -568,18 +568,19 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
         with jax.set_mesh(mesh):
             return compiled_step(state, images, sharding.spread(inputs, over_members), train_keys, hyper)
 
+    def init_lanes(keys, hyper):
+        return sweep.init_lanes(keys, network, optimizer, hyper, image_shape=evaluation.shape[1:])
+
     # Compiled as one program: initialising layer by layer takes many times as long.
-    new_state = jax.jit(
-        lambda keys, hyper: sweep.init_lanes(keys, network, optimizer, hyper, image_shape=evaluation.shape[1:]),
-        out_shardings=over_members,
-    )
+    new_state = jax.jit(init_lanes, out_shardings=over_members)
+
     lane_forward = sweep.make_lane_forward(network, layout=layout, mesh=mesh)
     eval_batch_size = min(config.eval_batch_size, len(evaluation))
-    forward = jax.jit(
-        lambda variables, rows: tuple(jnp.moveaxis(values, 0, 1) for values in lane_forward(variables, rows)),
-        out_shardings=everywhere,
-        compiler_options=options,
-    )
+
+    def outputs_by_image(variables, rows):
+        return tuple(jnp.moveaxis(values, 0, 1) for values in lane_forward(variables, rows))
+
+    forward = jax.jit(outputs_by_image, out_shardings=everywhere, compiler_options=options)
 
     def variables_of(state: sweep.SweepState) -> dict:
         return {"params": state.states.params, "batch_stats": state.states.stats}

@@ -142,7 +142,8 @@ def end_together(script: str) -> Generator[None]:
     """Ends this process at once when an error leaves the block, so that no other process waits for it.
 
     A Python process that leaves in the usual way first waits for its peers, who wait for it. An error that says that
-    a peer is gone becomes one line, any other keeps its traceback; both exit with 1. With one process errors pass.
+    a peer is gone becomes one line, any other keeps its traceback; both exit with 1. With one process errors pass. An
+    interrupt from the keyboard, where no step loop takes it, becomes a line and the exit code 130.
 
     Args:
       script: name of the script, which begins the line.
@@ -163,8 +164,11 @@ def end_together(script: str) -> Generator[None]:
             traceback.print_exc()
         _leave(1)
     except KeyboardInterrupt:
+        if is_first():
+            line = f"{script}: interrupted: stopped; what was saved is good, and the same command goes on"
+            print(line, file=sys.stderr, flush=True)
         if jax.process_count() == 1:
-            raise
+            raise SystemExit(130) from None
         _leave(130)
 
 

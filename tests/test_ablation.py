@@ -2,7 +2,9 @@
 
 import csv
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -28,7 +30,17 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("ablation") / "run"
     arms = ["m-OvR:", "hot: learning_rate=1e38", "softmax: loss=softmax"]
     options = ["--smoke", "--steps", "10", "--splits", "0", "--seeds", "3", "--probe-every", "5", "--out", str(out)]
-    assert ablation.main([*options, "--arms", *arms]) == 0
+    compiled = []
+    heard = logging.Handler()
+    heard.emit = lambda record: compiled.extend(re.findall(r"XLA compilation of jit\((\w+)\)", record.getMessage()))
+    logger = logging.getLogger("jax._src.dispatch")
+    logger.addHandler(heard)
+    with jax.log_compiles():
+        assert ablation.main([*options, "--arms", *arms]) == 0
+    logger.removeHandler(heard)
+    # This thread (log_compiles is its own) calls what others compiled ahead, and compiles none of it again.
+    assert "_compiled_scores" in compiled
+    assert not {"step_and_means", "init_lanes", "outputs_by_image"} & set(compiled)
     return out
 
 

@@ -224,3 +224,12 @@ def test_one_process_starts_nothing_and_agrees_with_itself(tmp_path):
         processes.check_shared(tmp_path / "absent", wait=0.0)
     with pytest.raises(KeyError), processes.end_together("toy.py"):
         raise KeyError
+
+
+def test_an_interrupt_outside_of_the_steps_is_a_line_and_an_exit_code(capsys):
+    with pytest.raises(SystemExit) as end, processes.end_together("toy.py"):
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == (
+        "toy.py: interrupted: stopped; what was saved is good, and the same command goes on\n"
+    )
