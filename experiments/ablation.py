@@ -3,14 +3,15 @@
     python experiments/ablation.py                          16 seeds of the main job's recipe, one program
     python experiments/ablation.py --preset table           the ablation table: m-OvR without A, W, S, N one at a time
     python experiments/ablation.py --preset figure-14       AUROC against T, m, weight decay and lambda_self
+    python experiments/ablation.py --preset contrastive     GradMix against its temperature and the weights of its terms
     python experiments/ablation.py --vary margin=0,0.25,0.5 scale=8,16 --splits 0 1 2 --seeds 3      a grid of one's own
     python experiments/ablation.py --arms "softmax: loss=softmax" "no crop: crop_padding=0 flip=False"
 
 An arm is the recipe with some fields changed; every arm runs on every split with every seed, and each such run is a
 lane. Fields that change the compiled program (loss, network, rotations, augmentation, batch size, steps) make groups,
 one program each; the lanes of a group train together (osrjax/sweep.py says how). A lane computes what
-experiments/train.py computes with the same options and seed, and its row of results.csv has that command. A lane
-that diverges is reported and hurts no other.
+experiments/train.py (for the preset contrastive: experiments/contrastive.py) computes with the same options and seed,
+and its row of results.csv has that command. A lane that diverges is reported and hurts no other.
 
 Written to OUT: results.csv (a row a lane), history.csv (a row a lane and probe), results.json and results.txt (the
 tables), figures/, and for every group its run directory with checkpoints, metrics.jsonl and outputs. The same command
@@ -49,16 +50,32 @@ from osrjax import (
     sweep,
     sweep_report,
 )
-from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
+from osrjax.assessment import (
+    OpenSetFeatures,
+    OpenSetLabels,
+    OpenSetOutputs,
+    ScoredImages,
+    assess,
+    assess_features,
+    open_set_feature_scores,
+    open_set_scores,
+)
 from osrjax.checkpoint import LaneCheckpoints
 from osrjax.data import OpenSetData, choose_data, content_of
 from osrjax.files import FileError, write_whole, writing
+from osrjax.gradmix import GradMix, last_layers, make_contrastive_objective
 from osrjax.loop import check_profile_steps, train_loop
-from osrjax.models import NETWORKS, OpenSetNetwork
-from osrjax.objectives import CLASS_LOSSES, make_classify_objective, make_crop_and_flip
+from osrjax.models import NETWORKS, ContrastiveNetwork, OpenSetNetwork, zero_taps
+from osrjax.objectives import (
+    CLASS_LOSSES,
+    Objective,
+    make_classify_objective,
+    make_contrastive_augmentation,
+    make_crop_and_flip,
+)
 from osrjax.probe import ProbeSets, probe_sets
 from osrjax.run import Run, StopSignal, open_run
-from osrjax.train import apply_in_batches, make_sgd
+from osrjax.train import Optimizer, apply_in_batches, make_adam, make_sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +113,8 @@ class Config:
     """Recipe selection: known classes left out as pseudo-unknowns; no test image is seen."""
     network: Literal["small_cnn", "classifier32", "wrn16_4", "resnet18_w16", "resnet18"] = "small_cnn"
     """Backbone."""
-    loss: Literal["m_ovr", "m_ovr_target", "ovr", "cosine_softmax", "softmax", "doc"] = "m_ovr"
-    """Loss; doc is the one-vs-rest loss without normalisation."""
+    loss: Literal["m_ovr", "m_ovr_target", "ovr", "cosine_softmax", "softmax", "doc", "contrastive"] = "m_ovr"
+    """Loss; doc is the one-vs-rest loss without normalisation; contrastive comes with the preset of that name alone."""
     margin: float = 0.5
     """m of m-OvR, radians."""
     scale: float = 16.0
@@ -126,6 +143,14 @@ class Config:
     """Where the cosine ends."""
     momentum: float = 0.9
     """Momentum of SGD."""
+    mixing: Literal["none", "random_box", "gradmix"] = "gradmix"
+    """Contrastive losses: the mixed term, as for experiments/contrastive.py."""
+    temperature: float = 0.05
+    """Contrastive losses: T."""
+    supcon_weight: float = 1.0
+    """Contrastive losses: gamma, the weight of SupCon, which reads labels."""
+    ssl_weight: float = 1.2
+    """Contrastive losses: lambda_s, the weight of NT-Xent and the mixed term."""
 
     strategy: Literal["auto", "vmap", "loop"] = "auto"
     """How the lanes of a device are computed: all at once, or one after another in the program; auto: by device."""
@@ -203,6 +228,20 @@ PRESETS = {
         one_at_a_time=True,
     ),
 }
+PRESETS["contrastive"] = Config(  # optimiser, batches and rates of experiments/contrastive.py
+    preset="contrastive",
+    loss="contrastive",
+    steps=300,
+    batch_size=64,
+    learning_rate=1e-3,
+    final_learning_rate=5.12e-4,
+    seeds=2,
+    splits=(0, 1, 2, 3, 4),
+    probe_images=0,
+    arms=("GradMix:",),
+    vary=("temperature=0.02,0.1,0.5", "supcon_weight=0", "ssl_weight=0.3"),
+    one_at_a_time=True,
+)
 PRESETS["figure-13"] = dataclasses.replace(
     PRESETS["figure-14"], preset="figure-13", arms=(*PRESETS["table"].arms, *PRESETS["figure-14"].arms[1:])
 )
@@ -229,8 +268,15 @@ TRACED = (
     "intra_weight",
     "inter_weight",
     "rotation_weight",
+    "temperature",
+    "supcon_weight",
+    "ssl_weight",
 )
-STRUCTURAL = ("network", "loss", "rotations", "crop_padding", "flip", "steps", "batch_size", "momentum")
+STRUCTURAL = ("network", "loss", "mixing", "rotations", "crop_padding", "flip", "steps", "batch_size", "momentum")
+# Fields that the other kind of loss does not read.
+CONTRASTIVE = ("mixing", "temperature", "supcon_weight", "ssl_weight")
+CLASSIFYING = ("weight_decay", "margin", "scale", "intra_weight", "inter_weight", "rotation_weight", "rotations")
+CLASSIFYING += ("crop_padding", "momentum")
 DATA = ("data", "data_dir", "unknown_data", "dataset", "family", "validation_share", "held_out")
 METRICS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "fpr_at_95_tpr_unknown_positive")
 COLUMNS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "jnd")
@@ -359,6 +405,9 @@ def parse(arguments: list[str]) -> Config:
     default = PRESETS[given.preset]
     if given.smoke:
         default = dataclasses.replace(default, **SMOKE)
+        if default.loss == "contrastive":
+            unread = {name: getattr(Config, name) for name in CLASSIFYING}
+            default = dataclasses.replace(default, probe_images=0, **unread)
     return tyro.cli(Config, args=arguments, default=default, description=f"{__doc__}\nPresets: {', '.join(PRESETS)}.")
 
 
@@ -437,12 +486,30 @@ def check(config: Config, arms: dict[str, Config]) -> None:
         raise ValueError(f"splits={list(config.splits)} must be distinct, at least one")
     if not 0 < config.reject_share < 1:
         raise ValueError(f"reject_share={config.reject_share!r} must be between 0 and 1, such as 0.1")
+    contrast = config.preset == "contrastive"
+    if contrast and config.probe_images:
+        raise ValueError(f"probe_images={config.probe_images} with contrastive losses is not built: give 0")
     for arm, recipe in arms.items():
         where = f" (arm {arm!r})" if len(arms) > 1 else ""
-        for name in ("steps", "batch_size", "learning_rate", "scale"):
+        if (recipe.loss == "contrastive") != contrast:
+            raise ValueError(
+                f"loss={recipe.loss!r} with preset={config.preset!r}{where}: contrastive losses have another optimiser"
+                " and other rates, so they come with the preset contrastive, and without other losses"
+            )
+        for name in CLASSIFYING if contrast else CONTRASTIVE:
+            if getattr(recipe, name) != getattr(Config, name):
+                raise ValueError(
+                    f"{name}={getattr(recipe, name)!r} does nothing with loss={recipe.loss!r}{where}: leave it out"
+                )
+        if contrast and not recipe.supcon_weight and not recipe.ssl_weight:
+            raise ValueError(f"supcon_weight=0 and ssl_weight=0 leave nothing to minimise{where}: raise one of them")
+        if contrast and recipe.mixing != "none" and not recipe.ssl_weight:
+            raise ValueError(f"ssl_weight=0 gives mixing={recipe.mixing!r} no weight{where}: use mixing none")
+        for name in ("steps", "batch_size", "learning_rate", "scale", "temperature"):
             if not getattr(recipe, name) > 0:
                 raise ValueError(f"{name}={getattr(recipe, name)!r} must be above 0{where}")
-        for name in ("crop_padding", *(name for name in TRACED if name not in ("learning_rate", "scale"))):
+        positive = ("learning_rate", "scale", "temperature")
+        for name in ("crop_padding", *(name for name in TRACED if name not in positive)):
             if not getattr(recipe, name) >= 0:
                 raise ValueError(f"{name}={getattr(recipe, name)!r} must not be negative{where}")
         if not recipe.margin < np.pi:
@@ -497,10 +564,11 @@ class Program(NamedTuple):
       new_state: () -> SweepState.
       step: (state, inputs) -> (state, means over the lanes that have not diverged, metrics of each lane).
       batches: number of steps taken -> inputs.
-      predict: state -> logits and embedding of every evaluation image, [images, lanes, ...].
+      predict: state -> logits (contrastive: projection) and embedding of every evaluation image, [images, lanes, ...].
       norms: state -> norms of the probed images, [lanes, known then unknown]; None without probed images.
       diverged: state -> for each lane the step at which it diverged, 0 for none.
-      rows: by split, where validation, known and unknown test images are among those of evaluation.
+      rows: by split, where validation, known and unknown test images are among those of evaluation, and, for
+        contrastive losses, the training images.
     """
 
     new_state: Any
@@ -510,6 +578,38 @@ class Program(NamedTuple):
     norms: Any
     diverged: Any
     rows: dict[int, tuple[np.ndarray, ...]]
+
+
+def method_of(recipe: Config, data: OpenSetData) -> tuple[Any, Objective, Optimizer]:
+    """Network, objective and optimiser of a recipe, as the script of its single runs makes them."""
+    backbone = NETWORKS[recipe.network]()
+    if recipe.loss == "contrastive":
+        network = ContrastiveNetwork(backbone)
+        mix = None
+        if recipe.mixing != "none":
+            stages = len(zero_taps(network, data.train.images.shape[1:], 1))
+            mix = GradMix(last_layers(stages), sign=1 if recipe.mixing == "gradmix" else 0)
+        augmentation = make_contrastive_augmentation(flip=recipe.flip)
+        return network, make_contrastive_objective(network, augmentation, mix=mix), make_adam()
+    class_loss = CLASS_LOSSES[recipe.loss]
+    network = OpenSetNetwork(backbone, len(data.known_classes), class_loss.head)
+    augmentation = make_crop_and_flip(crop_padding=recipe.crop_padding, flip=recipe.flip)
+    objective = make_classify_objective(network, class_loss, augmentation, rotations=recipe.rotations)
+    return network, objective, make_sgd(total_steps=recipe.steps, momentum=recipe.momentum)
+
+
+def hyper_of(recipe: Config) -> dict[str, float]:
+    """The hyper-parameters of a lane."""
+    hyper = {name: getattr(recipe, name) for name in TRACED}
+    if recipe.loss == "contrastive":
+        hyper |= {"attribution_temperature": recipe.temperature, "schedule_steps": recipe.steps}
+        hyper |= {"smallest_kept": 0.5, "largest_kept": 0.9}
+    return hyper
+
+
+def score_of(recipe: Config) -> str:
+    """The score that belongs to a recipe's loss."""
+    return "knn_sum" if recipe.loss == "contrastive" else CLASS_LOSSES[recipe.loss].score
 
 
 def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int, ProbeSets], mesh: Any) -> Program:
@@ -522,14 +622,10 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     everywhere, over_members = sharding.replicated(mesh), sweep.lane_sharding(mesh)
     options = cpu.compiler_options()
 
-    class_loss = CLASS_LOSSES[recipe.loss]
-    network = OpenSetNetwork(NETWORKS[recipe.network](), len(first.known_classes), class_loss.head)
-    augmentation = make_crop_and_flip(crop_padding=recipe.crop_padding, flip=recipe.flip)
-    objective = make_classify_objective(network, class_loss, augmentation, rotations=recipe.rotations)
-    optimizer = make_sgd(total_steps=recipe.steps, momentum=recipe.momentum)
-    hyper = sweep.stack_hyper([{name: getattr(lane.recipe, name) for name in TRACED} for lane in lanes])
+    network, objective, optimizer = method_of(recipe, first)
+    hyper = sweep.stack_hyper([hyper_of(lane.recipe) for lane in lanes])
     hyper = sharding.spread(jax.tree.map(np.asarray, dict(hyper)), over_members)
-    # As in experiments/train.py: one key for the parameters, one for everything after them.
+    # As in the scripts of single runs: one key for the parameters, one for everything after them.
     split_keys = jax.jit(jax.vmap(lambda seed: tuple(jax.random.split(jax.random.key(seed)))))
     seeds = sharding.spread(np.array([lane.seed for lane in lanes]), over_members)
     init_keys, train_keys = split_keys(seeds)
@@ -543,9 +639,14 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
         [places[lane.split] for lane in lanes],
         batch_size=recipe.batch_size,
     )
-    looked_at = [(part.validation, part.test_known, part.test_unknown) for part in parts.values()]
-    evaluation, rows = sweep.share_images([examples.images for three in looked_at for examples in three])
-    by_split = {split: rows[3 * i : 3 * i + 3] for i, split in enumerate(parts)}
+    looked_at = {
+        split: [part.validation, part.test_known, part.test_unknown]
+        + ([part.train] if recipe.loss == "contrastive" else [])  # whose features are the neighbours
+        for split, part in parts.items()
+    }
+    evaluation, rows = sweep.share_images([examples.images for part in looked_at.values() for examples in part])
+    remaining = iter(rows)
+    by_split = {split: tuple(itertools.islice(remaining, len(part))) for split, part in looked_at.items()}
 
     sweep_step = sweep.make_sweep_step(objective, optimizer, layout=layout, mesh=mesh)
 
@@ -688,13 +789,12 @@ def run_group(
             return None
 
         def mean_accuracy(state: sweep.SweepState) -> float:
-            logits, _ = program.predict(state)
-            alive = program.diverged(state)[: len(members)] == 0
+            predicted = program.predict(state)
             found = []
-            for lane, (member, fine) in enumerate(zip(members, alive, strict=True)):
-                rows, labels = program.rows[member.split][0], datasets[member.split][1].validation.labels
-                if fine:
-                    found.append(metrics.closed_set_accuracy(logits[rows, lane].argmax(-1), labels))
+            for lane in np.flatnonzero(program.diverged(state)[: len(members)] == 0):
+                data = datasets[members[lane].split][1]
+                predictions = own_scores(members[lane], lane, data, program, predicted).validation_predictions
+                found.append(metrics.closed_set_accuracy(predictions, data.validation.labels))
             return float(np.mean(found)) if found else 0.0
 
         trained = train_loop(
@@ -719,7 +819,8 @@ def run_group(
             return trained.exit_code
         lanes = assessed_lanes(config, members, datasets, program, trained.state)
         outputs = program.predict(trained.state)[0][:, : len(members)]
-        run.write_arrays("outputs.npz", {"logits": outputs.swapaxes(0, 1)})
+        name = "projection" if recipe.loss == "contrastive" else "logits"
+        run.write_arrays("outputs.npz", {name: outputs.swapaxes(0, 1)})
         result = {"lanes": lanes, "history": history_of(run.directory / "metrics.jsonl") if run.writes else []}
         run.write_json("results.json", result)
         return result
@@ -729,7 +830,7 @@ def outputs_of(
     member: Lane, lane: int, data: OpenSetData, program: Program, predicted: tuple[np.ndarray, np.ndarray]
 ) -> OpenSetOutputs:
     """What one lane's network gave for the images of its split."""
-    (validation, known, unknown), (logits, embedding) = program.rows[member.split], predicted
+    (validation, known, unknown, *_), (logits, embedding) = program.rows[member.split], predicted
     return OpenSetOutputs(
         logits[validation, lane],
         data.validation.labels,
@@ -739,6 +840,55 @@ def outputs_of(
         logits[unknown, lane],
         embedding[unknown, lane],
         data.test_unknown.labels,
+    )
+
+
+def features_of(member: Lane, lane: int, program: Program, predicted: tuple[np.ndarray, np.ndarray]) -> OpenSetFeatures:
+    """What one contrastive lane's network gave, in the space that its loss sees."""
+    validation, known, unknown, train = (predicted[0][rows, lane] for rows in program.rows[member.split])
+    return OpenSetFeatures(train, validation, known, unknown)
+
+
+def own_scores(
+    member: Lane, lane: int, data: OpenSetData, program: Program, predicted: tuple[np.ndarray, np.ndarray]
+) -> ScoredImages:
+    """The score that belongs to a lane's loss, and its predictions."""
+    recipe, score = member.recipe, score_of(member.recipe)
+    if recipe.loss == "contrastive":
+        features = features_of(member, lane, program, predicted)
+        return open_set_feature_scores(features, data.train.labels, classes=len(data.known_classes))[score]
+    outputs = outputs_of(member, lane, data, program, predicted)
+    logits = (outputs.validation_logits, outputs.known_logits, outputs.unknown_logits)
+    head = CLASS_LOSSES[recipe.loss].head
+    scores = [open_set_scores(part, head=head, scale=recipe.scale, margin=recipe.margin)[score] for part in logits]
+    return ScoredImages(*scores, *(part.argmax(-1) for part in logits))
+
+
+def assess_lane(
+    config: Config,
+    member: Lane,
+    lane: int,
+    data: OpenSetData,
+    program: Program,
+    predicted: tuple[np.ndarray, np.ndarray],
+) -> dict[str, Any]:
+    """All scores x all metrics of one lane."""
+    recipe = member.recipe
+    if recipe.loss == "contrastive":
+        return assess_features(
+            features_of(member, lane, program, predicted),
+            OpenSetLabels(data.train.labels, data.validation.labels, data.test_known.labels),
+            classes=len(data.known_classes),
+            reject_share=config.reject_share,
+            resamples=config.resamples,
+        )
+    return assess(
+        outputs_of(member, lane, data, program, predicted),
+        head=CLASS_LOSSES[recipe.loss].head,
+        scale=recipe.scale,
+        margin=recipe.margin,
+        reject_share=config.reject_share,
+        resamples=config.resamples,
     )
 
 
@@ -761,19 +911,16 @@ def probed_lanes(
     found = []
     for lane, member in enumerate(members):
         data = datasets[member.split][1]
-        outputs = outputs_of(member, lane, data, program, predicted)
-        head, score = CLASS_LOSSES[member.recipe.loss].head, CLASS_LOSSES[member.recipe.loss].score
-        if not all(np.isfinite(part).all() for part in (outputs.known_logits, outputs.unknown_logits)):
+        if not np.isfinite(predicted[0][:, lane]).all():
             found.append({})
             continue
-        known, unknown = (
-            open_set_scores(part, head=head, scale=member.recipe.scale, margin=member.recipe.margin)[score]
-            for part in (outputs.known_logits, outputs.unknown_logits)
-        )
+        scored = own_scores(member, lane, data, program, predicted)
+        # The embedding that the loss sees, at unit norm: a classifier's second output, a contrastive network's first.
+        embedding = predicted[0 if member.recipe.loss == "contrastive" else 1][program.rows[member.split][1], lane]
         values = {
-            "auroc": metrics.auroc(known, unknown),
-            "accuracy": metrics.closed_set_accuracy(outputs.known_logits.argmax(-1), outputs.known_labels),
-            "davies_bouldin": metrics.davies_bouldin(outputs.known_embedding, outputs.known_labels),
+            "auroc": metrics.auroc(scored.known, scored.unknown),
+            "accuracy": metrics.closed_set_accuracy(scored.known_predictions, data.test_known.labels),
+            "davies_bouldin": metrics.davies_bouldin(embedding, data.test_known.labels),
         }
         if norms is not None and np.isfinite(norms[lane]).all():
             values |= norm_metrics(norms[lane], config.probe_images)
@@ -792,16 +939,8 @@ def assessed_lanes(
     for lane, member in enumerate(members):
         values: dict[str, Any] = {"diverged_at": int(diverged[lane]) or None}
         if not diverged[lane]:
-            data, class_loss = datasets[member.split][1], CLASS_LOSSES[member.recipe.loss]
-            assessment = assess(
-                outputs_of(member, lane, data, program, predicted),
-                head=class_loss.head,
-                scale=member.recipe.scale,
-                margin=member.recipe.margin,
-                reject_share=config.reject_share,
-                resamples=config.resamples,
-            )
-            scored = assessment["scores"][class_loss.score]
+            assessment = assess_lane(config, member, lane, datasets[member.split][1], program, predicted)
+            scored = assessment["scores"][score_of(member.recipe)]
             values |= {name: scored[name]["value"] for name in METRICS}
             values["davies_bouldin"] = assessment["davies_bouldin"]
             values["scores"] = assessment["scores"]
@@ -842,7 +981,7 @@ def summarise(config: Config, job: Job, results: list[dict]) -> None:
             "split": lane.split,
             "seed": lane.seed,
             **{name: getattr(lane.recipe, name) for name in (*STRUCTURAL, *TRACED)},
-            "score": CLASS_LOSSES[lane.recipe.loss].score,
+            "score": score_of(lane.recipe),
             "diverged_at": found[lane]["diverged_at"],
             **{name: found[lane].get(name) for name in LANE_METRICS},
             "command": command_of(config, lane),
@@ -871,8 +1010,10 @@ def lane_array(config: Config, table: list[dict], arm: str, name: str) -> np.nda
 
 def command_of(config: Config, lane: Lane) -> str:
     """The single run that a lane equals."""
-    words = ["python experiments/train.py", f"--split {lane.split}", f"--seed {lane.seed}"]
-    for name in (*DATA, *STRUCTURAL, *TRACED):
+    contrast = lane.recipe.loss == "contrastive"
+    script, absent = ("contrastive", ("loss", *CLASSIFYING)) if contrast else ("train", CONTRASTIVE)
+    words = [f"python experiments/{script}.py", f"--split {lane.split}", f"--seed {lane.seed}"]
+    for name in [name for name in (*DATA, *STRUCTURAL, *TRACED) if name not in absent]:
         value, option = getattr(lane.recipe, name), "--" + name.replace("_", "-")
         if isinstance(value, bool):
             words.append(option if value else "--no-" + option[2:])

@@ -347,9 +347,9 @@ def make_sweep_step(
 
 
 def make_lane_forward(
-    network: OpenSetNetwork, *, layout: Layout, mesh: jax.sharding.Mesh | None = None
+    network: OpenSetNetwork | ContrastiveNetwork, *, layout: Layout, mesh: jax.sharding.Mesh | None = None
 ) -> Callable[[PyTree, Array], tuple[Array, Array]]:
-    """Returns ``forward(variables, images) -> (logits, embedding)`` of every lane for the same images.
+    """Returns ``forward(variables, images)`` of every lane for the same images: logits or projection, and embedding.
 
     Args:
       network: running statistics are used.
@@ -362,7 +362,8 @@ def make_lane_forward(
 
     def lane_forward(images: Array, variables: PyTree) -> tuple[Array, Array]:
         outputs: Any = network.apply(variables, images, train=False)
-        return outputs.logits, outputs.embedding
+        contrast = isinstance(network, ContrastiveNetwork)
+        return outputs.projection if contrast else outputs.logits, outputs.embedding
 
     rewrite = patch_convolutions if layout.convolutions == "patches" else canonical_convolutions
     mapped = over_lanes(rewrite(lane_forward), strategy=layout.strategy, mesh=mesh)

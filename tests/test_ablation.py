@@ -58,6 +58,25 @@ def test_a_lane_is_the_single_run_that_its_row_names(finished, tmp_path):
             assert float(rows[lane][metric]) == pytest.approx(single[metric]["value"], abs=0.01), metric
 
 
+def test_a_contrastive_lane_is_the_single_run_that_its_row_names(tmp_path):
+    contrastive, out = load("contrastive"), tmp_path / "lanes"
+    options = ["--preset", "contrastive", "--smoke", "--steps", "4", "--splits", "0", "--seeds", "1"]
+    assert ablation.main([*options, "--vary", "temperature=0.1", "--out", str(out)]) == 0
+    row = rows_of(out)[1]
+    words = row["command"].split()
+    assert words[:2] == ["python", "experiments/contrastive.py"]
+    assert (row["arm"], row["score"]) == ("temperature 0.1", "knn_sum")
+    short = ["--resamples", "0", "--no-untrained", "--no-linear-probe", "--devices", "1"]
+    assert contrastive.main([*words[2:], *short, "--out", str(tmp_path / "single")]) == 0
+    single = json.loads((tmp_path / "single" / "results.json").read_text())["trained"]["scores"]["knn_sum"]
+    for metric in ("closed_set_accuracy", "auroc", "oscr"):
+        assert float(row[metric]) == pytest.approx(single[metric]["value"], abs=1e-3), metric
+    with np.load(out / "group-0" / "outputs.npz") as lanes, np.load(tmp_path / "single" / "scores.npz") as stored:
+        wanted = stored["validation_projection"]
+        np.testing.assert_allclose(lanes["projection"][1, : len(wanted)], wanted, atol=1e-5)
+        assert np.abs(lanes["projection"][0, : len(wanted)] - wanted).max() > 1e-3  # the other temperature
+
+
 def test_diverged_lanes_are_reported_and_left_out(finished):
     rows = rows_of(finished)
     assert all(row["diverged_at"] and not row["auroc"] for row in rows if row["arm"] == "hot")
@@ -179,6 +198,12 @@ def test_grids_and_axes_make_arms():
         (["--convolutions", "patches", "--strategy", "loop"], "gains nothing in a loop"),
         (["--profile-steps", "5", "3"], "profile_steps=(5, 3)"),
         (["--process", "1"], "process"),
+        (["--loss", "contrastive"], "they come with the preset contrastive"),
+        (["--preset", "contrastive", "--arms", "a:", "b: loss=softmax"], "without other losses"),
+        (["--preset", "contrastive", "--vary", "margin=0.1"], "margin=0.1 does nothing with loss='contrastive'"),
+        (["--vary", "temperature=0.1"], "temperature=0.1 does nothing with loss='m_ovr'"),
+        (["--preset", "contrastive", "--probe-images", "4"], "probe_images=4 with contrastive losses is not built"),
+        (["--preset", "contrastive", "--vary", "ssl_weight=0"], "ssl_weight=0 gives mixing='gradmix' no weight"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_written(options, message, capsys, tmp_path):
