@@ -132,6 +132,7 @@ def response_figure(
             zorder=2,
         )
         axes.set_xticks(places, [f"{values[i]:g}" for i in order])
+        axes.set_xlim(-0.3, len(values) - 0.7)  # also where the first or last value has no run
         axes.set_xlabel(name)
         axes.grid(visible=True, color="0.9")
         axes.set_axisbelow(True)

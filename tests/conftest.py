@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # a script imports what lies beside it
 
 import jax
 import numpy as np
