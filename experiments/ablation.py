@@ -300,7 +300,9 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
         with jax.set_mesh(mesh):
             return apply_in_batches(apply, evaluation, batch_size=eval_batch_size, mesh=mesh)
 
-    norms = None
+    lane_norms = sweep.make_lane_norms(network, mesh=mesh)
+    compiled_norms = jax.jit(lane_norms, out_shardings=everywhere, compiler_options=options)
+    norms, probed_images = None, None
     if probes:
         probed = {
             split: np.concatenate(
@@ -309,15 +311,12 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
             for split, part in parts.items()
         }
         stacked = np.asarray(augment.to_float(np.stack([probed[lane.split] for lane in lanes])))
-        stacked = sharding.spread(stacked, over_members)
-        compiled_norms = jax.jit(
-            sweep.make_lane_norms(network, mesh=mesh), out_shardings=everywhere, compiler_options=options
-        )
+        probed_images = sharding.spread(stacked, over_members)
 
         @remembering
         def norms(state: sweep.SweepState) -> np.ndarray:
             with jax.set_mesh(mesh):
-                return np.asarray(compiled_norms(variables_of(state), stacked))
+                return np.asarray(compiled_norms(variables_of(state), probed_images))
 
     state_like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over_members),
@@ -334,6 +333,8 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
             inputs = sharding.spread(batches(0), over_members)
             pool.submit(compiled_step.lower(state_like, images, inputs, train_keys, hyper).compile)
             pool.submit(forward.lower(variables_of(state_like), rows_like).compile)
+            if probes:
+                pool.submit(compiled_norms.lower(variables_of(state_like), probed_images).compile)
         pool.submit(new_state.lower(init_keys, hyper).compile)
 
     gather = jax.jit(lambda state: state.diverged, out_shardings=everywhere)

@@ -396,7 +396,11 @@ def make_lane_norms(
         return input_jacobian_norms(partial(embedding, variables), images, chunk_size=chunk_size)
 
     mapped = over_lanes(lane_norms, strategy="loop", mesh=mesh)
-    return lambda variables, images: mapped(None, (variables, images))
+
+    def norms(variables: PyTree, images: Array) -> Array:
+        return mapped(None, (variables, images))
+
+    return norms
 
 
 # ------------------------------------------------------------------------------------------------- data
