@@ -119,7 +119,8 @@ class Job(NamedTuple):
 
 def prepare(config: Config) -> Job:
     """Everything that can be refused, before any work; the directory is opened last, and by all processes or none."""
-    cpu.reuse_host_memory()
+    if config.strategy == "vmap" or config.network != "small_cnn":
+        cpu.reuse_host_memory()
     arms, lanes, groups, datasets, probes = processes.refuse_together(lambda: possible(config))
     fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
     content = {f"split {k}": content_of(data, split) for k, (split, data) in datasets.items()}

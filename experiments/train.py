@@ -341,7 +341,8 @@ class Job(NamedTuple):
 
 def prepare(config: Config) -> Job:
     """Everything that can be refused, before any work; the run directory is opened last, and by all or none."""
-    reuse_host_memory()
+    if config.network != "small_cnn":  # whose steps are small enough to lose by it
+        reuse_host_memory()
     mesh, split, data, sets, steps = processes.refuse_together(lambda: possible(config))
     fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
     environment = ("out", "data_dir", "stream", "devices", "compilation_cache", "profile_steps")
