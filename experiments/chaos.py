@@ -181,7 +181,11 @@ TARGETS: dict[str, Target] = {
         phase_of_norms,
         takes_run=True,
     ),
-    "sweep": Target(HERE / "ablation.py", "--smoke", "--smoke"),
+    "sweep": Target(
+        HERE / "ablation.py",
+        "--smoke --steps 600 --save-every 20 --log-every 5 --probe-every 100",
+        "--smoke",
+    ),
 }
 
 
