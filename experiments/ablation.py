@@ -301,10 +301,10 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
         with jax.set_mesh(mesh):
             return apply_in_batches(apply, evaluation, batch_size=eval_batch_size, mesh=mesh)
 
-    lane_norms = sweep.make_lane_norms(network, mesh=mesh)
-    compiled_norms = jax.jit(lane_norms, out_shardings=everywhere, compiler_options=options)
-    norms, probed_images = None, None
+    norms, compiled_norms, probed_images = None, None, None
     if probes:
+        lane_norms = sweep.make_lane_norms(network, mesh=mesh)
+        compiled_norms = jax.jit(lane_norms, out_shardings=everywhere, compiler_options=options)
         probed = {
             split: np.concatenate(
                 [part.test_known.images[probes[split].known], part.test_unknown.images[probes[split].unknown]]
@@ -334,7 +334,7 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
             inputs = sharding.spread(batches(0), over_members)
             pool.submit(compiled_step.lower(state_like, images, inputs, train_keys, hyper).compile)
             pool.submit(forward.lower(variables_of(state_like), rows_like).compile)
-            if probes:
+            if compiled_norms is not None:
                 pool.submit(compiled_norms.lower(variables_of(state_like), probed_images).compile)
         pool.submit(new_state.lower(init_keys, hyper).compile)
 
