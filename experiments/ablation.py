@@ -37,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ablation_recipes import (
+    NEIGHBOURS,
     STRUCTURAL,
     TRACED,
     Config,
@@ -119,8 +120,6 @@ class Job(NamedTuple):
 
 def prepare(config: Config) -> Job:
     """Everything that can be refused, before any work; the directory is opened last, and by all processes or none."""
-    if config.strategy == "vmap" or config.network != "small_cnn":
-        cpu.reuse_host_memory()
     arms, lanes, groups, datasets, probes = processes.refuse_together(lambda: possible(config))
     fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
     content = {f"split {k}": content_of(data, split) for k, (split, data) in datasets.items()}
@@ -135,6 +134,8 @@ def prepare(config: Config) -> Job:
 def possible(config: Config) -> tuple:
     """The parts of a job but for its directory; what this process can refuse alone."""
     arms = arms_of(config)
+    if config.strategy == "vmap" or any(recipe.network != "small_cnn" for recipe in arms.values()):
+        cpu.reuse_host_memory()  # before anything that makes JAX look for its devices
     check(config, arms)
     datasets = {split: choose_data(data_fields(config, split)) for split in config.splits}
     lanes = [
@@ -228,7 +229,7 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     lanes = members + [members[-1]] * (sweep.pad_lanes(len(members), mesh.size) - len(members))
     parts = {split: datasets[split][1] for split in sorted({lane.split for lane in lanes})}
     first = next(iter(parts.values()))
-    everywhere, over_members = sharding.replicated(mesh), sweep.lane_sharding(mesh)
+    everywhere, over_members = sharding.replicated(mesh), sharding.lane_sharding(mesh)
     options = cpu.compiler_options()
 
     network, objective, optimizer = method_of(recipe, first)
@@ -466,7 +467,8 @@ def own_scores(
     recipe, score = member.recipe, score_of(member.recipe)
     if recipe.loss == "contrastive":
         features = features_of(member, lane, program, predicted)
-        return open_set_feature_scores(features, data.train.labels, classes=len(data.known_classes))[score]
+        classes = len(data.known_classes)
+        return open_set_feature_scores(features, data.train.labels, classes=classes, neighbours=NEIGHBOURS)[score]
     outputs = outputs_of(member, lane, data, program, predicted)
     logits = (outputs.validation_logits, outputs.known_logits, outputs.unknown_logits)
     head = CLASS_LOSSES[recipe.loss].head
@@ -489,6 +491,7 @@ def assess_lane(
             features_of(member, lane, program, predicted),
             OpenSetLabels(data.train.labels, data.validation.labels, data.test_known.labels),
             classes=len(data.known_classes),
+            neighbours=NEIGHBOURS,
             reject_share=config.reject_share,
             resamples=config.resamples,
         )

@@ -223,6 +223,7 @@ STRUCTURAL = ("network", "loss", "mixing", "rotations", "crop_padding", "flip", 
 CONTRASTIVE = ("mixing", "temperature", "supcon_weight", "ssl_weight")
 CLASSIFYING = ("weight_decay", "margin", "scale", "intra_weight", "inter_weight", "rotation_weight", "rotations")
 CLASSIFYING += ("crop_padding", "momentum")
+NEIGHBOURS = 3  # of the class-wise score of contrastive lanes, as in experiments/contrastive.py
 DATA = ("data", "data_dir", "unknown_data", "dataset", "family", "validation_share", "held_out")
 
 
@@ -344,6 +345,8 @@ def check(config: Config, arms: dict[str, Config]) -> None:
                 raise ValueError(
                     f"{name}={getattr(recipe, name)!r} does nothing with loss={recipe.loss!r}{where}: leave it out"
                 )
+        if contrast and recipe.batch_size < 2:
+            raise ValueError(f"batch_size={recipe.batch_size!r} leaves no negatives: give 2 or more{where}")
         if contrast and not recipe.supcon_weight and not recipe.ssl_weight:
             raise ValueError(f"supcon_weight=0 and ssl_weight=0 leave nothing to minimise{where}: raise one of them")
         if contrast and recipe.mixing != "none" and not recipe.ssl_weight:
@@ -379,7 +382,21 @@ def group_lanes(lanes: list[Lane], datasets: dict) -> list[list[Lane]]:
             raise ValueError(
                 f"batch_size={lane.recipe.batch_size} exceeds the {len(data.train.labels)} training images: lower it"
             )
+        if lane.recipe.loss == "contrastive":
+            check_classes(data)
     return list(groups.values())
+
+
+def check_classes(data: OpenSetData) -> None:
+    """Refuses classes that contrastive losses or their score cannot work with."""
+    if len(data.known_classes) < 2:
+        raise ValueError(f"known_classes={list(data.known_classes)} is a single class: give two or more")
+    fewest = int(np.bincount(data.train.labels, minlength=len(data.known_classes)).min())
+    if fewest < NEIGHBOURS:
+        raise ValueError(
+            f"the {NEIGHBOURS} nearest neighbours of a class exceed the {fewest} training images of the smallest:"
+            " lower validation_share, or add images"
+        )
 
 
 def method_of(recipe: Config, data: OpenSetData) -> tuple[Any, Objective, Optimizer]:

@@ -77,7 +77,7 @@ def lane_steps(
 
 def _sweep_side(objective, optimizer, layout, mesh, options, model_and_shape, images, inputs, keys, hyper):
     model, image_shape = model_and_shape
-    members = sweep.lane_sharding(mesh)
+    members = sharding.lane_sharding(mesh)
     images = jax.device_put(images, sharding.replicated(mesh))
     inputs, keys, hyper = jax.device_put((sweep.LaneInputs(*inputs), keys, hyper), members)
     init = jax.jit(

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from osrjax import processes, sharding
@@ -271,7 +270,7 @@ class LaneCheckpoints(Checkpoints):
 
     def __init__(self, directory: str | Path, *, lanes: int, mesh: jax.sharding.Mesh) -> None:
         super().__init__(directory)
-        everywhere, members = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec("member"))
+        everywhere, members = sharding.replicated(mesh), sharding.lane_sharding(mesh)
         self._cut = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf[:lanes], state), out_shardings=everywhere)
         self._kept = lambda leaf: jax.ShapeDtypeStruct((lanes, *leaf.shape[1:]), leaf.dtype, sharding=everywhere)
         self._lanes, self._members = lanes, members

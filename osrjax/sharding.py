@@ -19,6 +19,7 @@ __all__ = [
     "batch_sharding",
     "check_batch_size",
     "data_mesh",
+    "lane_sharding",
     "process_rows",
     "replicated",
     "spread",
@@ -205,6 +206,11 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     """The sharding of a batch: its first axis over "data"."""
     return NamedSharding(mesh, P("data"))
+
+
+def lane_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The sharding of an array whose first axis is the lanes of a sweep: over "member"."""
+    return NamedSharding(mesh, P("member"))
 
 
 def process_rows(batch_size: int) -> slice:

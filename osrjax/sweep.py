@@ -27,7 +27,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -48,7 +47,6 @@ __all__ = [
     "choose_layout",
     "init_lanes",
     "lane_mesh",
-    "lane_sharding",
     "make_lane_batches",
     "make_lane_forward",
     "make_lane_norms",
@@ -189,11 +187,6 @@ def lane_mesh(lanes: int, *, batch_size: int, devices: int | None = None) -> jax
             f" use devices={mesh.shape['member']} or another batch size"
         )
     return mesh
-
-
-def lane_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The sharding of an array whose first axis is the lanes: over "member"."""
-    return NamedSharding(mesh, P("member"))
 
 
 def over_lanes(

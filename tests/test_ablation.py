@@ -135,16 +135,17 @@ def test_checkpoints_go_on_with_other_numbers_of_devices(tmp_path):
         meshes = {n: sweep.lane_mesh(3, batch_size=4, devices=n) for n in (saving, restoring)}
         assert sweep.pad_lanes(3, restoring) == pads[restoring]
         padded = np.concatenate([state["w"], np.repeat(state["w"][-1:], pads[saving] - 3, axis=0)])
-        placed = jax.device_put({"w": padded}, sweep.lane_sharding(meshes[saving]))
+        placed = jax.device_put({"w": padded}, sharding.lane_sharding(meshes[saving]))
         with LaneCheckpoints(directory, lanes=3, mesh=meshes[saving]) as kept:
             kept.save(5, placed)
             kept.wait()
-        like = jax.device_put({"w": np.zeros((pads[restoring], 2), np.float32)}, sweep.lane_sharding(meshes[restoring]))
+        members = sharding.lane_sharding(meshes[restoring])
+        like = jax.device_put({"w": np.zeros((pads[restoring], 2), np.float32)}, members)
         with LaneCheckpoints(directory, lanes=3, mesh=meshes[restoring]) as kept:
             restored = kept.restore_latest(like)
         np.testing.assert_array_equal(restored.state["w"][:3], state["w"])
         assert restored.state["w"].shape[0] == pads[restoring]
-        assert restored.state["w"].sharding == sweep.lane_sharding(meshes[restoring])
+        assert restored.state["w"].sharding == members
     assert sharding.sweep_mesh(4, 4).shape["member"] == 4
 
 
@@ -203,6 +204,9 @@ def test_grids_and_axes_make_arms():
         (["--preset", "contrastive", "--vary", "margin=0.1"], "margin=0.1 does nothing with loss='contrastive'"),
         (["--vary", "temperature=0.1"], "temperature=0.1 does nothing with loss='m_ovr'"),
         (["--preset", "contrastive", "--probe-images", "4"], "probe_images=4 with contrastive losses is not built"),
+        (["--preset", "contrastive", "--vary", "batch_size=1"], "batch_size=1 leaves no negatives"),
+        (["--preset", "contrastive", "--validation-share", "0.986", "--batch-size", "8"], "images of the smallest"),
+        (["--preset", "contrastive", "--splits", "0", "--held-out", "1", "2", "4", "5", "9"], "single class"),
         (["--preset", "contrastive", "--vary", "ssl_weight=0"], "ssl_weight=0 gives mixing='gradmix' no weight"),
     ],
 )

@@ -93,7 +93,7 @@ def run_lanes(objective, optimizer, model, hypers, images, inputs, *, layout, me
     shared = jnp.asarray(images)
     if mesh is not None:
         shared = jax.device_put(shared, sharding.replicated(mesh))
-        members = sweep.lane_sharding(mesh)
+        members = sharding.lane_sharding(mesh)
         state, train_keys, hyper, inputs = jax.device_put((state, train_keys, hyper, inputs), members)
     with jax.set_mesh(mesh) if mesh is not None else contextlib.nullcontext():
         for step_inputs in inputs:
@@ -150,7 +150,7 @@ def test_lanes_on_devices_of_their_own_exchange_nothing(images):
     model, optimizer = network(), make_sgd(total_steps=10)
     mesh = sweep.lane_mesh(4, batch_size=BATCH, devices=4)
     hyper = sweep.stack_hyper(HYPERS[:4])
-    members = sweep.lane_sharding(mesh)
+    members = sharding.lane_sharding(mesh)
     state = jax.eval_shape(lambda k: sweep.init_lanes(k, model, optimizer, hyper, image_shape=SHAPE), keys_of(4))
     place = lambda tree: jax.tree.map(  # noqa: E731
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=members), tree
