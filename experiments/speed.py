@@ -20,7 +20,8 @@ image by image), `ratio_fast_form` that of our algorithm in PyTorch, so that alg
 `forward_equivalents` is the arithmetic of our step in forward passes of both views, 9 for the plain form.
 
 For sweeps the peer is ourselves: `steady_ratio` is the time of a single lane's jitted step over the sweep's time per
-lane-step, for each layout in `steady_ratios`; `total_ratio` that of whole runs of experiments/train.py, one process
+lane-step, for each layout in `steady_ratios`, and there for large matrix products with as many floating-point
+operations, which no layout will pass; `total_ratio` that of whole runs of experiments/train.py, one process
 after another, over experiments/ablation.py with the same lanes, start-up and compilation included, at the first of
 `steps` (`total_ratios` has all). The runs also draw figures and bootstrap intervals, which the sweep does not.
 """

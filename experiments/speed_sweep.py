@@ -25,7 +25,7 @@ HYPER = {
     "intra_weight": 1.0,
     "inter_weight": 1.0,
 }
-SINGLE, AUTO = "a single lane's step", "sweep, auto"
+SINGLE, AUTO, PRODUCTS = "a single lane's step", "sweep, auto", "its FLOPs as matrix products"
 SIDES: dict[
     str, tuple[Literal["auto", "vmap", "loop"], Literal["auto", "native", "patches"], bool]
 ] = {  # strategy, convolutions, whether on all devices
@@ -40,7 +40,10 @@ SIDES: dict[
 def lane_steps(
     network: str, batch: int, lanes: int, image_shape: tuple[int, int, int], classes: int, options: dict
 ) -> dict[str, Callable[[], object]]:
-    """A step of all lanes in each layout, and a single lane's step: calling them makes one and waits for it."""
+    """A step of all lanes in each layout, and a single lane's step: calling them makes one and waits for it.
+
+    Beside them as many floating-point operations, by XLA's count, in large matrix products: the floor of a step.
+    """
     model = OpenSetNetwork(NETWORKS[network](), classes)
     objective, optimizer = (
         make_classify_objective(model, CLASS_LOSSES["m_ovr"], make_crop_and_flip()),
@@ -65,7 +68,8 @@ def lane_steps(
             state, metrics = compiled(state, images, rows[0], labels[0], keys[0], single_hyper)
         float(metrics["loss"])
 
-    work: dict[str, Callable[[], object]] = {SINGLE: single}
+    counted: Any = compiled.lower(state, images, rows[0], labels[0], keys[0], single_hyper).compile().cost_analysis()
+    work: dict[str, Callable[[], object]] = {SINGLE: single, PRODUCTS: products(lanes * counted["flops"], options)}
     for name, (strategy, convolutions, spread) in SIDES.items():
         layout = sweep.choose_layout(strategy=strategy, convolutions=convolutions)
         mesh = sweep.lane_mesh(lanes, batch_size=batch, devices=None if spread else 1)
@@ -73,6 +77,22 @@ def lane_steps(
             objective, optimizer, layout, mesh, options, (model, image_shape), images, (rows, labels), keys, hyper
         )
     return work
+
+
+def products(flops: float, options: dict, *, size: int = 512) -> Callable[[], object]:
+    """So many operations as products of square float32 matrices, shared by all devices."""
+    mesh = sharding.data_mesh()
+    turns = max(1, round(flops / (2 * size**3 * mesh.size)))
+    placement = sharding.batch_sharding(mesh)
+    operands = jax.device_put(jnp.full((mesh.size, 2, size, size), 1 / size), placement)
+
+    def multiply(operands: jax.Array) -> jax.Array:
+        (left, right) = operands[0]
+        return jax.lax.fori_loop(0, turns, lambda _, product: left @ product, right)[None]
+
+    multiply_all = jax.shard_map(multiply, mesh=mesh, in_specs=placement.spec, out_specs=placement.spec)
+    compiled = jax.jit(multiply_all, compiler_options=options)
+    return lambda: jax.block_until_ready(compiled(operands))
 
 
 def _sweep_side(objective, optimizer, layout, mesh, options, model_and_shape, images, inputs, keys, hyper):
