@@ -48,6 +48,7 @@ from ablation_recipes import (
     data_fields,
     group_lanes,
     hyper_of,
+    layout_of,
     method_of,
     parse,
     score_of,
@@ -93,7 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"ablation.py: {error}", file=sys.stderr)
         return 2
-    with processes.end_together("ablation.py"):
+    remedy = "lower batch_size, use more devices, or compute fewer lanes together (--lanes-at-once, --strategy loop)"
+    with processes.end_together("ablation.py", memory=remedy):
         try:
             job = prepare(config)
         except ValueError as error:
@@ -123,7 +125,8 @@ def prepare(config: Config) -> Job:
     arms, lanes, groups, datasets, probes = processes.refuse_together(lambda: possible(config))
     fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
     content = {f"split {k}": content_of(data, split) for k, (split, data) in datasets.items()}
-    environment = ("out", "data_dir", "devices", "strategy", "convolutions", "compilation_cache", "profile_steps")
+    environment = ("out", "data_dir", "devices", "compilation_cache", "profile_steps")
+    environment += ("strategy", "convolutions", "lanes_at_once")
     environment += ("distributed", "coordinator", "processes", "process", "peer_timeout")
     out = config.out or Path("runs") / f"ablation-{config.preset}{'-smoke' if config.smoke else ''}"
     images = datasets[config.splits[0]][1].train.images
@@ -162,7 +165,7 @@ def run_groups(config: Config, job: Job) -> int:
         jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if run.writes:
-        layout = sweep.choose_layout(strategy=config.strategy, convolutions=config.convolutions)
+        layout = layout_of(config)
         print(
             f"{run.directory}: {len(job.lanes)} lanes in {len(job.groups)} programs, {layout.strategy} on"
             f" {mesh_of(config, job.groups[0]).size} devices",
@@ -224,7 +227,7 @@ class Program(NamedTuple):
 
 def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int, ProbeSets], mesh: Any) -> Program:
     """Model, step, data and evaluation of a group's lanes."""
-    layout = sweep.choose_layout(strategy=config.strategy, convolutions=config.convolutions)
+    layout = layout_of(config)
     recipe = members[0].recipe
     lanes = members + [members[-1]] * (sweep.pad_lanes(len(members), mesh.size) - len(members))
     parts = {split: datasets[split][1] for split in sorted({lane.split for lane in lanes})}

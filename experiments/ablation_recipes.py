@@ -102,6 +102,8 @@ class Config:
     """How the lanes of a device are computed: all at once, or one after another in the program; auto: by device."""
     convolutions: Literal["auto", "native", "patches"] = "auto"
     """With vmap: as they are, or as patches times matrix."""
+    lanes_at_once: int | None = None
+    """With vmap: how many lanes of a device to compute together at most, for less memory; default: all."""
     devices: int | None = None
     """Devices to spread the lanes over; default: all, on a CPU one for each core."""
     distributed: Literal["none", "auto"] = "none"
@@ -362,7 +364,14 @@ def check(config: Config, arms: dict[str, Config]) -> None:
             raise ValueError(f"margin={recipe.margin!r} is an angle in radians: give one below pi{where}")
         if not 0 <= recipe.momentum < 1:
             raise ValueError(f"momentum={recipe.momentum!r} must be in [0, 1){where}")
-    sweep.choose_layout(strategy=config.strategy, convolutions=config.convolutions)
+    layout_of(config)
+
+
+def layout_of(config: Config) -> sweep.Layout:
+    """How the lanes of a device are computed."""
+    return sweep.choose_layout(
+        strategy=config.strategy, convolutions=config.convolutions, lanes_at_once=config.lanes_at_once
+    )
 
 
 def data_fields(config: Config, split: int) -> dict[str, Any]:

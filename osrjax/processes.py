@@ -138,22 +138,30 @@ def is_lost(error: Exception) -> bool:
 
 
 @contextmanager
-def end_together(script: str) -> Generator[None]:
+def end_together(script: str, *, memory: str = "lower batch_size, or use more devices") -> Generator[None]:
     """Ends this process at once when an error leaves the block, so that no other process waits for it.
 
     A Python process that leaves in the usual way first waits for its peers, who wait for it. An error that says that
-    a peer is gone becomes one line, any other keeps its traceback; both exit with 1. With one process errors pass. An
-    interrupt from the keyboard, where no step loop takes it, becomes a line and the exit code 130.
+    a peer is gone, or that a device has no memory left, becomes one line, any other keeps its traceback; all exit
+    with 1. With one process other errors pass. An interrupt from the keyboard, where no step loop takes it, becomes a
+    line and the exit code 130.
 
     Args:
       script: name of the script, which begins the line.
+      memory: the remedy where memory is exhausted.
     """
     try:
         yield
     except Exception as error:
-        if jax.process_count() == 1:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+            reason = str(error).strip().splitlines()[0][:200]
+            line = f"{script}: a device has too little memory ({reason}): stopped; {memory}"
+            print(line, file=sys.stderr, flush=True)
+            if jax.process_count() == 1:
+                raise SystemExit(1) from None
+        elif jax.process_count() == 1:
             raise
-        if is_lost(error):
+        elif is_lost(error):
             reason = str(error).strip().splitlines()[0][:200]
             line = (
                 f"{script}: process {jax.process_index()} lost another process of the run ({reason}): stopped; what was"

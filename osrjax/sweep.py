@@ -11,7 +11,8 @@ How lanes share a device is a :class:`Layout`:
 strategy  memory      how
 ========  ==========  ==================================================================================
 vmap      all lanes   every operation for all lanes at once; convolutions become grouped ones, or, as
-                      patches times matrix, batched matrix products
+                      patches times matrix, batched matrix products. With ``lanes_at_once`` so many lanes,
+                      then the next, inside the program, and memory for so many
 loop      one lane    lanes one after another inside the program, convolutions in canonical order
 ========  ==========  ==================================================================================
 
@@ -67,10 +68,12 @@ class Layout(NamedTuple):
     Attributes:
       strategy: "vmap", all at once; or "loop", one after another inside the program.
       convolutions: "native", or "patches": as patches times matrix (only for "vmap").
+      lanes_at_once: how many lanes of a device "vmap" computes together at most; None for all.
     """
 
     strategy: Literal["vmap", "loop"]
     convolutions: Literal["native", "patches"]
+    lanes_at_once: int | None = None
 
 
 class LaneInputs(NamedTuple):
@@ -106,6 +109,7 @@ def choose_layout(
     *,
     strategy: Literal["auto", "vmap", "loop"] = "auto",
     convolutions: Literal["auto", "native", "patches"] = "auto",
+    lanes_at_once: int | None = None,
     backend: str | None = None,
 ) -> Layout:
     """The layout that is the fastest known one for a kind of device, unless the caller says otherwise.
@@ -117,17 +121,18 @@ def choose_layout(
     Args:
       strategy: "auto", or one's own choice.
       convolutions: "auto", or one's own choice.
+      lanes_at_once: as in :class:`Layout`.
       backend: "cpu", "gpu" or "tpu"; None for that of the default device.
 
     Returns:
       The layout.
 
     Raises:
-      ValueError: an unknown name, or patches in a loop, which gain nothing.
+      ValueError: an unknown name; patches or ``lanes_at_once`` in a loop, which gain nothing; lanes below 1.
 
     Example:
-      >>> choose_layout(backend="cpu"), choose_layout(strategy="vmap", backend="cpu")
-      (Layout(strategy='loop', convolutions='native'), Layout(strategy='vmap', convolutions='patches'))
+      >>> choose_layout(backend="cpu")[:2], choose_layout(strategy="vmap", backend="cpu")[:2]
+      (('loop', 'native'), ('vmap', 'patches'))
     """
     if strategy not in ("auto", "vmap", "loop"):
         raise ValueError(f'{strategy=} is not one of "auto", "vmap", "loop"')
@@ -137,8 +142,12 @@ def choose_layout(
     chosen = ("loop" if on_cpu else "vmap") if strategy == "auto" else strategy
     if chosen == "loop" and convolutions == "patches":
         raise ValueError(f'{convolutions=} gains nothing in a loop: give strategy="vmap", or leave it out')
+    if lanes_at_once is not None and lanes_at_once < 1:
+        raise ValueError(f"{lanes_at_once=} is below 1: give how many lanes to compute together, or leave it out")
+    if chosen == "loop" and lanes_at_once is not None:
+        raise ValueError(f'{lanes_at_once=} does nothing in a loop: give strategy="vmap", or leave it out')
     patches = convolutions == "patches" or (convolutions == "auto" and on_cpu and chosen == "vmap")
-    return Layout(chosen, "patches" if patches else "native")
+    return Layout(chosen, "patches" if patches else "native", lanes_at_once)
 
 
 def pad_lanes(lanes: int, devices: int) -> int:
@@ -193,6 +202,7 @@ def over_lanes(
     function: Callable[[PyTree, PyTree], PyTree],
     *,
     strategy: Literal["vmap", "loop"],
+    lanes_at_once: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[PyTree, PyTree], PyTree]:
     """Returns ``mapped(shared, lanes)``, a function of one lane for all of them; pure and not jitted.
@@ -200,6 +210,8 @@ def over_lanes(
     Args:
       function: ``(shared, lane) -> result``.
       strategy: as in :class:`Layout`.
+      lanes_at_once: as in :class:`Layout`; the largest number up to this that divides the lanes of a device is taken,
+        so that all turns are alike.
       mesh: spreads the lanes over its axis "member"; the axis "data" is left to the compiler.
 
     Returns:
@@ -219,9 +231,13 @@ def over_lanes(
         raise ValueError(f'{strategy=} is not one of "vmap", "loop"')
 
     def mapped(shared: PyTree, lanes: PyTree) -> PyTree:
-        if strategy == "vmap":
+        if strategy == "loop":
+            return jax.lax.map(partial(function, shared), lanes)
+        count = jax.tree.leaves(lanes)[0].shape[0]
+        together = next(size for size in range(min(lanes_at_once or count, count), 0, -1) if count % size == 0)
+        if together == count:
             return jax.vmap(function, in_axes=(None, 0))(shared, lanes)
-        return jax.lax.map(partial(function, shared), lanes)
+        return jax.lax.map(partial(function, shared), lanes, batch_size=together)
 
     if mesh is None:
         return mapped
@@ -329,7 +345,7 @@ def make_sweep_step(
         broken = jnp.logical_and(diverged == 0, jnp.logical_not(finite))
         return SweepState(state, jnp.where(broken, state.step, diverged)), metrics
 
-    mapped = over_lanes(lane_step, strategy=layout.strategy, mesh=mesh)
+    mapped = over_lanes(lane_step, strategy=layout.strategy, lanes_at_once=layout.lanes_at_once, mesh=mesh)
 
     def step(
         state: SweepState, images: Array, inputs: LaneInputs, keys: Array, hyper: LaneHyper
@@ -359,7 +375,7 @@ def make_lane_forward(
         return outputs.projection if contrast else outputs.logits, outputs.embedding
 
     rewrite = patch_convolutions if layout.convolutions == "patches" else canonical_convolutions
-    mapped = over_lanes(rewrite(lane_forward), strategy=layout.strategy, mesh=mesh)
+    mapped = over_lanes(rewrite(lane_forward), strategy=layout.strategy, lanes_at_once=layout.lanes_at_once, mesh=mesh)
     return lambda variables, images: mapped(images, variables)
 
 

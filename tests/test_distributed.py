@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -224,6 +226,16 @@ def test_one_process_starts_nothing_and_agrees_with_itself(tmp_path):
         processes.check_shared(tmp_path / "absent", wait=0.0)
     with pytest.raises(KeyError), processes.end_together("toy.py"):
         raise KeyError
+
+
+def test_a_device_without_memory_is_a_line_and_an_exit_code(capsys):
+    with pytest.raises(SystemExit) as end, processes.end_together("toy.py"):
+        jax.jit(lambda: jnp.ones(1 << 46))().block_until_ready()
+    assert end.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("toy.py: a device has too little memory (RESOURCE_EXHAUSTED: Out of memory")
+    assert error.endswith("stopped; lower batch_size, or use more devices\n")
+    assert error.count("\n") == 1
 
 
 def test_an_interrupt_outside_of_the_steps_is_a_line_and_an_exit_code(capsys):

@@ -38,7 +38,7 @@ CHANGES = {
     "rotation_weight": 1.0,
 }
 HYPERS = [BASE] + [{**BASE, name: value} for name, value in CHANGES.items()]  # a lane for every hyper-parameter
-LAYOUTS = [Layout("vmap", "patches"), Layout("vmap", "native"), Layout("loop", "native")]
+LAYOUTS = [Layout("vmap", "patches"), Layout("vmap", "native"), Layout("loop", "native"), Layout("vmap", "patches", 4)]
 
 
 def network(dtype=jnp.float32):
@@ -260,6 +260,8 @@ def test_shared_images_and_batches_are_those_of_single_runs():
     ("call", "message"),
     [
         (lambda: sweep.choose_layout(strategy="loop", convolutions="patches"), "gains nothing in a loop"),
+        (lambda: sweep.choose_layout(strategy="loop", lanes_at_once=2), "lanes_at_once=2 does nothing in a loop"),
+        (lambda: sweep.choose_layout(strategy="vmap", lanes_at_once=0), "lanes_at_once=0 is below 1"),
         (lambda: sweep.pad_lanes(0, 2), "lanes=0"),
         (lambda: sweep.lane_mesh(3, batch_size=7, devices=4), None),
         (lambda: sweep.lane_mesh(2, batch_size=7, devices=4), "batch_size=7 cannot be shared by 2 devices"),
@@ -285,6 +287,21 @@ def test_what_cannot_be_is_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_lanes_at_once_bound_the_memory():
+    def lane(shared, x):
+        return jnp.sum(jnp.sin(jnp.outer(x, shared)) @ jnp.outer(x, x))
+
+    shared, lanes = jnp.linspace(0.0, 1.0, 64), jax.random.normal(jax.random.key(0), (12, 64))
+    expected = np.stack([lane(shared, x) for x in lanes])
+    memory = {}
+    for at_once in (None, 12, 5, 1):  # 5 does not divide 12: 4 are taken
+        mapped = sweep.over_lanes(lane, strategy="vmap", lanes_at_once=at_once)
+        compiled = jax.jit(mapped).lower(shared, lanes).compile()
+        memory[at_once] = compiled.memory_analysis().temp_size_in_bytes
+        np.testing.assert_allclose(compiled(shared, lanes), expected, rtol=1e-4)
+    assert memory[None] == memory[12] > 2 * memory[5] > 4 * memory[1]
 
 
 def test_the_layout_follows_the_device_and_the_user():
