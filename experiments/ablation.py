@@ -367,6 +367,14 @@ def remembering(function: Callable[[sweep.SweepState], Any]) -> Callable[[sweep.
     return of_state
 
 
+def open_group(directory: Path, fields: dict[str, Any]) -> Run:
+    """The directory of a group; what refuses it now is no bad input any more."""
+    try:
+        return Run(directory, fields, writes=processes.is_first())
+    except ValueError as error:
+        raise FileError(str(error)) from error
+
+
 def run_group(
     config: Config, members: list[Lane], datasets: dict, probes: dict, directory: Path, stop: StopSignal
 ) -> dict[str, Any] | int:
@@ -376,11 +384,14 @@ def run_group(
     fields = {name: getattr(recipe, name) for name in STRUCTURAL} | {"lanes": names}
     mesh = mesh_of(config, members)
     with (
-        Run(directory, fields, writes=processes.is_first()) as run,
+        open_group(directory, fields) as run,
         LaneCheckpoints(directory / "checkpoints", lanes=len(members), mesh=mesh) as kept,
     ):
-        if (done := run.read_json("results.json")) is not None:
-            return done
+        done = run.read_json("results.json")
+        finished = processes.gather_text("yes" if done is not None else "")[0]  # others may see process 0's file late
+        if finished:
+            processes.check_shared(directory / "results.json")
+            return done if done is not None else run.read_json("results.json")
         program = build(config, members, datasets, probes, mesh)
         latest: dict[str, Any] = {}
 
@@ -434,7 +445,12 @@ def run_group(
         lanes = assessed_lanes(config, members, datasets, program, trained.state)
         outputs = program.predict(trained.state)[0][:, : len(members)]
         name = "projection" if recipe.loss == "contrastive" else "logits"
-        run.write_arrays("outputs.npz", {name: outputs.swapaxes(0, 1)})
+        images = {
+            f"split {split} {part}": found
+            for split, parts in program.rows.items()
+            for part, found in zip(("validation", "test_known", "test_unknown", "train"), parts, strict=False)
+        }
+        run.write_arrays("outputs.npz", {name: outputs.swapaxes(0, 1), **images})
         result = {"lanes": lanes, "history": history_of(run.directory / "metrics.jsonl") if run.writes else []}
         run.write_json("results.json", result)
         return result
@@ -553,14 +569,15 @@ def assessed_lanes(
     diverged = program.diverged(state)
     found = []
     for lane, member in enumerate(members):
-        values: dict[str, Any] = {"diverged_at": int(diverged[lane]) or None}
-        if not diverged[lane]:
+        ended_well = np.isfinite(predicted[0][:, lane]).all()  # the last update may break what no step sees any more
+        values: dict[str, Any] = {"diverged_at": int(diverged[lane]) or (None if ended_well else member.recipe.steps)}
+        if values["diverged_at"] is None:
             assessment = assess_lane(config, member, lane, datasets[member.split][1], program, predicted)
             scored = assessment["scores"][score_of(member.recipe)]
             values |= {name: scored[name]["value"] for name in METRICS}
             values["davies_bouldin"] = assessment["davies_bouldin"]
             values["scores"] = assessment["scores"]
-            if norms is not None:
+            if norms is not None and np.isfinite(norms[lane]).all():
                 values |= norm_metrics(norms[lane], config.probe_images)
         found.append(values)
     return found
@@ -666,7 +683,12 @@ def draw(
             along.setdefault(dataclasses.replace(recipe, **{field: 0.0}), {})[getattr(recipe, field)] = arm
         longest = max(along.values(), key=len)
         if len(longest) > 2:
-            panels[field] = (list(longest), np.stack([values["auroc"][arm] for arm in longest.values()]))
+            # Of the slices through a grid the first is drawn, and says where it lies.
+            fixed = dataclasses.asdict(arms[next(iter(longest.values()))])
+            others = [name for name in TRACED if name != field and len({getattr(r, name) for r in arms.values()}) > 1]
+            several = sum(len(found) == len(longest) for found in along.values()) > 1
+            at = f" ({', '.join(f'{name} {fixed[name]:g}' for name in others)})" if several else ""
+            panels[field + at] = (list(longest), np.stack([values["auroc"][arm] for arm in longest.values()]))
     if panels:
         report.save_figure(sweep_report.response_figure(panels, metric="AUROC"), directory / "auroc_by_value")
     if len(arms) > 1 and not all(np.isnan(found).all() for found in values["jnd"].values()):

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
@@ -190,8 +191,14 @@ PRESETS["contrastive"] = Config(  # optimiser, batches and rates of experiments/
     vary=("temperature=0.02,0.1,0.5", "supcon_weight=0", "ssl_weight=0.3"),
     one_at_a_time=True,
 )
-PRESETS["figure-13"] = dataclasses.replace(
-    PRESETS["figure-14"], preset="figure-13", arms=(*PRESETS["table"].arms, *PRESETS["figure-14"].arms[1:])
+PRESETS["figure-13"] = dataclasses.replace(  # all arms of figure 14; "m-OvR" is without S, "lambda_self 0.1" with all
+    PRESETS["figure-14"],
+    preset="figure-13",
+    arms=(
+        *PRESETS["figure-14"].arms,
+        *(f"with S, {WITHOUT[part]} rotations=one" for part in "AWN"),
+        "with S, softmax: loss=softmax rotations=one",
+    ),
 )
 SMOKE = {
     "data": "digits",
@@ -273,9 +280,14 @@ def arms_of(config: Config) -> dict[str, Config]:
     axes = [axis_of(text) for text in config.vary]
     if not axes:
         return arms
+    fields = [field for field, _ in axes]
+    if len(set(fields)) < len(fields):
+        raise ValueError(f"vary: {max(fields, key=fields.count)!r} is there twice: give all its values at once")
     varied = {}
     for name, recipe in arms.items():
         if config.one_at_a_time:
+            if name in varied:
+                raise ValueError(f"vary: {name!r} is there twice: give that arm another name")
             varied[name] = recipe
             if name != next(iter(arms)):
                 continue  # axes go round the reference alone
@@ -287,6 +299,8 @@ def arms_of(config: Config) -> dict[str, Config]:
             if config.one_at_a_time and all(getattr(recipe, field) == value for field, value in combination):
                 continue  # the reference itself
             label = label if len(arms) == 1 or config.one_at_a_time else f"{name}, {label}"
+            if label in varied:
+                raise ValueError(f"vary: {label!r} is there twice: give each value once")
             varied[label] = dataclasses.replace(recipe, **dict(combination))
     return varied
 
@@ -314,7 +328,7 @@ def changed(text: str, option: str) -> tuple[str, Any]:
         try:
             return field, kind(value)
         except ValueError:
-            raise ValueError(f"{option}: {field}={value!r} is no number") from None
+            raise ValueError(f"{option}: {field}={value!r} is no {'integer' if kind is int else 'number'}") from None
     if value not in kind.__args__:
         raise ValueError(f"{option}: {field}={value!r} does not exist: choose from {', '.join(kind.__args__)}")
     return field, value
@@ -332,6 +346,10 @@ def check(config: Config, arms: dict[str, Config]) -> None:
         raise ValueError(f"splits={list(config.splits)} must be distinct, at least one")
     if not 0 < config.reject_share < 1:
         raise ValueError(f"reject_share={config.reject_share!r} must be between 0 and 1, such as 0.1")
+    if config.probe_every and config.log_every % config.probe_every and config.probe_every % config.log_every:
+        raise ValueError(
+            f"probe_every={config.probe_every} and log_every={config.log_every}: make one a multiple of the other"
+        )
     contrast = config.preset == "contrastive"
     if contrast and config.probe_images:
         raise ValueError(f"probe_images={config.probe_images} with contrastive losses is not built: give 0")
@@ -356,6 +374,9 @@ def check(config: Config, arms: dict[str, Config]) -> None:
         for name in ("steps", "batch_size", "learning_rate", "scale", "temperature"):
             if not getattr(recipe, name) > 0:
                 raise ValueError(f"{name}={getattr(recipe, name)!r} must be above 0{where}")
+        for name in TRACED:
+            if not np.isfinite(getattr(recipe, name)):
+                raise ValueError(f"{name}={getattr(recipe, name)!r} is not finite{where}")
         positive = ("learning_rate", "scale", "temperature")
         for name in ("crop_padding", *(name for name in TRACED if name not in positive)):
             if not getattr(recipe, name) >= 0:
@@ -364,7 +385,22 @@ def check(config: Config, arms: dict[str, Config]) -> None:
             raise ValueError(f"margin={recipe.margin!r} is an angle in radians: give one below pi{where}")
         if not 0 <= recipe.momentum < 1:
             raise ValueError(f"momentum={recipe.momentum!r} must be in [0, 1){where}")
+    trained: dict[Config, str] = {}
+    for arm, recipe in arms.items():
+        if (other := trained.setdefault(what_counts(recipe), arm)) != arm:
+            unread = [name for name in TRACED if getattr(recipe, name) != getattr(arms[other], name)]
+            why = f" ({', '.join(unread)} does nothing there)" if unread else ""
+            raise ValueError(f"arms {other!r} and {arm!r} train the same networks{why}: leave one out")
     layout_of(config)
+
+
+def what_counts(recipe: Config) -> Config:
+    """The recipe with the defaults of those fields that its loss and rotations do not read."""
+    if recipe.loss == "contrastive":
+        return recipe
+    unread = {"margin", "scale", "intra_weight", "inter_weight"} - set(CLASS_LOSSES[recipe.loss].hyper)
+    unread |= {"rotation_weight"} if recipe.rotations == "none" else set()
+    return dataclasses.replace(recipe, **{name: getattr(Config, name) for name in unread})
 
 
 def layout_of(config: Config) -> sweep.Layout:
@@ -452,5 +488,5 @@ def command_of(config: Config, lane: Lane) -> str:
         elif isinstance(value, tuple):
             words += [f"{option} {' '.join(map(str, value))}"] if value else []
         elif value is not None:
-            words.append(f"{option} {value}")
+            words.append(f"{option} {shlex.quote(str(value))}")
     return " ".join(words)

@@ -131,11 +131,14 @@ def main(arguments: list[str] | None = None) -> int:
     config = tyro.cli(Config, args=arguments, description=__doc__)
     programs = PRESETS
     if config.smoke:
-        programs, config = SMOKE, dataclasses.replace(config, presets=tuple(SMOKE), chips=(1, 2))
+        programs = SMOKE
+        config = dataclasses.replace(config, chips=(1, 2) if config.platform == "cpu" else (1, 4))
     try:
         check(config, programs)
         prepare_devices(config)
         cache = Cache(config.cache)
+        if config.json:
+            make_folder(config.json, "json")
     except ValueError as error:
         print(f"costs.py: {error}", file=sys.stderr)
         return 2
@@ -153,13 +156,22 @@ def main(arguments: list[str] | None = None) -> int:
     for chip_name, chip in chips.items():
         print("\n" + time_table(rows, chip_name, chip))
     if config.json:
-        config.json.parent.mkdir(parents=True, exist_ok=True)
         config.json.write_text(json.dumps(summary(rows, chips, config), indent=1) + "\n")
     return 0
 
 
+def make_folder(path: Path, name: str) -> None:
+    """The directory of a file that is written at the end; refuses one that cannot be, before any work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{name}={str(path)!r} cannot be written ({error.strerror}): choose another file") from error
+
+
 def check(config: Config, programs: dict[str, Program]) -> None:
     """Refuses what cannot be compiled or compared."""
+    if not config.chips:
+        raise ValueError("chips is empty: give at least one number, such as 8")
     for name in config.presets:
         if name not in programs:
             raise ValueError(f"presets={name!r} does not exist: choose from {', '.join(programs)}")
@@ -270,6 +282,8 @@ class Cache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.known = json.loads(path.read_text()) if path.exists() else {}
+            if not isinstance(self.known, dict):
+                raise ValueError("it holds no object: delete it, or name another")
         except (OSError, ValueError) as error:
             raise ValueError(f"cache={str(path)!r} cannot be used: {error}") from error
 

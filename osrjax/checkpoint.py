@@ -148,9 +148,7 @@ class Checkpoints:
           Exception: whatever Orbax raises for a missing or unreadable file.
         """
         state = self._checkpointer.load(step, jax.tree.map(_abstract, like))
-        stored = self._checkpointer.metadata(step).custom_metadata
-        if stored != {"crc32": _checksums(state)}:
-            raise ValueError(f"checksums of {step=} differ from those that were written")
+        _compare_checksums(step, self._checkpointer.metadata(step).custom_metadata, state)
         return state
 
     def restore_latest(self, like: State) -> Restored | None:
@@ -169,13 +167,18 @@ class Checkpoints:
         for step in reversed(self.steps()):
             state, reason = like, ""
             try:
-                state = self.restore(step, like)
+                if jax.process_count() == 1:
+                    state = self.restore(step, like)
+                else:
+                    self._check_alone(step, like)
             except Exception as error:  # whatever a damaged file makes the reader raise
                 reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-            # What one process cannot read is damaged to all.
-            if reason := next(filter(None, processes.gather_text(reason)), ""):
+            # The processes read together, and wait for each other: only what process 0 could read as a whole.
+            if reason := processes.gather_text(reason)[0]:
                 reports.append(f"checkpoint of step {step} is damaged ({reason})")
                 continue
+            if jax.process_count() > 1:
+                state = self.restore(step, like)
             self._set_aside([other for other in self.steps() if other > step])
             return Restored(step, state, tuple(reports))
         reports += [f"{path.name} was set aside" for path in sorted(self.directory.parent.glob("damaged-*"))]
@@ -186,6 +189,29 @@ class Checkpoints:
                 + ". Start in a new run directory, or delete this one"
             )
         return None
+
+    def _check_alone(self, step: int, like: Any) -> None:
+        """Raises where process 0 cannot read a stored state without the others, who read one small array.
+
+        Read they must: Orbax numbers the operations of a process, and numbers that differ would wait for each other.
+        """
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}
+        )
+        with ocp.Context(multiprocessing_options=alone):
+            leaves, tree = jax.tree.flatten(self._stored_like(like))
+            host: list[Any] = [np.empty(leaf.shape, leaf.dtype) for leaf in leaves]
+            if not processes.is_first():
+                smallest = min(range(len(host)), key=lambda leaf: host[leaf].size)
+                host = [leaf if number == smallest else ocp.PLACEHOLDER for number, leaf in enumerate(host)]
+            found = ocp.load(str(self.directory / str(step)), tree.unflatten(host), checkpointable_name="state")
+            metadata: Any = ocp.metadata(str(self.directory / str(step)))
+        if processes.is_first():
+            _compare_checksums(step, metadata.custom_metadata, found)
+
+    def _stored_like(self, like: Any) -> Any:
+        """Shapes of what is stored for a state."""
+        return jax.tree.map(_abstract, like)
 
     @contextlib.contextmanager
     def _writing(self) -> Generator[None]:
@@ -289,12 +315,20 @@ class LaneCheckpoints(Checkpoints):
         def pad(leaf: jax.Array) -> jax.Array:
             return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], added, axis=0)])
 
-        stored = super().restore(step, jax.tree.map(self._kept, like))
+        stored = super().restore(step, self._stored_like(like))
         return jax.jit(lambda state: jax.tree.map(pad, state), out_shardings=self._members)(stored)
+
+    def _stored_like(self, like: Any) -> Any:
+        return jax.tree.map(self._kept, like)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+
+def _compare_checksums(step: int, written: Any, state: Any) -> None:
+    if written != {"crc32": _checksums(state)}:
+        raise ValueError(f"checksums of {step=} differ from those that were written")
 
 
 def _checksums(state: Any) -> list[int]:

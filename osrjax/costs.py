@@ -83,7 +83,9 @@ def collectives(hlo: str, parameters: Iterable[tuple[int, ...]]) -> list[Collect
     found = []
     for result, kind, start in _OPERATION.findall(hlo):
         arrays = [(name, tuple(int(n) for n in size.split(",") if n)) for name, size in _ARRAY.findall(result)]
-        if start and kind in ("all-gather", "collective-permute"):  # (what goes in, what comes out, ...)
+        if start and kind == "all-gather":  # all that goes in, then all that comes out
+            arrays = arrays[len(arrays) // 2 :]
+        elif start and kind == "collective-permute":  # what goes in, what comes out, and contexts
             arrays = arrays[1:2]
         sizes = dict.fromkeys(PURPOSES, 0)
         vectors = "gradients" if any(tuple(sorted(shape)) in matrices for _, shape in arrays) else "statistics"
@@ -236,7 +238,7 @@ def break_even_batch(costs: Sequence[StepCost], chip: Chip, *, share: float = 1.
       share: s; at 1 communication can hide behind arithmetic at best, at 0.1 it does not matter even if none hides.
 
     Returns:
-      The batch, at least 1, not rounded; None if no batch is enough.
+      The batch, at least 1, not rounded; None if no batch is enough, or none from which on every larger one is.
 
     Raises:
       ValueError: not two different batches on equally many chips.

@@ -155,7 +155,7 @@ def train_loop(
             tracing = False
         pending.append((step, step_metrics))
         bar.update()
-        stopping = stop.reached(step)  # asked once: a signal may come at any line below
+        stopping = stop.reached()  # asked once: a signal may come at any line below
         saving = step % save_every == 0 or step == steps or stopping
         probing = probe is not None and (step % probe_every == 0 or step == steps)
         if not (saving or probing or step % log_every == 0):

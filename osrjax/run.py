@@ -18,6 +18,7 @@ which the same command goes on.
 import contextlib
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -296,6 +297,8 @@ class StopSignal:
     process that was interrupted from the keyboard with 130.
     """
 
+    _calls = itertools.count(1)  # of `reached` in this process: JAX compares for equality, and steps start anew
+
     def __init__(self) -> None:
         self._shared = False
         self.requested = False
@@ -310,11 +313,10 @@ class StopSignal:
         if self._shared:
             os.kill(os.getpid(), signal.SIGTERM)  # a notice to JAX's preemption service
 
-    def reached(self, step: int) -> bool:
+    def reached(self) -> bool:
         """Whether to stop after a step: on request, and with several processes after the step that they agree on.
 
-        Args:
-          step: that was just taken; with several processes all call this at every step.
+        With several processes all call this after every step, as often as each other.
 
         Returns:
           True after the last step to take.
@@ -323,7 +325,7 @@ class StopSignal:
             return self.requested
         from jax.experimental import multihost_utils
 
-        if not multihost_utils.reached_preemption_sync_point(step):
+        if not multihost_utils.reached_preemption_sync_point(next(self._calls)):
             return False
         if not self.requested:  # the signal came to JAX's handler, or to another process
             self.requested, self.name, self.exit_code = True, "SIGTERM", 128 + signal.SIGTERM

@@ -111,7 +111,7 @@ def response_figure(
     """
     if not panels:
         raise ValueError("panels is empty: give at least one hyper-parameter with its values")
-    figure = Figure(figsize=(3.4 * len(panels), 3.4), layout="constrained")
+    figure = Figure(figsize=(max(3.4 * len(panels), 5.0), 3.4), layout="constrained")
     drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (name, (values, found)) in zip(drawn, panels.items(), strict=True):
         order = np.argsort(values)
@@ -139,7 +139,8 @@ def response_figure(
         axes.spines[["top", "right"]].set_visible(False)
     drawn[0].set_ylabel(metric)
     n = max((found.shape[1] for _, found in panels.values()), default=1)
-    figure.suptitle(f"{metric}: mean{' and 95 % interval' if n > 1 else ''} over {n} split(s); thin: each split")
+    over = f"and 95 % interval over {n} splits; thin: each split" if n > 1 else "of one split"
+    figure.suptitle(f"{metric}: mean {over}", fontsize="medium")
     return figure
 
 

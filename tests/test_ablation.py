@@ -5,9 +5,11 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 
+import ablation_recipes
 import jax
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from test_experiments import EXPERIMENTS, load
 
 from osrjax import sharding, sweep
 from osrjax.checkpoint import LaneCheckpoints
+from osrjax.files import FileError
 
 ablation = load("ablation")
 
@@ -101,6 +104,40 @@ def test_tables_history_and_figures(finished):
     assert {path.name for path in (finished / "figures").glob("*.png")} == {"auroc_and_jnd.png", "dynamics.png"}
     with np.load(finished / "group-0" / "outputs.npz") as outputs:
         assert outputs["logits"].shape[::2] == (6, 6)
+        places = [outputs[f"split 0 {part}"] for part in ("validation", "test_known", "test_unknown")]
+        assert sorted(np.concatenate(places)) == list(range(outputs["logits"].shape[1]))
+
+
+def test_a_lane_that_its_last_update_breaks_hurts_no_other(tmp_path, capsys):
+    """No step sees it any more: its outputs or its norms do."""
+    arguments = ["--smoke", "--seeds", "1", "--splits", "0", "--steps", "1", "--vary", "learning_rate=0.1,1e18,3e38"]
+    assert ablation.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    rows = rows_of(tmp_path / "run")
+    assert rows[0]["diverged_at"] == ""
+    assert rows[0]["jnd"] != ""
+    assert rows[1]["jnd"] == rows[2]["jnd"] == ""
+    assert rows[2]["diverged_at"] == "1"
+    assert rows[2]["auroc"] == ""
+    assert "diverged: lane 2" in capsys.readouterr().out
+
+
+def test_a_group_that_cannot_be_written_is_a_file_error(tmp_path):
+    (tmp_path / "group-0").write_text("a file where the directory would be")
+    with pytest.raises(FileError, match=r"group-0.*cannot be written"):
+        ablation.open_group(tmp_path / "group-0", {})
+
+
+@pytest.mark.parametrize("preset", ablation_recipes.PRESETS)
+def test_arms_of_a_preset_are_different_networks(preset):
+    for smoke in ([], ["--smoke"]):
+        config = ablation.parse(["--preset", preset, *smoke])
+        ablation.check(config, ablation.arms_of(config))
+
+
+def test_commands_are_quoted_for_a_shell():
+    config = ablation.parse(["--data", "npz:/my data/d.npz"])
+    command = ablation.command_of(config, ablation.Lane("recipe", config, 0, 0))
+    assert shlex.split(command)[shlex.split(command).index("--data") + 1] == "npz:/my data/d.npz"
 
 
 def test_the_same_command_prints_the_stored_table(finished, capsys):
@@ -189,6 +226,14 @@ def test_grids_and_axes_make_arms():
         (["--arms", "a: flip=maybe"], "flip='maybe' is neither True nor False"),
         (["--vary", "margin"], "has no values"),
         (["--vary", "margin=0,wide"], "margin='wide' is no number"),
+        (["--vary", "steps=1e3"], "steps='1e3' is no integer"),
+        (["--vary", "learning_rate=inf"], "learning_rate=inf is not finite"),
+        (["--vary", "margin=0.5", "margin=1"], "vary: 'margin' is there twice"),
+        (["--one-at-a-time", "--arms", "x:", "margin 0.0: loss=ovr", "--vary", "margin=0"], "'margin 0.0' is there"),
+        (["--arms", "s: loss=softmax", "--vary", "margin=0,1"], "train the same networks (margin does nothing there)"),
+        (["--vary", "rotation_weight=0.1,1"], "train the same networks (rotation_weight does nothing there)"),
+        (["--arms", "a:", "b: margin=0.5"], "arms 'a' and 'b' train the same networks: leave one out"),
+        (["--log-every", "10", "--probe-every", "7"], "make one a multiple of the other"),
         (["--vary", "scale=8,-1"], "scale=-1.0 must be above 0 (arm 'scale -1.0')"),
         (["--arms", "a: margin=4"], "margin=4.0 is an angle in radians"),
         (["--seeds", "0"], "seeds=0 must be above 0"),

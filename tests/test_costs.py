@@ -38,6 +38,7 @@ HLO = """
   ROOT %b = (f32[16]{0:T(128)}, f32[16]{0:T(128)}, /*index=5*/f32[]{:T(128)}) all-reduce(%y, %z, %w), channel_id=2
   %c = (f32[2,8]{1,0}, f32[8,8]{1,0}) all-gather-start(f32[2,8]{1,0} %z), dimensions={0}
   %d = f32[8,8]{1,0} all-gather-done(%c)
+  %i = ((f32[2,8]{1,0}, f32[4,8]{1,0}), (f32[16,8]{1,0}, f32[32,8]{1,0})) all-gather-start(%z, %y), dimensions={0}
   %e = (u8[6]{0}, u8[6]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%p)
   %f = bf16[4,8]{1,0} all-to-all(%q), metadata={op_name="jit(step)/reduce"}
   %g = pred[5]{0} all-gather(%all-reduce.3)
@@ -51,11 +52,12 @@ def test_collectives_of_a_text():
         Collective("all-reduce", gradients=4 * (432 + 16), rows=4 * 20),
         Collective("all-reduce", statistics=4 * 33),
         Collective("all-gather", rows=4 * 64),
+        Collective("all-gather", rows=4 * (128 + 256)),
         Collective("collective-permute", rows=6),
         Collective("all-to-all", rows=2 * 32),
         Collective("all-gather", rows=5),
     ]
-    assert [one.purpose for one in found] == ["gradients", "statistics"] + 4 * ["rows"]
+    assert [one.purpose for one in found] == ["gradients", "statistics"] + 5 * ["rows"]
     assert costs.collectives("%h = f32[7]{0} add(%a, %b)", ()) == []
 
 
@@ -284,6 +286,8 @@ def test_smoke_run_and_its_cache(script, tmp_path, capsys):
         ("--platform v5e --chips 3", "chips=3 is no slice of v5e"),
         ("--presets train:bundled --chips 999", "chips=999 but this process has"),
         ("--smoke --cache {path}/file/cache.json", "cannot be used"),
+        ("--smoke --presets train:bundled", "presets='train:bundled' does not exist: choose from train:smoke"),
+        ("--smoke --json {path}/file/costs.json", "cannot be written"),
     ],
 )
 def test_bad_input_ends_in_one_line(script, options, message, tmp_path, capsys):

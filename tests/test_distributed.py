@@ -176,6 +176,20 @@ def test_lanes_over_two_processes_are_those_of_one(start_two, tmp_path):
     np.testing.assert_allclose(*found, atol=1e-3)
 
 
+def test_a_part_cut_for_one_process_and_a_signal_between_programs_hang_nobody(start_two, tmp_path):
+    """Each process reads its own part of a checkpoint; a signal may come when no step is left to count."""
+    arguments = ["--out", str(tmp_path)]
+    codes, outputs, errors = ends(start_two(Path(__file__).parent / "two_processes.py", arguments, arguments))
+    assert codes == [0, 0], errors
+    found = [json.loads(output.splitlines()[-1]) for output in outputs]
+    assert found[0]["cut"] > 0
+    assert [process["step"] for process in found] == [5, 5]
+    assert [process["right"] for process in found] == [True, True]
+    assert all(process["reports"][0].startswith("checkpoint of step 10 is damaged (") for process in found)
+    assert found[0]["stopped"] == found[1]["stopped"] < 5
+    assert [process["exit_code"] for process in found] == [143, 143]
+
+
 def test_processes_with_different_commands_refuse_together(start_two, tmp_path):
     arguments = [*TRAIN, "--out", str(tmp_path / "run")]
     codes, _, errors = ends(start_two("train.py", arguments, [*arguments, "--seed", "7"]))
