@@ -160,7 +160,8 @@ def test_two_processes_contrast_as_one(start_two, tmp_path):
 
 def test_lanes_over_two_processes_are_those_of_one(start_two, tmp_path):
     """Three lanes: a fourth one pads them, and is not kept."""
-    sweep = ["--smoke", "--steps", "6", "--splits", "0", "--seeds", "3", "--probe-every", "3", "--save-every", "3"]
+    sweep = ["--smoke", "--steps", "6", "--splits", "0", "--seeds", "3", "--save-every", "3"]
+    sweep += ["--log-every", "3", "--probe-every", "3"]
     two, one = ([*sweep, "--out", str(tmp_path / name)] for name in ("two", "one"))
     codes, outputs, errors = ends(start_two("ablation.py", two, two))
     assert codes == [0, 0], errors
