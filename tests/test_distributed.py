@@ -38,7 +38,7 @@ def start_two():
     """Starts two processes of a script that join each other, each with its own arguments; ends what is left of them."""
     all_started = []
 
-    def start(script, first, second, *, devices=1):
+    def start(script, first, second):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -46,7 +46,7 @@ def start_two():
         started = [
             subprocess.Popen(
                 [sys.executable, str(EXPERIMENTS / script), *arguments, *join, "--process", str(number)],
-                env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
+                env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -103,7 +103,8 @@ def undisturbed(tmp_path_factory):
 def test_sigterm_to_one_process_saves_and_stops_both_and_a_single_one_goes_on(start_two, undisturbed, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = [*TRAIN, "--out", str(run), "--stream"]
-    started = start_two("train.py", arguments, arguments, devices=2)
+    # One device a process: with two, jaxlib 0.10.2 on two busy cores rarely waits for ever within a collective.
+    started = start_two("train.py", arguments, arguments)
     # It compiles the first step then: JAX looks for signals once a second.
     wait_for(lambda: (run / "provenance.json").exists() and '"jax"' in (run / "provenance.json").read_text(), started)
     started[1].send_signal(signal.SIGTERM)
