@@ -6,7 +6,9 @@ Before it can hand a convolution to a library, XLA for CPU brings it to the orde
 does so for the outermost computation only. In the body of a ``lax.map``, ``lax.scan`` or ``lax.while_loop`` a
 convolution in another order, such as the transpose that a gradient makes, is compiled to plain nested loops, several
 times slower (``experiments/speed.py --what jacobian --default-options``). Transposing the operands in the traced
-program costs little and avoids that; other backends choose their layouts themselves and lose nothing.
+program costs little and avoids that; other backends choose their layouts themselves and lose nothing. Little, if
+it goes slab by slab: XLA writes a transposed array in its order, and for the gradient of a weight, which wants the
+channels first, reads the images one channel after another, all cache lines for each.
 
 *Patches times matrix*, for many networks at once. Under ``vmap`` over kernels a convolution becomes a grouped one,
 which XLA for CPU runs at a fraction of the speed of its parts. As a matrix product of all patches with the kernel
@@ -14,6 +16,7 @@ it becomes a batched matrix product, and so do its gradients (``experiments/spee
 as many times the memory of the images as the window has positions, over the stride.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +28,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 from jaxtyping import Array
 
 __all__ = ["canonical_convolutions", "patch_convolutions"]
+
+_CACHE = 2**21  # bytes of a core's second-level cache, about
 
 
 def canonical_convolutions(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,7 +128,7 @@ def _convolution(images: Array, kernel: Array, *, dimension_numbers: lax.ConvDim
     """One convolution, computed as NHWC, HWIO -> NHWC whatever the order of its operands and result."""
     # Positions of: batch, channels, space; outputs, inputs, window; and for the result as for the images.
     (batch, channels, *space), (outputs, inputs, *window), result = dimension_numbers
-    images = lax.transpose(images, (batch, *space, channels))
+    images = _transposed(images, (batch, *space, channels))
     kernel = lax.transpose(kernel, (*window, inputs, outputs))
     last = images.ndim - 1
     order = (0, last, *range(1, last))
@@ -137,6 +142,18 @@ def _convolution(images: Array, kernel: Array, *, dimension_numbers: lax.ConvDim
     for here, there in zip(order, result, strict=True):
         positions[there] = here
     return lax.transpose(found, positions)
+
+
+def _transposed(array: Array, order: Sequence[int]) -> Array:
+    """The transposed array; on a CPU in slabs that stay in the cache, where its last axis becomes the first."""
+    size = array.size * array.dtype.itemsize
+    if order[0] != array.ndim - 1 or size <= _CACHE or jax.default_backend() != "cpu":
+        return lax.transpose(array, order)
+    axis = order[1]
+    count = min(array.shape[axis], 32, 4 * size // _CACHE)
+    ends = [array.shape[axis] * slab // count for slab in range(count + 1)]
+    slabs = (lax.slice_in_dim(array, start, end, axis=axis) for start, end in itertools.pairwise(ends))
+    return lax.concatenate([lax.transpose(slab, order) for slab in slabs], 1)
 
 
 def _patches_times_matrix(

@@ -60,6 +60,25 @@ def test_gradients_with_respect_to_both_operands(rng, options):
     assert text.count("lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2)") == text.count("lhs_spec=")
 
 
+def test_the_gradient_of_a_weight_over_more_images_than_a_cache_holds(rng):
+    """Transposed slab by slab; 13 rows make slabs of two sizes. Against explicit sums in float64."""
+    images = rng.normal(size=(40, 13, 9, 130)).astype(np.float32)  # 2.4 MB
+    cotangents = rng.normal(size=(40, 13, 9, 3)).astype(np.float32)
+
+    def gradient(images, cotangents):
+        _, pullback = jax.vjp(lambda kernel: convolve(images, kernel), jnp.zeros((3, 3, 130, 3)))
+        return pullback(cotangents)[0]
+
+    rewritten = canonical_convolutions(gradient)
+    assert "concatenate" in str(jax.make_jaxpr(rewritten)(images, cotangents))
+    padded = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    wanted = [
+        [np.einsum("nhwi,nhwo->io", padded[:, i : i + 13, j : j + 9], cotangents.astype(np.float64)) for j in range(3)]
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(jax.jit(rewritten)(images, cotangents), wanted, rtol=1e-4, atol=1e-3)
+
+
 def test_calls_loops_and_structures(rng):
     kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 2)), jnp.float32)
 
