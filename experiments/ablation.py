@@ -418,7 +418,10 @@ def run_group(
             found = []
             for lane in np.flatnonzero(program.diverged(state)[: len(members)] == 0):
                 data = datasets[members[lane].split][1]
-                predictions = own_scores(members[lane], lane, data, program, predicted).validation_predictions
+                if recipe.loss == "contrastive":
+                    predictions = own_scores(members[lane], lane, data, program, predicted).validation_predictions
+                else:  # without the scores of all images
+                    predictions = predicted[0][program.rows[members[lane].split][0], lane].argmax(-1)
                 found.append(metrics.closed_set_accuracy(predictions, data.validation.labels))
             return float(np.mean(found)) if found else 0.0
 
