@@ -25,8 +25,9 @@ class Collective(NamedTuple):
     Attributes:
       kind: the HLO operation, such as "all-reduce".
       gradients: all-reduced arrays of the sides of a parameter with two or more axes, and all arrays of at most one
-        axis in the same all-reduce.
-      statistics: all-reduced arrays of at most one axis otherwise: batch norm and metrics.
+        axis in the same all-reduce. Axes of length 1 do not count.
+      statistics: all-reduced arrays of at most one axis otherwise, and two side by side of the length of a parameter
+        with one axis: batch norm and metrics.
       rows: everything else, which are rows of batches.
     """
 
@@ -79,7 +80,9 @@ def collectives(hlo: str, parameters: Iterable[tuple[int, ...]]) -> list[Collect
       >>> collectives(line, parameters=[(3, 8), (4,)])
       [Collective(kind='all-reduce', gradients=104, statistics=0, rows=0)]
     """
-    matrices = {tuple(sorted(shape)) for shape in parameters if len(shape) > 1}  # or their transposes
+    sides = [_sides(shape) for shape in parameters]  # of transposes too
+    matrices = {found for found in sides if len(found) > 1}
+    pairs = {_sides((2, *found)) for found in sides if len(found) == 1} - matrices  # a batch norm's sums in one array
     found = []
     for result, kind, start in _OPERATION.findall(hlo):
         arrays = [(name, tuple(int(n) for n in size.split(",") if n)) for name, size in _ARRAY.findall(result)]
@@ -88,12 +91,17 @@ def collectives(hlo: str, parameters: Iterable[tuple[int, ...]]) -> list[Collect
         elif start and kind == "collective-permute":  # what goes in, what comes out, and contexts
             arrays = arrays[1:2]
         sizes = dict.fromkeys(PURPOSES, 0)
-        vectors = "gradients" if any(tuple(sorted(shape)) in matrices for _, shape in arrays) else "statistics"
+        vectors = "gradients" if any(_sides(shape) in matrices for _, shape in arrays) else "statistics"
         for name, shape in arrays:
-            purpose = vectors if len(shape) < 2 else "gradients" if tuple(sorted(shape)) in matrices else "rows"
+            purpose = vectors if len(_sides(shape)) < 2 or _sides(shape) in pairs else "rows"
+            purpose = "gradients" if _sides(shape) in matrices else purpose
             sizes["rows" if kind != "all-reduce" else purpose] += _bytes(name, shape)
         found.append(Collective(kind, **sizes))
     return found
+
+
+def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(side for side in shape if side != 1))
 
 
 def _bytes(name: str, shape: tuple[int, ...]) -> int:

@@ -42,12 +42,14 @@ HLO = """
   %e = (u8[6]{0}, u8[6]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%p)
   %f = bf16[4,8]{1,0} all-to-all(%q), metadata={op_name="jit(step)/reduce"}
   %g = pred[5]{0} all-gather(%all-reduce.3)
+  %j = (f32[2,16]{1,0}, f32[1,1,1,16]{3,2,1,0}) all-reduce(%u, %v)
+  %k = (f32[3,3,8]{2,1,0}, f32[2,16]{1,0}) all-reduce(%s, %t)
   %h = f32[7]{0} fusion(%all-reduce.1), calls=%all-reduce_fusion
 """
 
 
 def test_collectives_of_a_text():
-    found = costs.collectives(HLO, parameters=[(3, 3, 3, 16), (16,)])
+    found = costs.collectives(HLO, parameters=[(3, 3, 3, 16), (16,), (3, 3, 1, 8)])
     assert found == [
         Collective("all-reduce", gradients=4 * (432 + 16), rows=4 * 20),
         Collective("all-reduce", statistics=4 * 33),
@@ -56,8 +58,10 @@ def test_collectives_of_a_text():
         Collective("collective-permute", rows=6),
         Collective("all-to-all", rows=2 * 32),
         Collective("all-gather", rows=5),
+        Collective("all-reduce", statistics=4 * 48),
+        Collective("all-reduce", gradients=4 * (72 + 32)),
     ]
-    assert [one.purpose for one in found] == ["gradients", "statistics"] + 5 * ["rows"]
+    assert [one.purpose for one in found] == ["gradients", "statistics", *5 * ["rows"], "statistics", "gradients"]
     assert costs.collectives("%h = f32[7]{0} add(%a, %b)", ()) == []
 
 
