@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from osrjax import attribution, contrastive, mixing
-from osrjax.models import ContrastiveNetwork, OpenSetNetwork, zero_taps
+from osrjax.models import Classifier, Network, zero_taps
 from osrjax.objectives import Batch, ClassLoss, Hyper, Objective, ObjectiveAux
 
 __all__ = [
@@ -161,7 +161,7 @@ class _Mixed(NamedTuple):
 
 
 def make_contrastive_objective(
-    network: ContrastiveNetwork,
+    network: Network,
     augmentation: Callable[[Array, Array], Array],
     *,
     mix: GradMix | MixViews | None = None,
@@ -277,7 +277,7 @@ def make_contrastive_objective(
 
 
 def make_masked_classify_objective(
-    network: OpenSetNetwork,
+    network: Classifier,
     class_loss: ClassLoss,
     augmentation: Callable[[Array, Array], Array],
     *,

@@ -5,14 +5,15 @@ embedding, the logits and the rotation logits, so that one forward pass gives al
 Jacobians and attribution need. Parameters and batch-norm statistics are float32 whatever the compute dtype;
 what is float32 here is float64 for parameters and a compute dtype of float64.
 
-Under ``jax.jit`` with a sharded batch the batch norms use the statistics of the *global* batch.
+Over devices the batch norms use the statistics of the *global* batch in training: under ``jax.jit`` with a sharded
+batch, where the compiler sees to it, and inside a ``jax.shard_map`` over a mesh axis "data", where they ask for it.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -25,9 +26,11 @@ from jaxtyping import Array, Float
 
 __all__ = [
     "NETWORKS",
+    "Classifier",
     "Classifier32",
     "ContrastiveNetwork",
     "ContrastiveOutputs",
+    "Network",
     "OpenSetNetwork",
     "Outputs",
     "ResNet",
@@ -215,8 +218,31 @@ def unit_vectors(vectors: Float[Array, "*batch features"]) -> Float[Array, "*bat
     return vectors / jnp.sqrt(jnp.where(squares > 1e-30, squares, 1.0))
 
 
+@runtime_checkable
+class Network(Protocol):
+    """What an objective needs of a network: any network above, or what stands for one (:mod:`osrjax.parallel`)."""
+
+    def apply(self, variables: Any, images: Any, /, *, train: bool, mutable: Any = False, taps: Any = None) -> Any:
+        """Outputs; with ``mutable="batch_stats"`` a pair of them and of the new statistics, as Flax gives them."""
+        ...
+
+    def init_with_output(self, key: Any, images: Any, /, *, train: bool) -> Any:
+        """Outputs and fresh variables; for shapes alone."""
+        ...
+
+
+@runtime_checkable
+class Classifier(Network, Protocol):
+    """A network with logits, as :class:`OpenSetNetwork` has them."""
+
+    @property
+    def head(self) -> str:
+        """What the logits are."""
+        ...
+
+
 def zero_taps(
-    network: OpenSetNetwork | ContrastiveNetwork, image_shape: tuple[int, int, int], batch: int
+    network: Network, image_shape: tuple[int, int, int], batch: int
 ) -> tuple[Float[Array, "batch _ _ _"], ...]:
     """Zeros of the shape and dtype of every stage map, to differentiate with respect to.
 
@@ -462,7 +488,10 @@ def _he_normal_fan_out(key, shape, dtype=jnp.float32):
 
 
 def _norm(train, dtype):
-    return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype)
+    # Inside a shard_map the compiler does not know that the rows of other devices belong to the batch.
+    apart = train and "data" in jax.sharding.get_abstract_mesh().manual_axes
+    axis_name = "data" if apart else None
+    return BatchNorm(use_running_average=not train, axis_name=axis_name, momentum=0.9, epsilon=1e-5, dtype=dtype)
 
 
 def _tapped(x, taps, stage):

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from osrjax import augment, losses
-from osrjax.models import OpenSetNetwork
+from osrjax.models import Classifier
 
 __all__ = [
     "CLASS_LOSSES",
@@ -198,7 +198,7 @@ def make_contrastive_augmentation(
 
 
 def make_classify_objective(
-    network: OpenSetNetwork,
+    network: Classifier,
     class_loss: ClassLoss,
     augmentation: Callable[[Array, Array], Array],
     *,

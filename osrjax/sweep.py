@@ -316,10 +316,11 @@ def make_sweep_step(
 
     A lane that diverges has its step written down and goes on with what it has; the others never see it. *Cost*: on
     each device that of its lanes' single steps, in whatever the layout makes of them; one trace and one compiled
-    program for any number of lanes. Where the mesh shares batches over "data", call it under ``jax.set_mesh(mesh)``.
+    program for any number of lanes. Where the mesh shares batches over "data", call it under ``jax.set_mesh(mesh)``;
+    the compiler then reduces gradients as often as it sees fit.
 
     Args:
-      objective: what every lane minimises.
+      objective: what every lane minimises, as it is for one device: no :func:`osrjax.parallel.data_parallel`.
       optimizer: a function from ``hyper`` to an optax transformation.
       layout: from :func:`choose_layout`.
       mesh: from :func:`lane_mesh`; None for one device.

@@ -6,8 +6,8 @@ An *optimizer* here is a function of the hyper-parameters that returns an optax 
 since optax binds learning rate and weight decay when a transformation is built: built inside the traced step,
 they stay traced numbers.
 
-Under ``jit`` with a batch sharded over devices, batch normalisation computes the statistics of the GLOBAL
-batch, without an ``axis_name``.
+With a batch sharded over devices, batch normalisation computes the statistics of the GLOBAL batch: by itself under
+``jit``, and by an ``axis_name`` in an objective of :func:`osrjax.parallel.data_parallel`, which sums gradients once.
 """
 
 from collections.abc import Callable
@@ -175,7 +175,7 @@ def make_train_step(
     depend on nothing that came before: a resumed run draws what an undisturbed one would have drawn.
 
     Args:
-      objective: what to minimise.
+      objective: what to minimise; for a batch over several devices from :func:`osrjax.parallel.data_parallel`.
       optimizer: a function from ``hyper`` to an optax transformation.
 
     Returns:

@@ -21,6 +21,7 @@ from osrjax.gradmix import (
 )
 from osrjax.models import ContrastiveNetwork, OpenSetNetwork, ResNet, SmallCNN
 from osrjax.objectives import CLASS_LOSSES, Batch
+from osrjax.parallel import data_parallel
 
 HYPER = {
     "supcon_weight": 0.8,
@@ -278,7 +279,7 @@ class Tiny(nn.Module):
         x, maps = images, ()
         for stage in range(self.stages):
             x = nn.Conv(3, (3, 3), strides=2, use_bias=False)(x)
-            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+            x = nn.relu(models._norm(train, None)(x))
             x = models._tapped(x, taps, stage)
             maps += (x,)
         return maps, x.mean((1, 2))
@@ -509,15 +510,18 @@ def test_other_mixings_and_none_in_one_program(seen):
 
 
 def test_four_devices_equal_one_device_in_one_compilation():
+    """As the compiler spreads the objective, and with one reduction of its gradient."""
     images = np.random.default_rng(7).integers(0, 256, (8, *SHAPE))
     batch = Batch(jnp.asarray(images, jnp.uint8), jnp.arange(8, dtype=jnp.int32) % 3)
     network = ContrastiveNetwork(Tiny(stages=1), hidden=6, features=4)
     variables = drawn(network, SHAPE)
-    objective = make_contrastive_objective(network, waved, mix=GradMix(layers=(1,)))
+    mix = GradMix(layers=(1,), statistics="running")
+    make_objective = functools.partial(make_contrastive_objective, augmentation=waved, mix=mix)
     traces = []
 
-    def steps(devices):
+    def steps(devices, spread):
         mesh = sharding.data_mesh(devices)
+        objective = spread(make_objective, network, mesh)
 
         def step(variables, batch, key, hyper):
             traces.append(devices)
@@ -534,11 +538,15 @@ def test_four_devices_equal_one_device_in_one_compilation():
             state, metrics = program(state, placed, jax.random.key(seed), hyper)
         return jax.device_get((state, metrics))
 
-    alone = steps(1)
+    def automatic(make_objective, network, mesh):
+        return make_objective(network)
+
+    alone = steps(1, automatic)
     assert all(np.isfinite(value) for value in alone[1].values())
     assert not np.allclose(alone[0]["params"]["hidden"]["kernel"], variables["params"]["hidden"]["kernel"])
-    chex.assert_trees_all_close(steps(4), alone, rtol=2e-4, atol=2e-5)
-    assert traces == [1, 4]  # whatever the hyper-parameters and the step
+    for spread in (automatic, data_parallel):
+        chex.assert_trees_all_close(steps(4, spread), alone, rtol=2e-4, atol=2e-5)
+    assert traces == [1, 4, 4]  # whatever the hyper-parameters and the step
 
 
 def test_nothing_leaves_the_device():

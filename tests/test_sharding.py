@@ -1,6 +1,7 @@
 """Meshes, and what eight virtual devices compute against one."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,43 +10,58 @@ import pytest
 
 from osrjax import sharding
 
+RECIPES = ("m_ovr", "rotations", "gradmix")
+
 # In a process of its own, which has eight devices: prints what the tests below look at.
 EIGHT = """
-import json, math, re
+import json, re
+from functools import partial
+import flax.linen as nn
 import jax, jax.numpy as jnp, numpy as np
-from osrjax import sharding
+from osrjax import models, sharding
 from osrjax.gradmix import GradMix, make_contrastive_objective
 from osrjax.jacobian_dataset import dataset_jacobian_norms, make_norm_plan
 from osrjax.loop import gather_batch
-from osrjax.models import NETWORKS, ContrastiveNetwork, OpenSetNetwork
+from osrjax.models import ContrastiveNetwork, OpenSetNetwork
 from osrjax.objectives import (
     CLASS_LOSSES, Batch, make_classify_objective, make_contrastive_augmentation, make_crop_and_flip)
+from osrjax.parallel import data_parallel
 from osrjax.train import evaluate, init_state, make_adam, make_sgd, make_train_step
 
 generator = np.random.default_rng(0)
 images = Batch(generator.integers(0, 256, (100, 8, 8, 1)).astype(np.uint8), np.arange(100, dtype=np.int32) % 6)
 hyper = dict(
     learning_rate=0.01, final_learning_rate=1e-5, weight_decay=1e-3, margin=0.5, scale=16.0, intra_weight=1.0,
-    inter_weight=1.0, schedule_steps=9.0, supcon_weight=1.0, ssl_weight=1.2, temperature=0.2,
+    inter_weight=1.0, rotation_weight=0.1, schedule_steps=9.0, supcon_weight=1.0, ssl_weight=1.2, temperature=0.2,
     attribution_temperature=0.2, smallest_kept=0.5, largest_kept=0.9)
-classifier = OpenSetNetwork(NETWORKS["small_cnn"](), 6)
-contrastive = ContrastiveNetwork(NETWORKS["small_cnn"](), 32, 16)
+
+class Two(nn.Module):
+    # Two stages: small programs.
+    @nn.compact
+    def __call__(self, images, *, train, taps=None):
+        x, maps = images, ()
+        for stage, width in enumerate((12, 20)):
+            x = models._conv(width, stride=2, dtype=jnp.float32)(x)
+            x = models._tapped(nn.relu(models._norm(train, jnp.float32)(x)), taps, stage)
+            maps += (x,)
+        return maps, nn.Dense(24)(models._average(x))
+
+classifier, contrastive = OpenSetNetwork(Two(), 6), ContrastiveNetwork(Two(), 28, 16)
+classify = partial(make_classify_objective, class_loss=CLASS_LOSSES["m_ovr"], augmentation=make_crop_and_flip())
 recipes = {
-    "m_ovr": (classifier, make_classify_objective(classifier, CLASS_LOSSES["m_ovr"], make_crop_and_flip()),
-        make_sgd(total_steps=9)),
-    "gradmix": (contrastive, make_contrastive_objective(contrastive, make_contrastive_augmentation(),
-        mix=GradMix((1, 2, 3))), make_adam()),
+    "m_ovr": (classifier, classify, make_sgd(total_steps=9)),
+    "rotations": (classifier, partial(classify, rotations="one"), make_sgd(total_steps=9)),
+    "gradmix": (contrastive, partial(make_contrastive_objective, augmentation=make_contrastive_augmentation(),
+        mix=GradMix((1, 2))), make_adam()),
 }
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?[(](.*)")
 
 def compiled(name, devices, batch):
-    network, objective, optimizer = recipes[name]
+    network, make_objective, optimizer = recipes[name]
     mesh = sharding.data_mesh(devices)
-    step = make_train_step(objective, optimizer)
-    placed = sharding.spread(images, sharding.replicated(mesh))
-    state = jax.jit(lambda: init_state(jax.random.key(0), network, optimizer, hyper, image_shape=(8, 8, 1)),
-        out_shardings=sharding.replicated(mesh))()
+    step = make_train_step(data_parallel(make_objective, network, mesh), optimizer)
+    placed, state = sharding.spread((images, states[name]), sharding.replicated(mesh))
     program = jax.jit(lambda state, images, rows, key: step(state, gather_batch(images, rows, mesh=mesh), key, hyper))
     rows = np.arange(batch)
     return program.lower(state, placed, rows, jax.random.key(1)).compile(), state, placed, mesh
@@ -60,6 +76,12 @@ def collectives(program):
             found.append((match.group(2), shapes, operation.group(1) if operation else ""))
     return found
 
+def gap(one, other):
+    return max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+states = jax.device_get(jax.jit(lambda: {
+    name: init_state(jax.random.key(0), network, optimizer, hyper, image_shape=(8, 8, 1))
+    for name, (network, _, optimizer) in recipes.items()})())
 report = {}
 for name in recipes:
     runs = []
@@ -68,17 +90,18 @@ for name in recipes:
         if devices == 8:
             report[name] = {
                 "collectives": collectives(program),
+                "larger": collectives(compiled(name, 8, 64)[0]),
                 "kernels": [",".join(map(str, x.shape)) for x in jax.tree.leaves(state.params) if x.ndim > 1],
             }
         losses = []
         for step in range(3):
             state, metrics = program(state, placed, np.arange(step, step + 32), jax.random.key(1))
             losses.append(float(metrics["loss"]))
-        runs.append((losses, jax.device_get(state.params), state, mesh))
-    gap = max(float(np.abs(a - b).max()) for a, b in zip(*(jax.tree.leaves(run[1]) for run in runs)))
-    report[name] |= {"losses": [run[0] for run in runs], "parameter_gap": gap}
+        runs.append((losses, jax.device_get(state), state, mesh))
+    spread, alone = (run[1] for run in runs)
+    report[name] |= {"losses": [run[0] for run in runs], "parameter_gap": gap(spread.params, alone.params),
+        "statistics_gap": gap(spread.stats, alone.stats), "statistics_moved": gap(alone.stats, states[name].stats)}
     if name == "m_ovr":
-        report["larger"] = collectives(compiled(name, 8, 64)[0])
         variables = [{"params": run[2].params, "batch_stats": run[2].stats} for run in runs]
         outputs = []
         for found, (*_, mesh) in zip(variables, runs):
@@ -115,11 +138,13 @@ def eight():
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", ["m_ovr", "gradmix"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_eight_devices_train_as_one(name, eight):
-    assert eight[name]["losses"][0] == pytest.approx(eight[name]["losses"][1], rel=1e-4)
-    assert eight[name]["parameter_gap"] < 1e-3
-    assert len({round(loss, 4) for loss in eight[name]["losses"][0]}) == 3  # steps were taken
+    found = eight[name]
+    assert found["losses"][0] == pytest.approx(found["losses"][1], rel=1e-4)
+    assert found["parameter_gap"] < 1e-3
+    assert found["statistics_gap"] < 1e-4 < 1e-2 < found["statistics_moved"]
+    assert len({round(loss, 4) for loss in found["losses"][0]}) == 3  # steps were taken
 
 
 def test_eight_devices_evaluate_every_image_as_one(eight):
@@ -128,35 +153,38 @@ def test_eight_devices_evaluate_every_image_as_one(eight):
     assert gap < 1e-3
 
 
+def sides(shape):
+    """Of an array, in any order and without those of length 1."""
+    return tuple(sorted(int(side) for side in shape.split(",") if side not in ("", "1")))
+
+
 def size_of(shapes):
-    sizes = []
-    for shape in shapes:
-        size = 1
-        for length in filter(None, shape.split(",")):
-            size *= int(length)
-        sizes.append(size)
-    return sum(sizes)
+    return sum(math.prod(sides(shape)) for shape in shapes)
 
 
-def test_the_gradient_is_reduced_once_in_as_many_bytes_for_any_batch(eight):
-    for found in (eight["m_ovr"]["collectives"], eight["larger"]):
-        kernels = set(eight["m_ovr"]["kernels"]) - {"128,4"}  # no rotations are predicted: that gradient is zero
-        gradients = [shapes for _, shapes, _ in found if kernels & set(shapes)]
-        assert len(gradients) == 1
-        assert kernels <= set(gradients[0])
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_gradient_is_reduced_once_in_as_many_bytes_for_any_batch(name, eight):
+    """However many passes it comes from."""
+    # Without rotations none are predicted, and that gradient is zero.
+    kernels = sorted(sides(kernel) for kernel in eight[name]["kernels"] if name != "m_ovr" or kernel != "24,4")
+    gradients = []
+    for batch, found in ((32, eight[name]["collectives"]), (64, eight[name]["larger"])):
+        rows = {(2 * batch,), tuple(sorted((2 * batch, 16)))} if name == "gradmix" else set()
+        (gradient,) = [shapes for _, shapes, _ in found if set(kernels) & {sides(shape) for shape in shapes}]
+        assert sorted(sides(shape) for shape in gradient if len(sides(shape)) > 1) == kernels
+        gradients.append(gradient)
         for kind, shapes, operation in found:
-            assert kind == "all-reduce"
-            assert kernels & set(shapes) or "BatchNorm" in operation or not any(shapes), (shapes, operation)
-    sizes = [[size_of(shapes) for _, shapes, _ in found] for found in (eight["m_ovr"]["collectives"], eight["larger"])]
-    assert sorted(sizes[0]) == sorted(sizes[1])
-
-
-def test_gradmix_reduces_the_gradient_of_each_of_its_two_passes(eight):
-    """XLA for CPU adds the passes after it has reduced them; how many reductions it merges is its own affair."""
-    kernels = [shape for shape in eight["gradmix"]["kernels"] if shape.count(",") == 3]  # of convolutions
-    reduced = [shape for kind, shapes, _ in eight["gradmix"]["collectives"] if kind == "all-reduce" for shape in shapes]
-    for kernel in kernels:
-        assert reduced.count(kernel) == 2, kernel
+            if kind != "all-reduce":
+                assert kind == "all-gather"
+                assert {sides(shape) for shape in shapes} <= rows, (shapes, operation)
+            elif shapes is not gradient:
+                left = {sides(shape) for shape in shapes} - rows - {()}
+                assert not left or "BatchNorm" in operation, (shapes, operation)
+                assert left <= {(12,), (20,), (2, 12), (2, 20)}, (shapes, operation)  # two sums of a batch norm
+    assert size_of(gradients[0]) == size_of(gradients[1])
+    if name != "gradmix":
+        both = [sorted(size_of(shapes) for _, shapes, _ in eight[name][batch]) for batch in ("collectives", "larger")]
+        assert both[0] == both[1]
 
 
 def test_the_jacobian_driver_communicates_nothing(eight):
