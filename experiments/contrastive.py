@@ -47,6 +47,7 @@ from osrjax.linear_probe import LinearProbe, linear_probe, top_accuracy
 from osrjax.loop import check_profile_steps, gather_batch, make_inputs, train_loop
 from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
 from osrjax.objectives import make_contrastive_augmentation
+from osrjax.parallel import data_parallel
 from osrjax.policies import POLICIES
 from osrjax.run import Run, StopSignal, open_run
 from osrjax.train import TrainState, apply_in_batches, estimate_statistics, init_state, make_adam, make_train_step
@@ -504,9 +505,9 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         jitter=config.jitter,
         policy=POLICIES[config.policy],
     )
-    objective = make_contrastive_objective(
-        job.train_network,
-        augmentation,
+    make_objective = partial(
+        make_contrastive_objective,
+        augmentation=augmentation,
         mix=job.mix,
         clean_term=config.clean_term,
         reuse_second_view=config.reuse_second_view,
@@ -514,6 +515,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         statistics_from=config.statistics_from,
         block_size=config.block_size,
     )
+    objective = data_parallel(make_objective, job.train_network, mesh)
     optimizer = make_adam()
     names = (
         "learning_rate",

@@ -47,6 +47,7 @@ from osrjax.objectives import (
     make_contrastive_augmentation,
     make_crop_and_flip,
 )
+from osrjax.parallel import data_parallel
 from osrjax.train import init_state, make_adam, make_sgd, make_train_step
 
 
@@ -233,15 +234,21 @@ def lowered_step(program: Program, devices: int, batch: int, platform: str) -> A
     backbone = NETWORKS[program.network]()
     if program.script == "train":
         network = OpenSetNetwork(backbone, program.classes, "cosine")
-        augmentation = make_crop_and_flip(crop_padding=program.crop_padding)
-        objective = make_classify_objective(network, CLASS_LOSSES["m_ovr"], augmentation, rotations=program.rotations)
+        make_objective = functools.partial(
+            make_classify_objective,
+            class_loss=CLASS_LOSSES["m_ovr"],
+            augmentation=make_crop_and_flip(crop_padding=program.crop_padding),
+            rotations=program.rotations,
+        )
         optimizer = make_sgd(total_steps=1000)
     else:
         network = ContrastiveNetwork(backbone)
         mix = GradMix(last_layers(len(zero_taps(network, program.image_shape, 1))))
-        objective = make_contrastive_objective(network, make_contrastive_augmentation(), mix=mix)
+        make_objective = functools.partial(
+            make_contrastive_objective, augmentation=make_contrastive_augmentation(), mix=mix
+        )
         optimizer = make_adam()
-    step = make_train_step(objective, optimizer)
+    step = make_train_step(data_parallel(make_objective, network, mesh), optimizer)
 
     def gather_and_step(state, batch, key, hyper):
         return step(state, gather_batch(batch, None, mesh=mesh), key, hyper)

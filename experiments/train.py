@@ -38,6 +38,7 @@ from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
 from osrjax.loop import check_profile_steps, gather_batch, make_inputs, train_loop
 from osrjax.models import NETWORKS, OpenSetNetwork, Outputs, zero_taps
 from osrjax.objectives import CLASS_LOSSES, make_classify_objective, make_crop_and_flip
+from osrjax.parallel import data_parallel
 from osrjax.probe import ProbeSets, join_probes, make_probe, probe_sets, write_probe
 from osrjax.run import Run, StopSignal, open_run
 from osrjax.train import (
@@ -405,7 +406,7 @@ def train_and_evaluate(config: Config, job: Job) -> int:
     )
     augmentation = make_crop_and_flip(crop_padding=config.crop_padding, flip=config.flip)
     if config.mixing == "none":
-        objective = make_classify_objective(train_network, class_loss, augmentation, rotations=config.rotations)
+        make_objective = partial(make_classify_objective, rotations=config.rotations)
     else:
         stages = len(zero_taps(eval_network, data.train.images.shape[1:], 1))
         mix = GradMix(
@@ -413,7 +414,9 @@ def train_and_evaluate(config: Config, job: Job) -> int:
             sign=config.cam_sign if config.mixing == "gradmix" else 0,
             fill=config.fill,
         )
-        objective = make_masked_classify_objective(train_network, class_loss, augmentation, mix=mix)
+        make_objective = partial(make_masked_classify_objective, mix=mix)
+    make_objective = partial(make_objective, class_loss=class_loss, augmentation=augmentation)
+    objective = data_parallel(make_objective, train_network, mesh)
     optimizer = make_sgd(total_steps=steps, momentum=config.momentum)
     hyper = {
         name: jnp.float32(getattr(config, name))

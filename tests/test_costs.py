@@ -198,9 +198,9 @@ def test_copies_and_views_stay_on_their_devices(script, kind):
         assert {one.kind for one in rows} <= {"all-gather", "all-reduce"}
         projections = 4 * 2 * 4 * 4 * 128  # of two views of four images on four devices
         assert {one.rows for one in rows if one.kind == "all-gather"} == {projections, projections // 128}
-    # The compiler for CPUs sums the gradients of each pass, others those of all passes.
-    matrices = 4 * sum(math.prod(shape) for shape in shapes if len(shape) > 1)
-    assert matrices <= sum(one.gradients for one in found.collectives) <= 2.2 * matrices
+    (gradients,) = [one.gradients for one in found.collectives if one.gradients]  # one for all passes
+    matrices = numbers(shape for shape in shapes if len(shape) > 1)
+    assert 4 * matrices <= gradients <= 4 * numbers(shapes) + 40
 
 
 def test_each_device_compares_its_own_anchors():
