@@ -84,6 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, checks, runs; returns the exit code."""
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, description=__doc__)
+        if arguments is None and config.distributed == "none" and config.coordinator is None:
+            cpu.one_device_per_core()  # with several processes such devices can wait for each other for ever
         sharding.start_distributed(
             mode=config.distributed,
             coordinator=config.coordinator,
@@ -716,5 +718,4 @@ def draw(
 
 
 if __name__ == "__main__":
-    cpu.one_device_per_core()
     sys.exit(main())
