@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, description=__doc__)
         if arguments is None and config.distributed == "none" and config.coordinator is None:
-            cpu.one_device_per_core()  # with several processes such devices can wait for each other for ever
+            cpu.one_device_per_core()  # devices of several processes, several in each, can wait for ever
         sharding.start_distributed(
             mode=config.distributed,
             coordinator=config.coordinator,
