@@ -93,9 +93,13 @@ def collectives(hlo: str, parameters: Iterable[tuple[int, ...]]) -> list[Collect
         sizes = dict.fromkeys(PURPOSES, 0)
         vectors = "gradients" if any(_sides(shape) in matrices for _, shape in arrays) else "statistics"
         for name, shape in arrays:
-            purpose = vectors if len(_sides(shape)) < 2 or _sides(shape) in pairs else "rows"
-            purpose = "gradients" if _sides(shape) in matrices else purpose
-            sizes["rows" if kind != "all-reduce" else purpose] += _bytes(name, shape)
+            if kind != "all-reduce":
+                purpose = "rows"
+            elif _sides(shape) in matrices:
+                purpose = "gradients"
+            else:
+                purpose = vectors if len(_sides(shape)) < 2 or _sides(shape) in pairs else "rows"
+            sizes[purpose] += _bytes(name, shape)
         found.append(Collective(kind, **sizes))
     return found
 

@@ -4,7 +4,7 @@ Left to the compiler, the gradient of each pass through a network (of clean and 
 their rotations) may be summed over the devices before the passes are added: XLA for CPU does so. Here each device has
 a copy of the parameters of its own, along a leading axis that is spread over the devices. The network runs on each
 device with its copy and its rows of the batch, the gradients of a copy add up where they are, and the sum over the
-copies, which is the transpose of copying, is the one all-reduce. Its numbers are float32 whatever the compute dtype.
+copies, which is the transpose of copying, is the one all-reduce, in the parameters' dtype whatever the compute dtype.
 What is not the network, such as a loss that compares the rows of all devices, stays with the compiler.
 """
 
@@ -34,8 +34,8 @@ def data_parallel(
     """Returns the objective of a network for batches over a mesh, whose gradient is reduced over the devices once.
 
     It gives the numbers of ``make_objective(network)``, batch norm by the global batch among them, up to the order of
-    sums; for a mesh of one device it is that. *Cost*: one all-reduce of the gradient, as many float32 numbers as there
-    are parameters, whatever the batch. Batch norm has one all-reduce a layer and pass, forward and again backward, and
+    sums; for a mesh of one device it is that. *Cost*: one all-reduce of the gradient, as many bytes as the
+    parameters have, whatever the batch. Batch norm has one all-reduce a layer and pass, forward and again backward, and
     the losses have theirs, as without it; so are memory and arithmetic.
 
     Sweeps (:mod:`osrjax.sweep`) take the plain objective, and leave batches that are spread to the compiler.
