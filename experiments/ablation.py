@@ -139,8 +139,8 @@ def prepare(config: Config) -> Job:
 def possible(config: Config) -> tuple:
     """The parts of a job but for its directory; what this process can refuse alone."""
     arms = arms_of(config)
-    if config.strategy == "vmap" or any(recipe.network != "small_cnn" for recipe in arms.values()):
-        cpu.reuse_host_memory()  # before anything that makes JAX look for its devices
+    large = config.strategy == "vmap" or any(recipe.network != "small_cnn" for recipe in arms.values())
+    cpu.reuse_host_memory(shared=large)  # before anything that makes JAX look for its devices
     check(config, arms)
     datasets = {split: choose_data(data_fields(config, split)) for split in config.splits}
     lanes = [

@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if config.what == "sweep" and __name__ == "__main__":
         one_device_per_core()
-    reuse_host_memory()
+    reuse_host_memory(shared=config.what != "sweep")  # lanes on all cores would wait for each other
     has_torch = find_torch()
     if not has_torch and config.what != "sweep":
         print("No peer to compare with: pip install '.[speed]' adds PyTorch.")

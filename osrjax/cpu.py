@@ -20,7 +20,8 @@ _OPTION = "xla_cpu_experimental_ynn_fusion_type"
 _LIBRARY_FUSIONS = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 
 # Parameters of glibc's mallopt, from malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_HEAP = 2**26  # bytes of the largest heap of an arena that is not the first
 
 
 def compiler_options() -> dict[str, str | bool]:
@@ -61,14 +62,18 @@ def one_device_per_core() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def reuse_host_memory() -> bool:
+def reuse_host_memory(*, shared: bool = True) -> bool:
     """Makes the C library keep freed memory for the next allocation, for the rest of the process.
 
-    A compiled step allocates its temporary memory, hundreds of MiB, anew in each call. By default glibc maps
-    it from the system and unmaps it afterwards, and the system clears page by page as they are touched: a
-    tenth of a CPU training step. The price is a process that does not shrink again, and that all threads take their
-    memory from one place: steps of a few tens of MiB are a tenth slower with it than without. Call it before
-    anything that makes JAX look for its devices: threads that already run keep their ways.
+    A compiled step allocates its temporary memory, tens or hundreds of MiB, anew in each call. By default glibc maps
+    it from the system and unmaps it afterwards, and the system clears page by page as they are touched: up to a
+    tenth of a CPU training step. The price is a process that does not shrink again. Call it before anything that
+    makes JAX look for its devices: threads that already run keep their ways.
+
+    Args:
+      shared: all threads take their memory from one place, in which blocks of any size are kept; they wait for each
+        other, which costs programs of several CPU devices, or with small steps, more than they gain. False: each has
+        its own, in which blocks of up to 64 MiB are kept; larger ones are mapped as ever.
 
     Returns:
       Whether it took effect: True on Linux with glibc and a CPU as the default device.
@@ -80,10 +85,12 @@ def reuse_host_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     # One arena, because the heaps of all others are limited to 64 MiB and larger blocks would be mapped. An
     # arena is made when a thread first allocates, so this comes before JAX starts its threads.
-    if mallopt is None or mallopt(_M_ARENA_MAX, 1) != 1:
+    if mallopt is None or mallopt(_M_ARENA_MAX, 1 if shared else 0) != 1:
         return False
     if jax.default_backend() != "cpu":
         mallopt(_M_ARENA_MAX, 0)  # back to glibc's own choice
         return False
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
-    return all(mallopt(parameter, value) == 1 for parameter, value in settings)
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1}
+    if not shared:
+        settings[_M_TOP_PAD] = _HEAP  # else a heap with nothing left in it is given back whole
+    return all(mallopt(parameter, value) == 1 for parameter, value in settings.items())

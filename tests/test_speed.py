@@ -15,7 +15,7 @@ def main(monkeypatch):
     module = runpy.run_path(SCRIPT)
     monkeypatch.setitem(module["main"].__globals__, "find_torch", lambda: False)
     # The allocator's settings would last for all tests of this process.
-    monkeypatch.setitem(module["main"].__globals__, "reuse_host_memory", lambda: False)
+    monkeypatch.setitem(module["main"].__globals__, "reuse_host_memory", lambda shared: False)
     return module["main"]
 
 
