@@ -17,6 +17,7 @@ __all__ = [
     "cutout",
     "quarter_turns",
     "random_crop",
+    "random_crop_and_flip",
     "random_flip",
     "random_grayscale",
     "random_quarter_turns",
@@ -34,7 +35,7 @@ def to_float(
 ) -> Float[Array, "*shape"]:
     r"""Stored pixels as float32 in [-1, 1].
 
-    .. math:: x = p / 127.5 - 1.
+    .. math:: x = (2 p - 255) / 255.
 
     Args:
       images: uint8 pixels of any shape.
@@ -52,7 +53,8 @@ def to_float(
     """
     if images.dtype != jnp.uint8:
         raise ValueError(f"images.dtype={images.dtype} is not uint8: pass pixels as they are stored")
-    return jnp.asarray(images).astype(jnp.float32) / 127.5 - 1.0
+    # One rounding, after an exact difference: compilers that contract products and sums find the same numbers.
+    return (2.0 * jnp.asarray(images).astype(jnp.float32) - 255.0) / 255.0
 
 
 def random_crop(key: Key[Array, ""], images: Images, *, padding: int = 4, fill: float = -1.0) -> Images:
@@ -78,17 +80,41 @@ def random_crop(key: Key[Array, ""], images: Images, *, padding: int = 4, fill: 
       [[0. 1.]
        [0. 3.]]
     """
-    batch, height, width, channels = _shape(images)
-    if padding < 0:
-        raise ValueError(f"{padding=} is negative: give 0 for no crop")
-    sides = (padding, padding)
-    padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)), constant_values=fill)
-    corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+    corners = _random_corners(key, images, padding)
+    return _cropped(images, corners, padding, fill)
 
-    def window(image: Array, corner: Array) -> Array:
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
 
-    return jax.vmap(window)(padded, corners)
+def random_crop_and_flip(key: Key[Array, ""], images: Images, *, padding: int = 4, fill: float = -1.0) -> Images:
+    """:func:`random_crop`, then :func:`random_flip`: the same images, several times faster on CPUs.
+
+    Each image is mirrored before the crop, and its corner with it. The other way round XLA for CPU draws the
+    corner and cuts anew for every pixel, mirrored and not.
+
+    Args:
+      key: consumed; its two halves (``jax.random.split``) are the keys of the crop and of the flip.
+      images: in [-1, 1].
+      padding: as in :func:`random_crop`.
+      fill: as in :func:`random_crop`.
+
+    Returns:
+      Images of the same shape.
+
+    Raises:
+      ValueError: a negative ``padding``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> images = jnp.arange(1.0, 5.0).reshape(1, 2, 2, 1)
+      >>> print(random_crop_and_flip(jax.random.key(0), images, padding=1, fill=0.0)[0, ..., 0])
+      [[0. 2.]
+       [0. 4.]]
+    """
+    crop_key, flip_key = jax.random.split(key)
+    corners = _random_corners(crop_key, images, padding)
+    mirrored = _random_mirrored(flip_key, images)
+    columns = jnp.where(mirrored, 2 * padding - corners[:, 1], corners[:, 1])
+    images = _where(mirrored, images[:, :, ::-1], images)
+    return _cropped(images, jnp.stack((corners[:, 0], columns), axis=1), padding, fill)
 
 
 def random_flip(key: Key[Array, ""], images: Images) -> Images:
@@ -101,8 +127,7 @@ def random_flip(key: Key[Array, ""], images: Images) -> Images:
     Returns:
       Images of the same shape.
     """
-    batch, *_ = _shape(images)
-    return _where(jax.random.bernoulli(key, shape=(batch,)), images[:, :, ::-1], images)
+    return _where(_random_mirrored(key, images), images[:, :, ::-1], images)
 
 
 def quarter_turns(images: Images, turns: Int[Array, " batch"]) -> Images:
@@ -251,6 +276,29 @@ def random_resized_crop(
     rows = _bilinear_weights(start(row_key, height, box_height), box_height, height)
     columns = _bilinear_weights(start(column_key, width, box_width), box_width, width)
     return _resampled(images, rows, columns)
+
+
+def _random_corners(key: Array, images: Array, padding: int) -> Array:
+    batch, *_ = _shape(images)
+    if padding < 0:
+        raise ValueError(f"{padding=} is negative: give 0 for no crop")
+    return jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+
+
+def _random_mirrored(key: Array, images: Array) -> Array:
+    batch, *_ = _shape(images)
+    return jax.random.bernoulli(key, shape=(batch,))
+
+
+def _cropped(images: Array, corners: Array, padding: int, fill: float) -> Array:
+    """Each image padded, then cut to its size from its own corner."""
+    sides = (padding, padding)
+    padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)), constant_values=fill)
+
+    def window(image: Array, corner: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
+
+    return jax.vmap(window)(padded, corners)
 
 
 def _bilinear_weights(start: Array, size: Array, length: int) -> Array:

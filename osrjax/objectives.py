@@ -131,8 +131,10 @@ def make_crop_and_flip(*, crop_padding: int = 4, flip: bool = True) -> Callable[
         raise ValueError(f"{crop_padding=} is negative: give 0 for no crop, 4 as in the paper")
 
     def crop_and_flip(key: Array, images: Array) -> Array:
-        crop_key, flip_key = jax.random.split(key)
         images = augment.to_float(images)
+        if crop_padding and flip:
+            return augment.random_crop_and_flip(key, images, padding=crop_padding)
+        crop_key, flip_key = jax.random.split(key)
         if crop_padding:
             images = augment.random_crop(crop_key, images, padding=crop_padding)
         if flip:

@@ -23,6 +23,7 @@ def images_of(*shape: int, seed: int = 0) -> jax.Array:
 
 RANDOM = {
     "random_crop": lambda key, x: augment.random_crop(key, x, padding=2),
+    "random_crop_and_flip": lambda key, x: augment.random_crop_and_flip(key, x, padding=2),
     "random_flip": augment.random_flip,
     "random_quarter_turns": augment.random_quarter_turns,
     "cutout": lambda key, x: augment.cutout(key, x, size=3),
@@ -92,6 +93,17 @@ def test_random_crop_fill_and_no_padding():
     inside = np.isin(np.asarray(crops), np.asarray(images))
     assert 0 < inside.mean() < 1
     assert set(np.asarray(crops)[~inside].tolist()) == {0.25}
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_random_crop_and_flip_equals_one_after_the_other(padding):
+    images = jnp.arange(40 * 5 * 4 * 2, dtype=jnp.float32).reshape(40, 5, 4, 2) / 1600
+    crop_key, flip_key = jax.random.split(key())
+    cropped = augment.random_crop(crop_key, images, padding=padding, fill=-0.5)
+    wanted = augment.random_flip(flip_key, cropped)
+    assert 0 < np.sum(np.any(np.asarray(wanted) != np.asarray(cropped), axis=(1, 2, 3))) < 40
+    found = jax.jit(lambda k, x: augment.random_crop_and_flip(k, x, padding=padding, fill=-0.5))(key(), images)
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_random_flip():
@@ -380,6 +392,7 @@ def test_wrong_images_where_annotations_are_not_checked(images):
 COLOUR = jnp.zeros((2, 4, 4, 3))
 ERRORS = [
     (lambda k: augment.random_crop(k, COLOUR, padding=-1), "padding=-1"),
+    (lambda k: augment.random_crop_and_flip(k, COLOUR, padding=-1), "padding=-1"),
     (lambda k: augment.cutout(k, COLOUR, size=-2), "size=-2"),
     (lambda k: augment.random_quarter_turns(k, COLOUR[:, :3]), "not square"),
     (lambda k: augment.random_resized_crop(k, COLOUR, scale=(0.0, 1.0)), "scale="),
