@@ -54,7 +54,7 @@ def to_float(
     if images.dtype != jnp.uint8:
         raise ValueError(f"images.dtype={images.dtype} is not uint8: pass pixels as they are stored")
     # One rounding, after an exact difference: compilers that contract products and sums find the same numbers.
-    return (2.0 * jnp.asarray(images).astype(jnp.float32) - 255.0) / 255.0
+    return (jnp.asarray(images).astype(jnp.float32) * 2.0 - 255.0) / 255.0
 
 
 def random_crop(key: Key[Array, ""], images: Images, *, padding: int = 4, fill: float = -1.0) -> Images:
