@@ -53,6 +53,9 @@ from ablation_recipes import (
     parse,
     score_of,
 )
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from osrjax import augment, cpu, jacobian_report, metrics, processes, report, sharding, sweep, sweep_report
 from osrjax.assessment import (
@@ -209,7 +212,7 @@ class Program(NamedTuple):
 
     Attributes:
       new_state: () -> SweepState.
-      step: (state, inputs) -> (state, means over the lanes that have not diverged, metrics of each lane).
+      step: (state, inputs) -> (state, metrics of each lane and whether it has "diverged").
       batches: number of steps taken -> inputs.
       predict: state -> logits (contrastive: projection) and embedding of every evaluation image, [images, lanes, ...].
       norms: state -> norms of the probed images, [lanes, known then unknown]; None without probed images.
@@ -235,6 +238,10 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     parts = {split: datasets[split][1] for split in sorted({lane.split for lane in lanes})}
     first = next(iter(parts.values()))
     everywhere, over_members = sharding.replicated(mesh), sharding.lane_sharding(mesh)
+    # What the host reads stays where it is computed: devices that gather it would wait for each other, and on CPUs
+    # XLA ends a process whose devices do not meet. Another process's devices cannot be read.
+    alone = jax.process_count() == 1
+    to_read = over_members if alone else everywhere
     options = cpu.compiler_options()
 
     network, objective, optimizer = method_of(recipe, first)
@@ -265,19 +272,12 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
 
     sweep_step = sweep.make_sweep_step(objective, optimizer, layout=layout, mesh=mesh)
 
-    def step_and_means(state, images, inputs, keys, hyper):
+    def step_with_diverged(state, images, inputs, keys, hyper):
         state, metrics = sweep_step(state, images, inputs, keys, hyper)
-        real = jnp.arange(len(lanes)) < len(members)  # not those that pad
-        alive = real & (state.diverged == 0)
-        count = jnp.maximum(jnp.sum(alive), 1)
-        means = {name: jnp.sum(jnp.where(alive, values, 0)) / count for name, values in metrics.items()}
-        return state, means | {"diverged_lanes": jnp.sum(real & ~alive)}, metrics
+        return state, metrics | {"diverged": state.diverged > 0}
 
     compiled_step = jax.jit(
-        step_and_means,
-        donate_argnums=0,
-        out_shardings=(over_members, everywhere, everywhere),  # metrics: for process 0 to log
-        compiler_options=options,
+        step_with_diverged, donate_argnums=0, out_shardings=(over_members, to_read), compiler_options=options
     )
 
     def step(state: sweep.SweepState, inputs: sweep.LaneInputs):
@@ -296,7 +296,8 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     def outputs_by_image(variables, rows):
         return tuple(jnp.moveaxis(values, 0, 1) for values in lane_forward(variables, rows))
 
-    forward = jax.jit(outputs_by_image, out_shardings=everywhere, compiler_options=options)
+    images_and_lanes = NamedSharding(mesh, P("data", "member")) if alone else everywhere
+    forward = jax.jit(outputs_by_image, out_shardings=images_and_lanes, compiler_options=options)
 
     def variables_of(state: sweep.SweepState) -> dict:
         return {"params": state.states.params, "batch_stats": state.states.stats}
@@ -310,7 +311,7 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     norms, compiled_norms, probed_images = None, None, None
     if probes:
         lane_norms = sweep.make_lane_norms(network, mesh=mesh)
-        compiled_norms = jax.jit(lane_norms, out_shardings=everywhere, compiler_options=options)
+        compiled_norms = jax.jit(lane_norms, out_shardings=to_read, compiler_options=options)
         probed = {
             split: np.concatenate(
                 [part.test_known.images[probes[split].known], part.test_unknown.images[probes[split].unknown]]
@@ -344,14 +345,13 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
                 pool.submit(compiled_norms.lower(variables_of(state_like), probed_images).compile)
         pool.submit(new_state.lower(init_keys, hyper).compile)
 
-    gather = jax.jit(lambda state: state.diverged, out_shardings=everywhere)
     return Program(
         new_state=lambda: new_state(init_keys, hyper),
         step=step,
         batches=batches,
         predict=predict,
         norms=norms,
-        diverged=lambda state: np.asarray(gather(state)),
+        diverged=lambda state: multihost_utils.process_allgather(state.diverged, tiled=True),
         rows=by_split,
     )
 
@@ -398,14 +398,22 @@ def run_group(
         latest: dict[str, Any] = {}
 
         def train_step(state, inputs):
-            state, means, latest["metrics"] = program.step(state, inputs)
-            return state, means
+            state, latest["metrics"] = program.step(state, inputs)
+            return state, latest["metrics"]
+
+        def mean_metrics(metrics_of: dict[str, np.ndarray]) -> dict[str, Any]:
+            """The mean of every metric over the lanes that have not diverged, and how many have."""
+            of_lanes = {name: values[: len(members)] for name, values in metrics_of.items()}  # without padding
+            alive = ~of_lanes.pop("diverged")
+            count = max(np.sum(alive), 1)
+            means = {n: np.sum(values, where=alive, dtype=np.float64) / count for n, values in of_lanes.items()}
+            return means | {"diverged_lanes": np.sum(~alive)}
 
         def look(state: sweep.SweepState, step: int) -> str | None:
             """Logs the training metrics of every lane and, every probe_every steps, what a probe finds."""
             found = {}
             if step:
-                metrics_of = {name: np.asarray(values) for name, values in latest["metrics"].items()}
+                metrics_of = {n: np.asarray(values) for n, values in latest["metrics"].items() if n != "diverged"}
                 for lane in range(len(members)):
                     found |= {f"lane/{lane:03d}/{name}": values[lane] for name, values in metrics_of.items()}
             if step == recipe.steps or (step and config.probe_every and step % config.probe_every == 0):
@@ -440,6 +448,7 @@ def run_group(
             log_every=config.log_every,
             save_every=config.save_every,
             validate=mean_accuracy,
+            on_host=mean_metrics,
             remedy="Lower the learning rate",
             probe=look,
             probe_every=math.gcd(config.log_every, config.probe_every),

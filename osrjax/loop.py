@@ -57,6 +57,7 @@ def train_loop(
     save_every: int,
     validate: Callable[[Any], float],
     remedy: str,
+    on_host: Callable[[Metrics], Metrics] | None = None,
     probe: Callable[[Any, int], str | None] | None = None,
     probe_every: int = 0,
     profile_steps: tuple[int, int] | None = None,
@@ -72,8 +73,8 @@ def train_loop(
       checkpoints: open; closed by the caller.
       stop: entered; a request stops the loop after the current step, which is saved first.
       state: a new state, a tree of arrays; the run's own is restored in its place where there is one.
-      train_step: ``(state, inputs) -> (state, metrics)`` with scalars on the device, among them ``loss``; it may
-        consume the state.
+      train_step: ``(state, inputs) -> (state, metrics)`` with scalars on the device, among them ``loss``, or what
+        ``on_host`` makes them of; it may consume the state.
       inputs: ``start -> iterator`` over the inputs of the steps after ``start`` (:func:`make_inputs`).
       script: name of the script, which begins the lines of errors.
       steps: number of steps of the whole run.
@@ -82,6 +83,7 @@ def train_loop(
       save_every: steps between checkpoints; the last step is saved whatever it is.
       validate: accuracy of a state on known validation images, by which the best checkpoint is kept.
       remedy: what to change after a non-finite value, such as ``"Lower learning_rate=0.1"``.
+      on_host: makes the scalars of a step from its metrics, then NumPy arrays.
       probe: ``(state, step)``, called before the first step, every ``probe_every`` steps and after the last one; it
         logs and keeps what it finds, and says what was not finite, which stops the run, or returns None.
       probe_every: steps between probes, at least 1 with ``probe``.
@@ -161,6 +163,7 @@ def train_loop(
         if not (saving or probing or step % log_every == 0):
             continue
         for logged_step, values in jax.device_get(pending):
+            values = on_host(values) if on_host else values
             if broken := [name for name, value in values.items() if not np.isfinite(value)]:
                 return stopped_by(f"non-finite {', '.join(broken)} at step {logged_step}")
         pending = []

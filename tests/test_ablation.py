@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
     logger.removeHandler(heard)
     # This thread (log_compiles is its own) calls what others compiled ahead, and compiles none of it again.
     assert "_compiled_scores" in compiled
-    assert not {"step_and_means", "init_lanes", "outputs_by_image", "norms"} & set(compiled)
+    assert not {"step_with_diverged", "init_lanes", "outputs_by_image", "norms"} & set(compiled)
     return out
 
 
@@ -151,19 +151,27 @@ def test_the_same_command_prints_the_stored_table(finished, capsys):
     assert "belongs to another configuration" in capsys.readouterr().err
 
 
-def test_one_device_and_eight_give_the_same_lanes(tmp_path):
-    """The same program, unchanged, on eight virtual devices; four lanes, so batches are shared too."""
-    found = {}
-    for devices in (1, 8):
+def test_one_device_four_and_eight_give_the_same_lanes(tmp_path):
+    """The same program, unchanged, on virtual devices: four lanes, so that eight devices share batches too."""
+    found, programs = {}, tmp_path / "programs"
+    for devices in (1, 4, 8):
         out = tmp_path / str(devices)
         command = [sys.executable, str(EXPERIMENTS / "ablation.py"), "--smoke", "--steps", "5", "--out", str(out)]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+        if devices == 4:
+            environment["XLA_FLAGS"] = f"--xla_dump_to={programs} --xla_dump_hlo_as_text"
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
         assert done.returncode == 0, done.stderr
         assert f"on {devices} devices" in done.stdout
         with np.load(out / "group-0" / "outputs.npz") as outputs:
             found[devices] = outputs["logits"]
+    np.testing.assert_allclose(found[4], found[1], atol=1e-4)
     np.testing.assert_allclose(found[8], found[1], atol=1e-4)
+    # Where each lane has a device, nothing that the script compiles makes devices wait for each other.
+    texts = {path.name: path.read_text() for path in programs.glob("*after_optimizations.txt")}
+    assert {"step_with_diverged", "init_lanes", "outputs_by_image", "norms"} <= {n.split(".")[1][4:] for n in texts}
+    waiting = r"(all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter)(-start)?\("
+    assert not [name for name, text in texts.items() if re.search(waiting, text)]
 
 
 def test_checkpoints_go_on_with_other_numbers_of_devices(tmp_path):
