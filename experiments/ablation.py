@@ -718,7 +718,7 @@ def draw(
             for title, name in (("JND", "jnd"), ("DBI", "davies_bouldin"), ("AUROC", "auroc")):
                 curves[title][lane.arm][place] = row.get(name, np.nan)
         shown = {
-            title: {arm: found for arm, found in by_arm.items() if not np.isnan(found).all(axis=(0, 1)).any()}
+            title: {arm: found for arm, found in by_arm.items() if not np.isnan(found).all()}
             for title, by_arm in curves.items()
         }
         shown = {title: by_arm for title, by_arm in shown.items() if by_arm}

@@ -148,8 +148,9 @@ def dynamics_figure(
     Args:
       steps: at which the metrics were taken.
       panels: by title, curves by name: arms, or "known" and "unknown", which keep their colours. A step at
-        which a run is infinite (the Davies-Bouldin index of a collapsed network) is left out of its curve.
-        Positive values that span more than two decades get a logarithmic axis.
+        which a run is infinite (the Davies-Bouldin index of a collapsed network) is left out of its curve; so
+        are those at which no run has a value, with a line between their neighbours. Positive values that span
+        more than two decades get a logarithmic axis.
       columns: panels side by side.
       title: above all panels.
 
@@ -359,6 +360,9 @@ def _looks(panels) -> dict[str, tuple[str, str]]:
 def _draw_band(axes: Axes, x: np.ndarray, values: np.ndarray, label: str, look: tuple[str, str]) -> bool:
     """Mean over splits with its interval; returns whether infinite values left gaps."""
     colour, style = look
+    taken = ~np.isnan(values).all(axis=(0, 1))
+    if taken.any():  # else t_interval refuses the curve
+        x, values = x[taken], values[..., taken]
     infinite = np.isinf(values).sum(axis=(0, 1)) > 0
     estimates = [
         Estimate(np.nan, (np.nan, np.nan), 0) if infinite[i] else t_interval(values[..., i]) for i in range(len(x))

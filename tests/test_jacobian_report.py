@@ -141,6 +141,18 @@ def test_a_single_split_has_no_band_and_decades_get_a_logarithmic_axis(tmp_path)
     draw(jacobian_report.dynamics_figure(STEPS, {"norm": {"a": everywhere}}), tmp_path)
 
 
+def test_a_curve_has_the_steps_at_which_its_runs_were_probed(tmp_path):
+    shorter, sparser = RUNS.copy(), RUNS.copy()
+    shorter[..., 2:] = np.nan
+    sparser[..., 1] = np.nan
+    figure = jacobian_report.dynamics_figure(STEPS, {"JND": {"all": RUNS, "shorter": shorter, "sparser": sparser}})
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    for name, kept in {"all": [0, 1, 2, 3], "shorter": [0, 1], "sparser": [0, 2, 3]}.items():
+        np.testing.assert_array_equal(lines[name].get_xdata(), STEPS[kept])
+        np.testing.assert_allclose(lines[name].get_ydata(), RUNS.mean(axis=(0, 1))[kept])
+    draw(figure, tmp_path)
+
+
 def test_correlations_are_those_of_the_runs(tmp_path):
     auroc = RUNS + 0.5 * GENERATOR.normal(size=RUNS.shape)
     index = -RUNS
