@@ -106,7 +106,7 @@ class Config:
     lanes_at_once: int | None = None
     """With vmap: how many lanes of a device to compute together at most, for less memory; default: all."""
     devices: int | None = None
-    """Devices to spread the lanes over; default: all, on a CPU one for each core."""
+    """Devices to spread the lanes over; default: all; on a CPU one for each core, as far as there are lanes."""
     distributed: Literal["none", "auto"] = "none"
     """This and the next four: several processes, as for experiments/train.py. Lanes are spread over all of them."""
     coordinator: str | None = None

@@ -181,7 +181,8 @@ def lane_mesh(lanes: int, *, batch_size: int, devices: int | None = None) -> jax
     Args:
       lanes: of the sweep, before padding.
       batch_size: of each lane.
-      devices: how many of the visible devices; None for all of them.
+      devices: how many of the visible devices; None for all of them, but of the CPU devices of one process no more
+        than lanes: they share the cores, and those of "data" would wait for each other in every step.
 
     Returns:
       The mesh. :func:`pad_lanes` of its devices gives the number of lanes to make.
@@ -190,6 +191,8 @@ def lane_mesh(lanes: int, *, batch_size: int, devices: int | None = None) -> jax
       ValueError: fewer devices than asked for, or more of them on "data" than can share a batch.
     """
     count = sharding.data_mesh(devices).size
+    if devices is None and jax.default_backend() == "cpu" and jax.process_count() == 1:
+        count = devices = min(count, lanes)
     mesh = sharding.sweep_mesh(pad_lanes(lanes, count), devices)
     if batch_size % mesh.shape["data"]:
         raise ValueError(

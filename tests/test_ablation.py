@@ -1,6 +1,7 @@
 """The ablation script: arms, its lanes against single runs, what it writes, other devices, bad input."""
 
 import csv
+import dataclasses
 import json
 import logging
 import os
@@ -108,6 +109,27 @@ def test_tables_history_and_figures(finished):
         assert sorted(np.concatenate(places)) == list(range(outputs["logits"].shape[1]))
 
 
+def test_arms_of_other_lengths_and_lanes_that_diverged_late_are_drawn_as_far_as_they_went(tmp_path, monkeypatch):
+    config = ablation.parse(["--smoke", "--seeds", "1", "--splits", "0", "--probe-every", "5"])
+    recipes = [dataclasses.replace(config, margin=margin) for margin in (0.1, 0.2, 0.3)]
+    arms = dict(zip(("long", "short", "diverged"), recipes, strict=True))
+    lanes = [ablation.Lane(arm, recipe, 0, 0) for arm, recipe in arms.items()]
+    probed = {0: (5, 10, 15), 1: (4, 8), 2: (5,)}
+    history = [
+        {"lane": lane, "step": step, "jnd": 0.1 * step, "davies_bouldin": 1.0, "auroc": 0.5}
+        for lane, steps in probed.items()
+        for step in steps
+    ]
+    values = {name: {arm: np.full((1, 1), np.nan) for arm in arms} for name in ("auroc", "jnd")}
+    figures = {}
+    monkeypatch.setattr(ablation.report, "save_figure", lambda figure, path: figures.update({path.name: figure}))
+    ablation.draw(config, arms, lanes, values, history, tmp_path / "figures")
+    lines = {line.get_label(): line for line in figures["dynamics"].axes[0].get_lines()}
+    for lane, steps in probed.items():
+        assert tuple(lines[lanes[lane].arm].get_xdata()) == steps
+        np.testing.assert_allclose(lines[lanes[lane].arm].get_ydata(), 0.1 * np.array(steps))
+
+
 def test_a_lane_that_its_last_update_breaks_hurts_no_other(tmp_path, capsys):
     """No step sees it any more: its outputs or its norms do."""
     arguments = ["--smoke", "--seeds", "1", "--splits", "0", "--steps", "1", "--vary", "learning_rate=0.1,1e18,3e38"]
@@ -155,8 +177,8 @@ def test_one_device_four_and_eight_give_the_same_lanes(tmp_path):
     """The same program, unchanged, on virtual devices: four lanes, so that eight devices share batches too."""
     found, programs = {}, tmp_path / "programs"
     for devices in (1, 4, 8):
-        out = tmp_path / str(devices)
-        command = [sys.executable, str(EXPERIMENTS / "ablation.py"), "--smoke", "--steps", "5", "--out", str(out)]
+        script, out = str(EXPERIMENTS / "ablation.py"), tmp_path / str(devices)
+        command = [sys.executable, script, "--smoke", "--steps", "5", "--devices", str(devices), "--out", str(out)]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
         if devices == 4:
             environment["XLA_FLAGS"] = f"--xla_dump_to={programs} --xla_dump_hlo_as_text"

@@ -147,6 +147,13 @@ def test_four_devices_and_two_axes_equal_single_runs(images):
         assert_lanes_equal(state, metrics, singles[:lanes], tolerance=1e-6)
 
 
+def test_lanes_of_one_process_share_no_batches_over_cpu_devices_unless_told():
+    assert len(jax.devices()) > 3
+    assert dict(sweep.lane_mesh(3, batch_size=7).shape) == {"member": 3, "data": 1}
+    assert sweep.lane_mesh(64, batch_size=7).size == len(jax.devices())
+    assert dict(sweep.lane_mesh(2, batch_size=8, devices=4).shape) == {"member": 2, "data": 2}
+
+
 def test_lanes_on_devices_of_their_own_exchange_nothing(images):
     model, optimizer = network(), make_sgd(total_steps=10)
     mesh = sweep.lane_mesh(4, batch_size=BATCH, devices=4)
