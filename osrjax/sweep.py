@@ -17,9 +17,9 @@ loop      one lane    lanes one after another inside the program, convolutions i
 ========  ==========  ==================================================================================
 
 Over several devices lanes are spread along the mesh axis "member" (nothing is exchanged between them), and
-where there are more devices than lanes, the batch of each lane along "data". A lane computes what a single run
-with its seed computes, up to the order of summation; a unit whose input is next to the kink of its ReLU can turn on
-or off by that, and its lane then leaves its single run by more than rounding.
+where there are more devices than lanes, the batch of each lane along "data" (on CPUs only if told). A lane
+computes what a single run with its seed computes, up to the order of summation; a unit whose input is next to the
+kink of its ReLU can turn on or off by that, and its lane then leaves its single run by more than rounding.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -90,6 +90,17 @@ def test_diverged_lanes_are_reported_and_left_out(finished):
     assert "(hot, split 0, seed 2)" in text
 
 
+def test_logged_means_are_those_of_the_lanes_that_have_not_diverged(finished):
+    """Six lanes on four devices, so two more pad them; three of the six have diverged."""
+    logged = [json.loads(line) for line in (finished / "group-0" / "metrics.jsonl").read_text().splitlines()]
+    last = {name: value for row in logged if row["step"] == 10 for name, value in row.items()}
+    assert last["train/diverged_lanes"] == 3
+    for name in ("loss", "grad_norm"):
+        lanes = [last[f"lane/{lane:03d}/{name}"] for lane in range(3)]
+        assert last[f"train/{name}"] == pytest.approx(np.mean(lanes), rel=1e-6)
+        assert len(set(lanes)) == 3
+
+
 def test_tables_history_and_figures(finished):
     stored = json.loads((finished / "results.json").read_text())
     rows = rows_of(finished)
