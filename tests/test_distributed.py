@@ -162,7 +162,7 @@ def test_two_processes_contrast_as_one(start_two, tmp_path):
     assert "source: digits" in outputs[0]
     assert "source: digits" not in outputs[1]
     assert load("contrastive").main([*one, "--devices", "1"]) == 0
-    assert_same_numbers(tmp_path / "two", tmp_path / "one", tolerance=1e-3)
+    assert_same_numbers(tmp_path / "two", tmp_path / "one", tolerance=2e-4)
     norms = [list(logged(tmp_path / name, "grad_norm").values()) for name in ("two", "one")]
     np.testing.assert_allclose(*norms, rtol=1e-2)
 
