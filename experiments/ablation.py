@@ -9,7 +9,7 @@
 
 An arm is the recipe with some fields changed; every arm runs on every split with every seed, and each such run is a
 lane. Fields that change the compiled program (loss, network, rotations, augmentation, batch size, steps) make groups,
-one program each; the lanes of a group train together (osrjax/sweep.py says how). A lane computes what
+one program each; the lanes of a group train together (osrjax/train/sweep.py says how). A lane computes what
 experiments/train.py (for the preset contrastive: experiments/contrastive.py) computes with the same options and seed,
 and its row of results.csv has that command. A lane that diverges is reported and hurts no other.
 
@@ -57,8 +57,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from osrjax import augment, cpu, jacobian_report, metrics, processes, report, sharding, sweep, sweep_report
-from osrjax.assessment import (
+from osrjax import augment, metrics, report
+from osrjax.analysis.probe import ProbeSets, probe_sets
+from osrjax.data import OpenSetData, choose_data, content_of
+from osrjax.devices import cpu, processes, sharding
+from osrjax.evaluation.assessment import (
     OpenSetFeatures,
     OpenSetLabels,
     OpenSetOutputs,
@@ -68,14 +71,17 @@ from osrjax.assessment import (
     open_set_feature_scores,
     open_set_scores,
 )
-from osrjax.checkpoint import LaneCheckpoints
-from osrjax.data import OpenSetData, choose_data, content_of
 from osrjax.files import FileError, write_whole, writing
-from osrjax.loop import check_profile_steps, train_loop
-from osrjax.objectives import CLASS_LOSSES
-from osrjax.probe import ProbeSets, probe_sets
-from osrjax.run import Run, StopSignal, open_run
-from osrjax.train import apply_in_batches
+from osrjax.methods.classify import CLASS_LOSSES
+from osrjax.report import jacobian as jacobian_report
+from osrjax.report import sweep as sweep_report
+from osrjax.run.checkpoint import LaneCheckpoints
+from osrjax.run.directory import Run, open_run
+from osrjax.run.loop import check_profile_steps, train_loop
+from osrjax.run.signals import StopSignal
+from osrjax.train import sweep
+from osrjax.train.apply import apply_in_batches
+from osrjax.train.layout import lane_mesh, pad_lanes
 
 METRICS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "fpr_at_95_tpr_unknown_positive")
 COLUMNS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "jnd")
@@ -191,7 +197,7 @@ def run_groups(config: Config, job: Job) -> int:
 
 def mesh_of(config: Config, members: list[Lane]) -> jax.sharding.Mesh:
     """The devices of a group."""
-    return sweep.lane_mesh(len(members), batch_size=members[0].recipe.batch_size, devices=config.devices)
+    return lane_mesh(len(members), batch_size=members[0].recipe.batch_size, devices=config.devices)
 
 
 def probe_rows(config: Config, datasets: dict) -> dict[int, ProbeSets]:
@@ -234,7 +240,7 @@ def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int,
     """Model, step, data and evaluation of a group's lanes."""
     layout = layout_of(config)
     recipe = members[0].recipe
-    lanes = members + [members[-1]] * (sweep.pad_lanes(len(members), mesh.size) - len(members))
+    lanes = members + [members[-1]] * (pad_lanes(len(members), mesh.size) - len(members))
     parts = {split: datasets[split][1] for split in sorted({lane.split for lane in lanes})}
     first = next(iter(parts.values()))
     everywhere, over_members = sharding.replicated(mesh), sharding.lane_sharding(mesh)

@@ -11,18 +11,16 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 import numpy as np
 import tyro
 
-from osrjax import sweep
+from osrjax.attribution.maps import last_layers
+from osrjax.augment.views import make_contrastive_augmentation, make_crop_and_flip
 from osrjax.data import OpenSetData
-from osrjax.gradmix import GradMix, last_layers, make_contrastive_objective
-from osrjax.models import NETWORKS, ContrastiveNetwork, OpenSetNetwork, zero_taps
-from osrjax.objectives import (
-    CLASS_LOSSES,
-    Objective,
-    make_classify_objective,
-    make_contrastive_augmentation,
-    make_crop_and_flip,
-)
-from osrjax.train import Optimizer, make_adam, make_sgd
+from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
+from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.models.backbones import NETWORKS
+from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork, zero_taps
+from osrjax.train.layout import Layout, choose_layout
+from osrjax.train.objective import Objective
+from osrjax.train.optimizers import Optimizer, make_adam, make_sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -403,11 +401,9 @@ def what_counts(recipe: Config) -> Config:
     return dataclasses.replace(recipe, **{name: getattr(Config, name) for name in unread})
 
 
-def layout_of(config: Config) -> sweep.Layout:
+def layout_of(config: Config) -> Layout:
     """How the lanes of a device are computed."""
-    return sweep.choose_layout(
-        strategy=config.strategy, convolutions=config.convolutions, lanes_at_once=config.lanes_at_once
-    )
+    return choose_layout(strategy=config.strategy, convolutions=config.convolutions, lanes_at_once=config.lanes_at_once)
 
 
 def data_fields(config: Config, split: int) -> dict[str, Any]:

@@ -26,18 +26,21 @@ import numpy as np
 import tyro
 from jaxtyping import Array
 
-from osrjax import attribution, mixing, report
-from osrjax.attribution_report import SheetColumn, contact_sheet, mass_in_boxes, mass_in_random_boxes, peak_distances
-from osrjax.augment import to_float
-from osrjax.checkpoint import Checkpoints
-from osrjax.contrastive import nt_xent_loss
-from osrjax.cpu import compiler_options, reuse_host_memory
-from osrjax.finished import FinishedRun, open_finished
-from osrjax.gradmix import last_layers
-from osrjax.models import zero_taps
-from osrjax.objectives import CLASS_LOSSES, make_contrastive_augmentation
-from osrjax.policies import POLICIES
-from osrjax.train import init_state, make_adam, make_sgd
+from osrjax import attribution, report
+from osrjax.attribution.maps import last_layers
+from osrjax.augment import mixing
+from osrjax.augment.pixels import to_float
+from osrjax.augment.policies import POLICIES
+from osrjax.augment.views import make_contrastive_augmentation
+from osrjax.devices.cpu import compiler_options, reuse_host_memory
+from osrjax.losses.contrastive import nt_xent_loss
+from osrjax.methods.classify import CLASS_LOSSES
+from osrjax.models.networks import zero_taps
+from osrjax.report.attribution import SheetColumn, contact_sheet, mass_in_boxes, mass_in_random_boxes, peak_distances
+from osrjax.run.checkpoint import Checkpoints
+from osrjax.run.finished import FinishedRun, open_finished
+from osrjax.train.optimizers import make_adam, make_sgd
+from osrjax.train.step import init_state
 
 SIGNS = {1: "sign +1: what would raise the loss", -1: "sign \N{MINUS SIGN}1: what lowers the loss", 0: ""}
 

@@ -29,12 +29,13 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from osrjax import intervals, report
-from osrjax.corruptions import CORRUPTIONS
-from osrjax.effects import detectable
+from osrjax import report
+from osrjax.data.corruptions import CORRUPTIONS
 from osrjax.files import read_json, reading
-from osrjax.grid import REPEAT, check_finished, is_finished, run_cells
-from osrjax.objectives import CLASS_LOSSES
+from osrjax.methods.classify import CLASS_LOSSES
+from osrjax.metrics import intervals
+from osrjax.metrics.effects import detectable
+from osrjax.run.grid import REPEAT, check_finished, is_finished, run_cells
 
 
 @dataclasses.dataclass(frozen=True)

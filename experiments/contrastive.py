@@ -8,7 +8,8 @@
 Two augmented views of every image; SupCon, NT-Xent and the mixed term; then class-wise nearest neighbours among the
 features of the known training images classify test images and score them as known or unknown, and a linear probe reads
 the embedding. Resumes where it was stopped when the same command is given again; writes a run directory
-(osrjax/run.py lists its files). Model selection sees known training images only, and the LAST step is what is reported.
+(osrjax/run/directory.py lists its files). Model selection sees known training images only, and the LAST step is what
+is reported.
 Exit codes: 0 done, 1 stopped by a non-finite loss or by a file that cannot be written or read, 2 bad input (nothing was
 started), 143 or 130 stopped by SIGTERM or Ctrl-C (state saved).
 With several processes (--distributed, --coordinator) all end as one; where another process is lost, with 1, or with 134
@@ -28,8 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import attribution, metrics, processes, report, sharding, splits
-from osrjax.assessment import (
+from osrjax import attribution, metrics, report
+from osrjax.attribution.maps import last_layers
+from osrjax.augment.policies import POLICIES
+from osrjax.augment.views import MixViews, make_contrastive_augmentation, view_mixings
+from osrjax.data import OpenSetData, choose_data, content_of, describe_data, splits
+from osrjax.devices import processes, sharding
+from osrjax.devices.cpu import compiler_options, reuse_host_memory
+from osrjax.evaluation.assessment import (
     OpenSetFeatures,
     OpenSetLabels,
     ScoredImages,
@@ -37,20 +44,21 @@ from osrjax.assessment import (
     assess_scores,
     open_set_feature_scores,
 )
-from osrjax.checkpoint import Checkpoints
-from osrjax.cpu import compiler_options, reuse_host_memory
-from osrjax.data import OpenSetData, choose_data, content_of, describe_data
-from osrjax.feature_scores import class_similarities, fit_knn
+from osrjax.evaluation.linear_probe import LinearProbe, linear_probe, top_accuracy
 from osrjax.files import FileError, writing
-from osrjax.gradmix import GradMix, MixViews, last_layers, make_contrastive_objective, view_mixings
-from osrjax.linear_probe import LinearProbe, linear_probe, top_accuracy
-from osrjax.loop import check_profile_steps, gather_batch, make_inputs, train_loop
-from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
-from osrjax.objectives import make_contrastive_augmentation
-from osrjax.parallel import data_parallel
-from osrjax.policies import POLICIES
-from osrjax.run import Run, StopSignal, open_run
-from osrjax.train import TrainState, apply_in_batches, estimate_statistics, init_state, make_adam, make_train_step
+from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.models.backbones import NETWORKS
+from osrjax.models.networks import ContrastiveNetwork, zero_taps
+from osrjax.run.checkpoint import Checkpoints
+from osrjax.run.directory import Run, open_run
+from osrjax.run.loop import check_profile_steps, train_loop
+from osrjax.run.signals import StopSignal
+from osrjax.scores.features import class_similarities, fit_knn
+from osrjax.train.apply import apply_in_batches, estimate_statistics
+from osrjax.train.batches import gather_batch, make_inputs
+from osrjax.train.optimizers import make_adam
+from osrjax.train.parallel import data_parallel
+from osrjax.train.step import TrainState, init_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

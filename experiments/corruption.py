@@ -6,7 +6,8 @@
 
 Closed-set accuracy on the known test images, clean and corrupted: by the classifier's logits, or for a run of
 contrastive.py by nearest neighbours among the clean known training images, in the projection. Generated corruptions are
-those of osrjax/corruptions.py: the parameters of CIFAR-10-C, and a texture in the place of the photographs of frost.
+those of osrjax/data/corruptions.py: the parameters of CIFAR-10-C, and a texture in the place of the photographs of
+frost.
 Writes corruption.json. Exit codes: 0 done, 2 bad input.
 """
 
@@ -22,8 +23,9 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from osrjax import intervals, report
-from osrjax.corruptions import (
+from osrjax import report
+from osrjax.data import Examples
+from osrjax.data.corruptions import (
     CORRUPTIONS,
     GENERATED_CORRUPTIONS,
     SEVERITIES,
@@ -31,11 +33,11 @@ from osrjax.corruptions import (
     mean_corruption_error,
     published_corruption,
 )
-from osrjax.cpu import reuse_host_memory
-from osrjax.data import Examples
-from osrjax.feature_scores import class_similarities, fit_knn
-from osrjax.features import make_feature_extractor
-from osrjax.finished import FinishedRun, open_finished
+from osrjax.devices.cpu import reuse_host_memory
+from osrjax.metrics import intervals
+from osrjax.run.features import make_feature_extractor
+from osrjax.run.finished import FinishedRun, open_finished
+from osrjax.scores.features import class_similarities, fit_knn
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ image a chip. With `--platform cpu` the compiler is that for CPUs: operations an
 platform to a percent, but it fuses less than others, so that its bytes are an upper bound; `--platform v5e` and `v5p`
 need `pip install '.[tpu]'` and two to three minutes for each program.
 
-Times are of the chip's published figures (osrjax/costs.py has the sources), as if each peak were reached. "hidden
+Times are of the chip's published figures (osrjax/analysis/costs.py has the sources), as if each peak were reached.
+"hidden
 from" is the batch of a chip from which on arithmetic takes longer than communication, "a tenth" ten times as long.
 Other presets compile to the same steps: those of other data with the same image size, and cifar10-all-r18, svhn-r18.
 """
@@ -35,20 +36,20 @@ import tyro
 from jax.experimental import topologies
 from jax.sharding import AxisType
 
-from osrjax import costs, sharding
-from osrjax.cpu import compiler_options
-from osrjax.gradmix import GradMix, last_layers, make_contrastive_objective
-from osrjax.loop import gather_batch
-from osrjax.models import NETWORKS, ContrastiveNetwork, OpenSetNetwork, zero_taps
-from osrjax.objectives import (
-    CLASS_LOSSES,
-    Batch,
-    make_classify_objective,
-    make_contrastive_augmentation,
-    make_crop_and_flip,
-)
-from osrjax.parallel import data_parallel
-from osrjax.train import init_state, make_adam, make_sgd, make_train_step
+from osrjax.analysis import costs
+from osrjax.attribution.maps import last_layers
+from osrjax.augment.views import make_contrastive_augmentation, make_crop_and_flip
+from osrjax.devices import sharding
+from osrjax.devices.cpu import compiler_options
+from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
+from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.models.backbones import NETWORKS
+from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork, zero_taps
+from osrjax.train.batches import gather_batch
+from osrjax.train.objective import Batch
+from osrjax.train.optimizers import make_adam, make_sgd
+from osrjax.train.parallel import data_parallel
+from osrjax.train.step import init_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

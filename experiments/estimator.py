@@ -23,17 +23,12 @@ import tyro
 from tqdm import tqdm
 
 from osrjax import report
-from osrjax.augment import to_float
-from osrjax.cpu import compiler_options, reuse_host_memory
+from osrjax.augment.pixels import to_float
 from osrjax.data import open_source
-from osrjax.finished import norm_functions, open_finished
-from osrjax.jacobian import (
-    input_jacobian,
-    input_jacobian_norms,
-    jacobian_estimate,
-    mean_estimate,
-    projected_squares,
-)
+from osrjax.devices.cpu import compiler_options, reuse_host_memory
+from osrjax.jacobian.estimate import jacobian_estimate, mean_estimate, projected_squares
+from osrjax.jacobian.exact import input_jacobian, input_jacobian_norms
+from osrjax.run.finished import norm_functions, open_finished
 
 Distribution = Literal["rademacher", "gaussian"]
 

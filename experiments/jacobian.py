@@ -33,10 +33,13 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from osrjax import claims, effects, intervals, jacobian_report, report
+from osrjax import report
+from osrjax.analysis import claims
+from osrjax.analysis.probe import PROBE_METRICS
 from osrjax.files import FileError, read_json, reading
-from osrjax.grid import REPEAT, check_finished, is_finished, run_cells
-from osrjax.probe import PROBE_METRICS
+from osrjax.metrics import effects, intervals
+from osrjax.report import jacobian as jacobian_report
+from osrjax.run.grid import REPEAT, check_finished, is_finished, run_cells
 
 Cell = tuple[str, str, int]  # arm, group, seed
 FigureName = Literal[

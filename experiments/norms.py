@@ -18,11 +18,12 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from osrjax import metrics, report, sharding
-from osrjax.cpu import reuse_host_memory
+from osrjax import metrics, report
+from osrjax.analysis.norms import dataset_jacobian_norms
 from osrjax.data import open_source
-from osrjax.finished import norm_functions, open_finished
-from osrjax.jacobian_dataset import dataset_jacobian_norms
+from osrjax.devices import sharding
+from osrjax.devices.cpu import reuse_host_memory
+from osrjax.run.finished import norm_functions, open_finished
 
 
 @dataclasses.dataclass(frozen=True)

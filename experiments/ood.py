@@ -19,12 +19,12 @@ import numpy as np
 import tyro
 
 from osrjax import report
-from osrjax.assessment import OpenSetFeatures, OpenSetLabels, OpenSetOutputs, assess, assess_features
-from osrjax.cpu import reuse_host_memory
 from osrjax.data import Examples, open_source
-from osrjax.features import Features, make_feature_extractor
-from osrjax.finished import FinishedRun, open_finished
-from osrjax.objectives import CLASS_LOSSES
+from osrjax.devices.cpu import reuse_host_memory
+from osrjax.evaluation.assessment import OpenSetFeatures, OpenSetLabels, OpenSetOutputs, assess, assess_features
+from osrjax.methods.classify import CLASS_LOSSES
+from osrjax.run.features import Features, make_feature_extractor
+from osrjax.run.finished import FinishedRun, open_finished
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,12 +19,12 @@ import tyro
 from PIL import Image
 
 from osrjax import metrics
-from osrjax.assessment import open_set_scores
 from osrjax.data.folders import IMAGE_SUFFIXES
 from osrjax.data.source import decoded_image
-from osrjax.finished import open_finished
-from osrjax.objectives import CLASS_LOSSES
-from osrjax.train import evaluate
+from osrjax.evaluation.assessment import open_set_scores
+from osrjax.methods.classify import CLASS_LOSSES
+from osrjax.run.finished import open_finished
+from osrjax.train.apply import evaluate
 
 
 @dataclasses.dataclass(frozen=True)

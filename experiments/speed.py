@@ -42,10 +42,14 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from osrjax.cpu import compiler_options, one_device_per_core, reuse_host_memory
-from osrjax.models import NETWORKS, OpenSetNetwork
-from osrjax.objectives import CLASS_LOSSES, Batch, make_classify_objective, make_crop_and_flip
-from osrjax.train import init_state, make_sgd, make_train_step
+from osrjax.augment.views import make_crop_and_flip
+from osrjax.devices.cpu import compiler_options, one_device_per_core, reuse_host_memory
+from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
+from osrjax.models.backbones import NETWORKS
+from osrjax.models.networks import OpenSetNetwork
+from osrjax.train.objective import Batch
+from osrjax.train.optimizers import make_sgd
+from osrjax.train.step import init_state, make_train_step
 
 Who = TypeVar("Who", bound=Hashable)
 Work = dict[Who, Callable[[], object]]  # who does it -> one unit of it, finished when the call returns
@@ -312,7 +316,7 @@ def automatic_choice(*, smoke: bool) -> dict[str, int]:
     """Prints the times of both modes on a grid of inputs and outputs; counts where the automatic choice is right."""
     import speed_jacobian
 
-    from osrjax.jacobian import automatic_mode
+    from osrjax.jacobian.exact import automatic_mode
 
     print(f"{'inputs':>10} {'outputs':>8} {'forward, ms':>12} {'reverse, ms':>12}  automatic")
     counts = {"cells": 0, "clear": 0, "right": 0}

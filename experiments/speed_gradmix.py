@@ -7,11 +7,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from osrjax.augment import to_float
-from osrjax.gradmix import GradMix, last_layers, make_contrastive_objective
-from osrjax.models import NETWORKS, ContrastiveNetwork, zero_taps
-from osrjax.objectives import Batch
-from osrjax.train import init_state, make_adam, make_train_step
+from osrjax.attribution.maps import last_layers
+from osrjax.augment.pixels import to_float
+from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.models.backbones import NETWORKS
+from osrjax.models.networks import ContrastiveNetwork, zero_taps
+from osrjax.train.objective import Batch
+from osrjax.train.optimizers import make_adam
+from osrjax.train.step import init_state, make_train_step
 
 HYPER = {
     "learning_rate": 1e-3,

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from osrjax.cpu import compiler_options
-from osrjax.jacobian import Mode, input_jacobian_norms
-from osrjax.models import OpenSetNetwork, Outputs, SmallCNN
+from osrjax.devices.cpu import compiler_options
+from osrjax.jacobian.exact import input_jacobian_norms
+from osrjax.jacobian.passes import Mode
+from osrjax.models.backbones import SmallCNN
+from osrjax.models.networks import OpenSetNetwork, Outputs
 
 OURS, MATRIX = "osrjax, default", "jax.vmap(jax.jacrev)"
 PASSES = ((1, 1), (1, 8), (1, 32), (4, 1), (4, 8), (4, 32), (32, 1), (32, 4))  # images, cotangents of each

@@ -11,10 +11,16 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from osrjax import sharding, sweep
-from osrjax.models import NETWORKS, OpenSetNetwork
-from osrjax.objectives import CLASS_LOSSES, Batch, make_classify_objective, make_crop_and_flip
-from osrjax.train import init_state, make_sgd, make_train_step
+from osrjax.augment.views import make_crop_and_flip
+from osrjax.devices import sharding
+from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
+from osrjax.models.backbones import NETWORKS
+from osrjax.models.networks import OpenSetNetwork
+from osrjax.train import sweep
+from osrjax.train.layout import choose_layout, lane_mesh
+from osrjax.train.objective import Batch
+from osrjax.train.optimizers import make_sgd
+from osrjax.train.step import init_state, make_train_step
 
 HYPER = {
     "learning_rate": 0.01,
@@ -71,8 +77,8 @@ def lane_steps(
     counted: Any = compiled.lower(state, images, rows[0], labels[0], keys[0], single_hyper).compile().cost_analysis()
     work: dict[str, Callable[[], object]] = {SINGLE: single, PRODUCTS: products(lanes * counted["flops"], options)}
     for name, (strategy, convolutions, spread) in SIDES.items():
-        layout = sweep.choose_layout(strategy=strategy, convolutions=convolutions)
-        mesh = sweep.lane_mesh(lanes, batch_size=batch, devices=None if spread else 1)
+        layout = choose_layout(strategy=strategy, convolutions=convolutions)
+        mesh = lane_mesh(lanes, batch_size=batch, devices=None if spread else 1)
         work[name] = _sweep_side(
             objective, optimizer, layout, mesh, options, (model, image_shape), images, (rows, labels), keys, hyper
         )

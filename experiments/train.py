@@ -5,7 +5,7 @@
     python experiments/train.py --help                   every field; PRESET's values with --preset PRESET --help
 
 Trains, resumes where it was stopped when the same command is given again, scores the test images of known and
-unknown classes, and writes everything to a run directory (osrjax/run.py lists its files). Model selection
+unknown classes, and writes everything to a run directory (osrjax/run/directory.py lists its files). Model selection
 sees known training images only, and the LAST step is what is reported. Exit codes: 0 done, 1 stopped by a
 non-finite loss or norm or by a file that cannot be written or read, 2 bad input (nothing was started), 143 or 130
 stopped by SIGTERM or Ctrl-C (state saved).
@@ -26,29 +26,30 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import metrics, processes, report, sharding, splits
-from osrjax.assessment import OpenSetOutputs, assess, open_set_scores
-from osrjax.attribution import check_layers
-from osrjax.checkpoint import Checkpoints
-from osrjax.cpu import compiler_options, reuse_host_memory
-from osrjax.data import OpenSetData, choose_data, content_of, describe_data
+from osrjax import metrics, report
+from osrjax.analysis.norms import dataset_jacobian_norms
+from osrjax.analysis.probe import ProbeSets, join_probes, make_probe, probe_sets, write_probe
+from osrjax.attribution.maps import check_layers, last_layers
+from osrjax.augment.views import make_crop_and_flip
+from osrjax.data import OpenSetData, choose_data, content_of, describe_data, splits
+from osrjax.devices import processes, sharding
+from osrjax.devices.cpu import compiler_options, reuse_host_memory
+from osrjax.evaluation.assessment import OpenSetOutputs, assess, open_set_scores
 from osrjax.files import FileError, writing
-from osrjax.gradmix import GradMix, last_layers, make_masked_classify_objective
-from osrjax.jacobian_dataset import dataset_jacobian_norms, network_functions
-from osrjax.loop import check_profile_steps, gather_batch, make_inputs, train_loop
-from osrjax.models import NETWORKS, OpenSetNetwork, Outputs, zero_taps
-from osrjax.objectives import CLASS_LOSSES, make_classify_objective, make_crop_and_flip
-from osrjax.parallel import data_parallel
-from osrjax.probe import ProbeSets, join_probes, make_probe, probe_sets, write_probe
-from osrjax.run import Run, StopSignal, open_run
-from osrjax.train import (
-    Predictions,
-    estimate_statistics,
-    evaluate,
-    init_state,
-    make_sgd,
-    make_train_step,
-)
+from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
+from osrjax.methods.gradmix import GradMix, make_masked_classify_objective
+from osrjax.models.backbones import NETWORKS
+from osrjax.models.networks import OpenSetNetwork, Outputs, zero_taps
+from osrjax.models.outputs import network_functions
+from osrjax.run.checkpoint import Checkpoints
+from osrjax.run.directory import Run, open_run
+from osrjax.run.loop import check_profile_steps, train_loop
+from osrjax.run.signals import StopSignal
+from osrjax.train.apply import Predictions, estimate_statistics, evaluate
+from osrjax.train.batches import gather_batch, make_inputs
+from osrjax.train.optimizers import make_sgd
+from osrjax.train.parallel import data_parallel
+from osrjax.train.step import init_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,14 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import intervals, report
-from osrjax.augment import to_float
-from osrjax.cpu import reuse_host_memory
+from osrjax import report
+from osrjax.analysis.norms import dataset_jacobian_norms
+from osrjax.augment.pixels import to_float
 from osrjax.data import open_source
-from osrjax.finished import norm_functions, open_finished
-from osrjax.jacobian_dataset import dataset_jacobian_norms
-from osrjax.models import NETWORKS, ContrastiveNetwork, OpenSetNetwork
-from osrjax.train import TrainState, estimate_statistics, init_state, make_sgd
+from osrjax.devices.cpu import reuse_host_memory
+from osrjax.metrics import intervals
+from osrjax.models.backbones import NETWORKS
+from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
+from osrjax.run.finished import norm_functions, open_finished
+from osrjax.train.apply import estimate_statistics
+from osrjax.train.optimizers import make_sgd
+from osrjax.train.step import TrainState, init_state
 
 NetworkName = Literal["small_cnn", "classifier32", "wrn16_4", "resnet18", "resnet34", "resnet50"]
 

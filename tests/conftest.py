@@ -1,9 +1,11 @@
 """Strict numerics for every test, on four virtual CPU devices, with programs that are quick to compile."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # a script imports what lies beside it
@@ -11,6 +13,8 @@ sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # a script impo
 import jax
 import numpy as np
 import pytest
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,6 +29,44 @@ if "XLA_FLAGS" not in os.environ:
     trial = [sys.executable, "-c", "import jaxlib.xla_client; jaxlib.xla_client.CompileOptions()"]
     refused = subprocess.run(trial, env={**os.environ, "XLA_FLAGS": QUICK}, capture_output=True, check=False).returncode
     os.environ["XLA_FLAGS"] = "" if refused else QUICK
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of experiments/ as a module, with nothing run."""
+    return _second_copy(f"experiments_{name.replace('/', '_')}", EXPERIMENTS / f"{name}.py")
+
+
+def plain_module(module: ModuleType) -> ModuleType:
+    """A module as users import it: without the shape checks that the tests install."""
+    return _second_copy("plain_" + module.__name__.replace(".", "_"), Path(str(module.__file__)))
+
+
+def _second_copy(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def start(script: str, *arguments: object, **environment: str) -> subprocess.Popen:
+    """A script of experiments/ as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(EXPERIMENTS / f"{script}.py"), *map(str, arguments)],
+        # One device, one configuration of numerics for every process whose bits are compared.
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "error", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str]:
+    """Exit code and output of a process, when it has ended."""
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,14 +15,17 @@ MODULES = sorted(
     module.name for module in pkgutil.walk_packages(osrjax.__path__, "osrjax.") if module.name not in COMMANDS
 )
 FROM_PAPERS = (
-    "osrjax.attribution",
-    "osrjax.contrastive",
-    "osrjax.jacobian",
-    "osrjax.losses",
-    "osrjax.mixing",
-    "osrjax.scores",
+    "osrjax.attribution.boxes",
+    "osrjax.attribution.maps",
+    "osrjax.augment.mixing",
+    "osrjax.jacobian.estimate",
+    "osrjax.jacobian.exact",
+    "osrjax.jacobian.paths",
+    "osrjax.losses.classification",
+    "osrjax.losses.contrastive",
+    "osrjax.scores.logits",
 )
-PURE = ("attribution", "augment", "contrastive", "feature_scores", "jacobian", "losses", "mixing", "scores")
+PURE = ("attribution", "augment", "jacobian", "losses", "scores")
 
 
 def public_functions():

@@ -1,4 +1,4 @@
-"""Data sets: named sources of uint8 images, the parts that a class split takes from them, and batches.
+"""Data sets: sources of uint8 images, class splits, the parts that a split takes, batches, corruptions.
 
 Importing this package reads no data and imports neither JAX, grain, scikit-learn nor TensorFlow Datasets.
 """

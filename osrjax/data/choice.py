@@ -19,10 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from osrjax import splits
+from osrjax.data import splits
 from osrjax.data.catalogue import open_source
 from osrjax.data.open_set import OpenSetData, open_set_data, pseudo_unknown_data
-from osrjax.splits import ClassSplit
+from osrjax.data.splits import ClassSplit
 
 __all__ = ["DATA_DEFAULTS", "choose_data", "content_of", "describe_data"]
 

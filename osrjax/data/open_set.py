@@ -11,14 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from osrjax.data.source import Examples, Source, split_of
-from osrjax.splits import (
-    FAMILIES,
-    NUM_CLASSES,
-    ClassSplit,
-    check_split,
-    check_tiny_imagenet_order,
-    split_dataset,
-)
+from osrjax.data.splits import FAMILIES, NUM_CLASSES, ClassSplit, check_split, check_tiny_imagenet_order, split_dataset
 
 __all__ = ["OpenSetData", "open_set_data", "pseudo_unknown_data"]
 

@@ -19,8 +19,8 @@ from osrjax.data.source import (
     checked_examples,
     decoded_image,
 )
+from osrjax.data.splits import check_tiny_imagenet_order
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
-from osrjax.splits import check_tiny_imagenet_order
 
 __all__ = [
     "MADE_HERE",

@@ -11,7 +11,7 @@ import numpy as np
 
 from osrjax.data.folders import stacked_images
 from osrjax.data.source import DecodedSplits, Examples, Source, checked_examples
-from osrjax.splits import check_tiny_imagenet_order
+from osrjax.data.splits import check_tiny_imagenet_order
 
 __all__ = ["tiny_imagenet_folder_source"]
 

@@ -1,0 +1,425 @@
+"""Exact input-Jacobian norms of a whole data set: within a memory budget, over devices, resumable.
+
+:mod:`osrjax.jacobian` differentiates what it is given. This module adds what only a caller can do who has all
+images and runs outside of ``jit``: it finds the number of passes at a time that fits in memory, looks whether
+images interact, pads the last batch, spreads batches over a mesh, and stores what is done.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Num
+from tqdm import tqdm
+
+from osrjax.devices.cpu import compiler_options
+from osrjax.files import read_json, reading, write_whole, writing
+from osrjax.jacobian.exact import automatic_mode, input_jacobian_norms
+from osrjax.models.outputs import BatchFunction, PyTree
+
+__all__ = ["NormPlan", "dataset_jacobian_norms", "make_norm_plan"]
+
+_GIB = 2**30
+
+
+# Images times passes at a time that keep a device busy; a CPU's caches want no more.
+_CPU_ROWS, _ACCELERATOR_ROWS = 128, 8192
+
+
+_CPU_BATCH, _ACCELERATOR_BATCH = 32, 128
+
+
+class NormPlan(NamedTuple):
+    """How the norms of one function will be computed.
+
+    Attributes:
+      norms: compiled ``(variables, images) -> norms`` for a batch of ``batch_size`` images.
+      batch_size: images a call, over all devices.
+      chunk_size: passes at a time.
+      mode: "forward" or "reverse".
+      passes: passes a call, the number of inputs or of outputs of an image.
+      memory: bytes on each device while a call runs: arguments, results and temporaries. Nothing else stays
+        between calls but the variables, which are among the arguments.
+    """
+
+    norms: Callable[[PyTree, Array], Array]
+    batch_size: int
+    chunk_size: int
+    mode: Literal["forward", "reverse"]
+    passes: int
+    memory: int
+
+
+def make_norm_plan(
+    function: BatchFunction,
+    variables: PyTree,
+    image_shape: tuple[int, ...],
+    *,
+    batch_size: int | None = None,
+    chunk_size: int | None = None,
+    memory_budget: int = _GIB,
+    mode: Literal["forward", "reverse", "auto"] = "auto",
+    mesh: jax.sharding.Mesh | None = None,
+) -> NormPlan:
+    """Compiles the norms of a function for the largest chunk that fits in a memory budget.
+
+    The compiler's own account of a compiled program decides, not an estimate. *Cost*: one compilation where the
+    wanted chunk fits, a handful where it does not. Where the batch does not fit at one pass at a time, a smaller one
+    is taken.
+
+    Args:
+      function: ``(variables, images) -> outputs``, each with the batch as its first axis.
+      variables: what the function needs beside images; arrays or their shapes.
+      image_shape: of one image.
+      batch_size: images a call, over all devices; None for 128 a device, 32 on a CPU. Never enlarged.
+      chunk_size: passes at a time; None for as many as keep the device busy. Never enlarged.
+      memory_budget: bytes on each device.
+      mode: direction of differentiation; "auto" as in :func:`osrjax.jacobian.exact.automatic_mode`.
+      mesh: devices to share each batch, by its axis "data"; None for the default device.
+
+    Returns:
+      The plan.
+
+    Raises:
+      ValueError: a batch that the devices cannot share, a chunk size below 1, outputs without the batch's axis, or a
+        budget that a single image a device at a time does not fit.
+
+    References:
+      Park et al., arXiv 2209.11436, sec. 3 (the norms).
+    """
+    devices = 1 if mesh is None else mesh.shape["data"]
+    if batch_size is None:
+        batch_size = devices * _default_batch()
+    if batch_size < 1 or batch_size % devices:
+        raise ValueError(f"{batch_size=} is no positive multiple of the {devices} devices: give such a one")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"{chunk_size=} is below 1: give the number of passes at a time")
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), variables)
+    outputs = jax.eval_shape(function, shapes, jax.ShapeDtypeStruct((devices, *image_shape), jnp.float32))
+    if outputs.shape[:1] != (devices,) or outputs.size == 0:
+        raise ValueError(
+            f"function gives shape {outputs.shape} for {devices} images: keep the batch's axis first, then outputs"
+        )
+    inputs, features = math.prod(image_shape), math.prod(outputs.shape[1:])
+    direction = automatic_mode(inputs, features) if mode == "auto" else mode
+    passes = inputs if direction == "forward" else features
+
+    def compile_for(batch_size: int, chunk_size: int) -> NormPlan:
+        def norms(variables: PyTree, images: Array) -> Array:
+            return input_jacobian_norms(partial(function, variables), images, mode=direction, chunk_size=chunk_size)
+
+        spread, everywhere = None, None
+        if mesh is not None:  # every device maps its own images: no communication until the result is read
+            norms = jax.shard_map(norms, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
+            spread, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+        images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32, sharding=spread)
+        given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
+        compiled = jax.jit(norms, compiler_options=compiler_options()).lower(given, images).compile()
+        used: Any = compiled.memory_analysis()
+        memory = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
+        memory -= used.alias_size_in_bytes
+        return NormPlan(compiled, batch_size, chunk_size, direction, passes, memory)
+
+    rows = _CPU_ROWS if jax.default_backend() == "cpu" else _ACCELERATOR_ROWS
+    wanted = min(chunk_size or max(1, rows // (batch_size // devices)), max(passes, 1))
+    plan = compile_for(batch_size, wanted)
+    if plan.memory <= memory_budget:
+        return plan
+    least = plan if wanted == 1 else compile_for(batch_size, 1)
+    if least.memory <= memory_budget:  # the batch fits, fewer passes at a time
+        return _largest_fitting(lambda chunk: compile_for(batch_size, chunk), (1, least), (wanted, plan), memory_budget)
+    single = compile_for(devices, 1)
+    if single.memory > memory_budget:
+        raise ValueError(
+            f"memory_budget={memory_budget} bytes is too small: one image at a time needs {single.memory}; raise it"
+        )
+    return _largest_fitting(
+        lambda local: compile_for(devices * local, 1), (1, single), (batch_size // devices, least), memory_budget
+    )
+
+
+def _largest_fitting(
+    compile_for: Callable[[int], NormPlan], fits: tuple[int, NormPlan], exceeds: tuple[int, NormPlan], budget: int
+) -> NormPlan:
+    """A plan between one that fits and one that does not, by the size where a line through both meets the budget."""
+    (small, fitting), (large, exceeding) = fits, exceeds
+    size = small + int((large - small) * (budget - fitting.memory) / (exceeding.memory - fitting.memory))
+    size = min(size, large - 1)
+    while size > small:
+        plan = compile_for(size)
+        if plan.memory <= budget:
+            return plan
+        size //= 2
+    return fitting
+
+
+def dataset_jacobian_norms(
+    functions: Mapping[str, BatchFunction],
+    variables: PyTree,
+    images: Num[np.ndarray, "examples *image"],
+    *,
+    batch_size: int | None = None,
+    chunk_size: int | None = None,
+    memory_budget: int = _GIB,
+    mode: Literal["forward", "reverse", "auto"] = "auto",
+    mesh: jax.sharding.Mesh | None = None,
+    directory: str | Path | None = None,
+    progress: bool = False,
+) -> dict[str, Float[np.ndarray, " examples"]]:
+    """Exact input-Jacobian norms of every image, under each of several functions.
+
+    Before any work each function is run on the first eight images, then on each of them with seven others beside it:
+    where an output changes, images interact (a network in training mode) and norms would mean nothing.
+
+    With a ``directory``, finished batches are stored as they come, and the same call goes on where a killed one
+    stopped; the finished norms of a function are in ``NAME.npy`` there.
+
+    *Cost* for each function: passes as in :func:`osrjax.jacobian.input_jacobian_norms`; memory within the budget on
+    each device; the images stay on the host.
+
+    Args:
+      functions: by name, ``(variables, images) -> outputs``, such as :func:`network_functions`.
+      variables: parameters and statistics, arrays.
+      images: floats, as the functions take them: norms are per unit of these values.
+      batch_size: as in :func:`make_norm_plan`; None for at most that, so that batches are nearly full. The last batch
+        is padded and its padding dropped.
+      chunk_size: as in :func:`make_norm_plan`.
+      memory_budget: bytes on each device.
+      mode: as in :func:`make_norm_plan`.
+      mesh: as in :func:`make_norm_plan`.
+      directory: where to store; None keeps nothing. It belongs to these images and variables, and is refused for
+        others.
+      progress: show a progress bar, in images.
+
+    Returns:
+      By the functions' names, float32 norms in the order of the images.
+
+    Raises:
+      ValueError: no image, integer or non-finite images, images that interact, norms that are not finite, a
+        directory of another data set or network, in use, damaged or not writable; or as :func:`make_norm_plan`.
+
+    References:
+      Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
+    """
+    if not len(images):
+        raise ValueError(f"images has shape {images.shape}: give at least one image")
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"images has dtype {images.dtype}: give floats in [-1, 1] (osrjax.augment.to_float)")
+    with np.errstate(over="ignore"):  # of a float64 beyond float32: infinite, and refused as such
+        images = np.asarray(images, np.float32)
+    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"images[{int(np.argmin(finite))}] is not finite ({np.sum(~finite)} such): leave them out")
+    if not functions:
+        raise ValueError("functions is empty: give at least one named function")
+    for name in functions:
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ValueError(f"functions has the name {name!r}, which names no file: use a plain word")
+    if batch_size is None:
+        devices = 1 if mesh is None else mesh.shape["data"]
+        batch_size = devices * _even_batch(-(-len(images) // devices))
+    folder = None if directory is None else Path(directory)
+    variables = jax.device_put(variables, None if mesh is None else NamedSharding(mesh, P()))
+    samples = {
+        name: _outputs_without_interaction(name, function, variables, images) for name, function in functions.items()
+    }
+    found = {}
+    with (
+        _claimed(folder, variables, images, samples),
+        tqdm(total=len(functions) * len(images), unit="image", disable=None if progress else True) as bar,
+    ):
+        for name, function in functions.items():
+            store = _Store(folder, name, len(images))
+            if store.finished:
+                bar.update(len(images))
+            else:
+                bar.set_postfix_str(f"{name}: compiling")
+                plan = make_norm_plan(
+                    function,
+                    variables,
+                    images.shape[1:],
+                    batch_size=batch_size,
+                    chunk_size=chunk_size,
+                    memory_budget=memory_budget,
+                    mode=mode,
+                    mesh=mesh,
+                )
+                bar.set_postfix_str(
+                    f"{name}: {plan.mode}, {plan.passes} passes, {plan.chunk_size} at a time, {plan.memory >> 20} MiB"
+                )
+                spread = None if mesh is None else NamedSharding(mesh, P("data"))
+                for start in range(0, len(images), plan.batch_size):
+                    rows = slice(start, min(start + plan.batch_size, len(images)))
+                    if not store.has(rows):
+                        batch = _padded(images[rows], plan.batch_size)
+                        norms = np.asarray(plan.norms(variables, jax.device_put(batch, spread)))
+                        store.put(rows, _all_finite(name, norms[: rows.stop - start], start))
+                    bar.update(rows.stop - start)
+                store.finish()
+            found[name] = store.values
+    return found
+
+
+class _Store:
+    """The norms of one function, in memory or in a file that is written batch by batch."""
+
+    def __init__(self, directory: Path | None, name: str, size: int) -> None:
+        self.finished = False
+        self._files = None
+        if directory is None:
+            self.values = np.full(size, np.nan, np.float32)
+            return
+        done, unfinished = self._files = _files(directory, name)
+        self.finished = done.exists()
+        if self.finished:
+            self.values = self._load(done, size)
+            return
+        if not unfinished.exists():  # renamed when whole: neither kill nor power cut leaves a file that is half zeros
+            fresh = directory / f".{name}.fresh.npy"
+            with writing(done):
+                with fresh.open("wb") as file:
+                    np.save(file, np.full(size, np.nan, np.float32))
+                    file.flush()
+                    os.fsync(file.fileno())
+                fresh.replace(unfinished)
+        self.values = self._load(unfinished, size, mmap_mode="r+")
+
+    @staticmethod
+    def _load(path: Path, size: int, mmap_mode: Literal["r+"] | None = None) -> np.ndarray:
+        with reading(path, "delete it and give the same command again"):
+            values = np.load(path, mmap_mode=mmap_mode)
+            if values.shape != (size,) or values.dtype != np.float32:
+                raise ValueError(f"{values.dtype} {values.shape} for {size} images")
+            return values
+
+    def has(self, rows: slice) -> bool:
+        return bool(np.isfinite(self.values[rows]).all())
+
+    def put(self, rows: slice, norms: np.ndarray) -> None:
+        self.values[rows] = norms
+        if isinstance(self.values, np.memmap):
+            with writing(str(self.values.filename)):
+                self.values.flush()
+
+    def finish(self) -> None:
+        if self._files is not None:
+            done, unfinished = self._files
+            self.values = np.array(self.values)
+            with writing(done):
+                unfinished.replace(done)
+
+
+def _outputs_without_interaction(
+    name: str, function: BatchFunction, variables: PyTree, images: np.ndarray
+) -> list[float]:
+    """First outputs of the first image; refuses a function that gives an image other outputs with other neighbours."""
+    rows = images[:8]
+    noise = np.random.default_rng(0).uniform(-1, 1, size=(max(len(rows), 2), *rows.shape[1:])).astype(np.float32)
+    rows = np.concatenate([rows, noise[len(rows) :]])  # a single image gets a neighbour
+    run = jax.jit(function, compiler_options=compiler_options())
+    outputs = np.asarray(run(variables, jnp.asarray(rows)), np.float64)
+    if outputs.shape[:1] != (len(rows),) or outputs.size == 0:
+        raise ValueError(
+            f"function {name!r} gives shape {outputs.shape} for {len(rows)} images: keep the batch's axis first, then"
+            " at least one output"
+        )
+    size = np.abs(outputs, where=np.isfinite(outputs), out=np.zeros_like(outputs)).max()
+    for row in range(len(rows)):  # all other images change
+        others = noise.copy()
+        others[row] = rows[row]
+        changed = np.asarray(run(variables, jnp.asarray(others)), np.float64)[row]
+        if not np.allclose(changed, outputs[row], rtol=0, atol=1e-4 * size, equal_nan=True):
+            raise ValueError(
+                f"function {name!r} lets images interact: outputs of up to {size:.2g} changed by"
+                f" {np.abs(changed - outputs[row]).max():.2g} when only other images changed; use running statistics"
+                " (train=False)"
+            )
+    return outputs[0].reshape(-1)[:8].tolist()
+
+
+@contextmanager
+def _claimed(
+    directory: Path | None, variables: PyTree, images: np.ndarray, samples: Mapping[str, list[float]]
+) -> Generator[None]:
+    """Holds a directory that belongs to these images, variables and functions; refuses any other."""
+    if directory is None:
+        yield
+        return
+    digest = hashlib.sha256()
+    for leaf in (images, *jax.tree.leaves(variables)):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"directory={str(directory)!r} is in use by another process: choose another") from error
+        except OSError as error:
+            raise ValueError(
+                f"directory={str(directory)!r} cannot be locked ({error.strerror}): choose another"
+            ) from error
+        path = directory / "content.json"
+        stored: dict[str, Any] = {"sha256": digest.hexdigest(), "samples": {}}
+        if path.exists():
+            stored = read_json(path, "it tells whose norms these are, so delete the whole directory")
+            if not isinstance(stored, dict) or not {"sha256", "samples"} <= stored.keys():
+                raise ValueError(f"{path} is no such file as this one writes: choose another directory")
+        elif any(_files(directory, name)[kind].exists() for name in samples for kind in (0, 1)):
+            raise ValueError(f"directory={str(directory)!r} holds arrays of unknown origin: choose another")
+        same = stored["sha256"] == digest.hexdigest() and all(
+            len(sample) == len(earlier) and np.allclose(earlier, sample, rtol=1e-3, atol=1e-6, equal_nan=True)
+            for name, sample in samples.items()
+            if (earlier := stored["samples"].get(name)) is not None
+        )
+        if not same:
+            raise ValueError(
+                f"directory={str(directory)!r} holds norms of other images, variables or functions: choose another"
+            )
+        stored["samples"] = {**stored["samples"], **samples}
+        write_whole(path, json.dumps(stored).encode())
+        yield
+
+
+def _files(directory: Path, name: str) -> tuple[Path, Path]:
+    """Where the norms of a function are kept when finished, and before."""
+    return directory / f"{name}.npy", directory / f".{name}.npy.partial"
+
+
+def _default_batch() -> int:
+    return _CPU_BATCH if jax.default_backend() == "cpu" else _ACCELERATOR_BATCH
+
+
+def _even_batch(images: int) -> int:
+    """The default batch, lowered so that the last one is nearly full."""
+    return -(-images // -(-images // _default_batch()))
+
+
+def _padded(batch: np.ndarray, size: int) -> np.ndarray:
+    missing = size - len(batch)
+    return np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
+
+
+def _all_finite(name: str, norms: np.ndarray, start: int) -> np.ndarray:
+    finite = np.isfinite(norms)
+    if not finite.all():
+        raise ValueError(
+            f"the Jacobian of {name!r} at images[{start + int(np.argmin(finite))}] is not finite ({np.sum(~finite)} of"
+            f" {len(norms)} in its batch): look for a diverged network; earlier images are kept"
+        )
+    return norms

@@ -1,0 +1,151 @@
+"""Augmentations of a batch, from stored uint8 images to floats, and the mixings of two such views."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jaxtyping import Array
+
+from osrjax import augment
+from osrjax.augment import mixing
+
+__all__ = ["VIEW_MIXINGS", "MixViews", "make_contrastive_augmentation", "make_crop_and_flip", "view_mixings"]
+
+
+def make_crop_and_flip(*, crop_padding: int = 4, flip: bool = True) -> Callable[[Array, Array], Array]:
+    """Returns the augmentation ``(key, uint8 images) -> float images``: random crop and horizontal flip.
+
+    Args:
+      crop_padding: pixels of padding on each side before the crop; 0 turns the crop off.
+      flip: mirror each image with probability one half; turn it off for digits and letters.
+
+    Returns:
+      A function of a key and uint8 images that gives float32 images in [-1, 1].
+
+    Raises:
+      ValueError: a negative ``crop_padding``.
+
+    References:
+      Park et al., arXiv 2209.11436, sec. 5 (augmentation A).
+    """
+    if crop_padding < 0:
+        raise ValueError(f"{crop_padding=} is negative: give 0 for no crop, 4 as in the paper")
+
+    def crop_and_flip(key: Array, images: Array) -> Array:
+        images = augment.to_float(images)
+        if crop_padding and flip:
+            return augment.random_crop_and_flip(key, images, padding=crop_padding)
+        crop_key, flip_key = jax.random.split(key)
+        if crop_padding:
+            images = augment.random_crop(crop_key, images, padding=crop_padding)
+        if flip:
+            images = augment.random_flip(flip_key, images)
+        return images
+
+    return crop_and_flip
+
+
+def make_contrastive_augmentation(
+    *,
+    crop_scale: tuple[float, float] | None = (0.2, 1.0),
+    flip: bool = True,
+    jitter: float = 1.0,
+    gray: float = 0.2,
+    policy: Callable[[Array, Array], Array] | None = None,
+) -> Callable[[Array, Array], Array]:
+    """Returns the augmentation of contrastive training, ``(key, uint8 images) -> float images``.
+
+    In this order: the policy, colour jitter, random resized crop, horizontal flip, grayscale; as in the authors'
+    code, the jitter comes before the crop. Two views are two calls with two keys.
+
+    Args:
+      crop_scale: smallest and largest share of the area of the random resized crop; None: no crop.
+      flip: mirror each image with probability one half.
+      jitter: factor of the strengths 0.4 (brightness, contrast, saturation) and 0.1 (hue), each applied with
+        probability 0.8; 0: none.
+      gray: probability of dropping the colours.
+      policy: ``(key, float images) -> float images`` before everything else, such as
+        :func:`osrjax.augment.policies.rand_augment`.
+
+    Returns:
+      A function of a key and uint8 images that gives float32 images in [-1, 1].
+
+    Raises:
+      ValueError: a jitter below 0 or above 5; when called: ranges that :mod:`osrjax.augment` refuses.
+
+    References:
+      Chen et al., arXiv 2002.05709, appendix A, without blur; Xu et al., arXiv 2505.12803, as in its code.
+    """
+    if not 0 <= jitter <= 5:
+        raise ValueError(f"{jitter=} is outside [0, 5]: give a factor of the usual strengths, 1 as published")
+
+    def views(key: Array, images: Array) -> Array:
+        keys = jax.random.split(key, 5)
+        images = augment.to_float(images)
+        if policy is not None:
+            images = policy(keys[0], images)
+        if jitter:
+            strength, hue = 0.4 * jitter, 0.1 * jitter
+            images = augment.color_jitter(
+                keys[1], images, brightness=strength, contrast=strength, saturation=strength, hue=hue
+            )
+        if crop_scale is not None:
+            images = augment.random_resized_crop(keys[2], images, scale=crop_scale)
+        if flip:
+            images = augment.random_flip(keys[3], images)
+        if gray and images.shape[-1] == 3:
+            images = augment.random_grayscale(keys[4], images, probability=gray)
+        return images
+
+    return views
+
+
+MixViews = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
+
+
+def _pairs(function: Callable[..., mixing.Mixed]) -> MixViews:
+    """Both views mixed with the other view of one partner, by the same draw."""
+
+    def mix(key: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
+        keys = jax.random.clone(key), jax.random.clone(key)  # the same partner, share and place on purpose
+        one, two = function(keys[0], first, others=second), function(keys[1], second, others=first)
+        return one.images, two.images, (one.kept + two.kept) / 2  # boxes that follow the partner's saliency differ
+
+    return mix
+
+
+def _masks(function: Callable[..., mixing.Mixed]) -> MixViews:
+    """Both views masked, each by its own draw."""
+
+    def mix(key: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
+        first_key, second_key = jax.random.split(key)
+        one, two = function(first_key, first), function(second_key, second)
+        return one.images, two.images, (one.kept + two.kept) / 2
+
+    return mix
+
+
+def view_mixings(alpha: float) -> dict[str, MixViews]:
+    """The mixings of images without attribution, for two views, by name.
+
+    Args:
+      alpha: of lambda ~ Beta(alpha, alpha), above 0; Cutout has none, its square is half as high as the image.
+
+    Returns:
+      Functions ``(key, first view, second view) -> (mixed first, mixed second, kept [batch])``.
+
+    Raises:
+      ValueError: an alpha at or below 0.
+    """
+    if not alpha > 0:
+        raise ValueError(f"{alpha=} is not positive: give a parameter of a Beta distribution, such as 1")
+    return {
+        "mixup": _pairs(partial(mixing.mixup, alpha=alpha)),
+        "cutmix": _pairs(partial(mixing.cutmix, alpha=alpha)),
+        "saliency_mix": _pairs(partial(mixing.saliency_mix, alpha=alpha)),
+        "fmix": _pairs(partial(mixing.fmix, alpha=alpha)),
+        "cutout": _masks(lambda key, images: mixing.cutout(key, images, size=images.shape[1] // 2)),
+    }
+
+
+VIEW_MIXINGS = view_mixings(1.0)

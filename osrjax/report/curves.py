@@ -1,0 +1,227 @@
+"""Figures and tables of a finished run.
+
+A figure is returned, not shown, and touches no global state of matplotlib. Two colours that colour-blind
+readers tell apart stand for known and unknown everywhere, and never stand alone: line style or hatching
+says the same.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from osrjax import metrics
+
+__all__ = ["oscr_figure", "roc_figure", "save_figure", "score_histogram"]
+
+KNOWN_COLOUR, UNKNOWN_COLOUR = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito, 2008
+
+
+CURVE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+
+
+CURVE_STYLES = ("-", "--", "-.", ":")
+
+
+def score_histogram(
+    scores_known: Float[np.ndarray, " known"],
+    scores_unknown: Float[np.ndarray, " unknown"],
+    *,
+    title: str = "Scores of known and unknown test images",
+    score_name: str = "score (larger = more unknown)",
+    threshold: float | None = None,
+    bins: int = 40,
+    x_scale: Literal["auto", "linear", "log"] = "auto",
+) -> Figure:
+    """Histograms of the scores of known and of unknown examples over the same bins.
+
+    Bars are shares of each kind, so that the two can be compared whatever their numbers.
+
+    Args:
+      scores_known: finite scores of known examples.
+      scores_unknown: finite scores of unknown examples.
+      title: above the axes; the AUROC is added to it.
+      score_name: label of the horizontal axis.
+      threshold: drawn as a line with the shares of both kinds that lie above it.
+      bins: number of bins, at least 1.
+      x_scale: ``"auto"`` takes a logarithmic axis where all scores are positive and span more than
+        three decades, as losses do.
+
+    Returns:
+      A figure with one pair of axes.
+
+    Raises:
+      ValueError: as :func:`osrjax.metrics.detection.auroc`; fewer than 1 bin; a logarithmic axis for scores that
+        are not all positive; an unknown ``x_scale``.
+    """
+    auroc = metrics.auroc(scores_known, scores_unknown)
+    both = np.concatenate([scores_known, scores_unknown]).astype(np.float64)
+    low, high = float(both.min()), float(both.max())
+    if bins < 1:
+        raise ValueError(f"{bins=} is below 1: give the number of bins, such as 40")
+    if x_scale not in ("auto", "linear", "log"):
+        raise ValueError(f'{x_scale=} is not one of "auto", "linear", "log"')
+    if x_scale == "log" and low <= 0:
+        raise ValueError(f'{x_scale=} needs positive scores, the smallest is {low}: use "linear"')
+    logarithmic = x_scale == "log" or (x_scale == "auto" and low > 0 and high > 1e3 * low)
+    figure, axes = _axes(f"{title}\nAUROC {auroc:.3f}")
+    if low == high:  # all tied: one visible bar in the middle
+        edges = np.linspace(low - 0.5, high + 0.5, bins + 1)
+    elif logarithmic:
+        edges = np.geomspace(low, high, bins + 1)
+    else:
+        edges = np.linspace(low, high, bins + 1)
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # rounding drops no extreme score
+    kinds = (
+        ("known", scores_known, KNOWN_COLOUR, "", "-"),
+        ("unknown", scores_unknown, UNKNOWN_COLOUR, "///", "--"),
+    )
+    for name, scores, colour, hatch, style in kinds:
+        shares = np.histogram(np.asarray(scores, np.float64), edges)[0] / len(scores)
+        label = f"{name}, n = {len(scores)}"
+        if threshold is not None:
+            label += f", {np.mean(np.asarray(scores) > threshold):.1%} above the threshold"
+        axes.stairs(
+            shares,
+            edges,
+            fill=True,
+            facecolor=to_rgba(colour, 0.3),
+            edgecolor=colour,
+            linewidth=0,
+            hatch=hatch,
+            label=label,
+        )
+        axes.stairs(shares, edges, color=colour, linewidth=1.8, linestyle=style)
+    if threshold is not None:
+        label = f"threshold {threshold:.4g}: unknown above it"
+        axes.axvline(threshold, color="black", linewidth=1.5, linestyle=":", label=label)
+    if logarithmic and low < high:
+        axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.set_xlabel(score_name)
+    axes.set_ylabel("share of the images of each kind")
+    # Below the axes, since bars may reach anywhere inside them.
+    figure.legend(loc="outside lower center", frameon=False)
+    return figure
+
+
+def roc_figure(
+    scores: Mapping[str, tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]],
+    *,
+    title: str = "ROC of detecting unknown images",
+) -> Figure:
+    """ROC curves, one for each named score, with the area in the legend.
+
+    Args:
+      scores: by name, the finite scores of known and of unknown examples.
+      title: above the axes.
+
+    Returns:
+      A figure with one pair of axes; unknown is the positive class.
+
+    Raises:
+      ValueError: no score at all; otherwise as :func:`osrjax.metrics.detection.auroc`.
+    """
+    if not scores:
+        raise ValueError("scores is empty: give at least one named pair of known and unknown scores")
+    figure, axes = _axes(title)
+    for index, (name, (known, unknown)) in enumerate(scores.items()):
+        fpr, tpr = metrics.roc_curve(known, unknown)
+        area = metrics.auroc(known, unknown)
+        _draw_curve(axes, index, fpr, tpr, f"{name}: AUROC {area:.3f}")
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="chance: 0.500")
+    _finish_unit_square(axes)
+    axes.set_xlabel("share of known images rejected (false positives)")
+    axes.set_ylabel("share of unknown images rejected (true positives)")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def oscr_figure(
+    scores: Mapping[str, tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]],
+    correct: Bool[np.ndarray, " known"],
+    *,
+    title: str = "Open-set classification rate",
+) -> Figure:
+    """OSCR curves, one for each named score of one classifier, with the area in the legend.
+
+    Args:
+      scores: by name, the finite scores of known and of unknown examples.
+      correct: whether each known example is given its own class, rejection left aside.
+      title: above the axes.
+
+    Returns:
+      A figure with one pair of axes; the curves end at the closed-set accuracy.
+
+    Raises:
+      ValueError: no score at all; otherwise as :func:`osrjax.metrics.detection.oscr`.
+    """
+    if not scores:
+        raise ValueError("scores is empty: give at least one named pair of known and unknown scores")
+    figure, axes = _axes(title)
+    for index, (name, (known, unknown)) in enumerate(scores.items()):
+        fpr, ccr = metrics.oscr_curve(known, unknown, correct)
+        area = metrics.oscr(known, unknown, correct)
+        _draw_curve(axes, index, fpr, ccr, f"{name}: OSCR {area:.3f}")
+    accuracy = float(np.mean(correct))
+    axes.axhline(accuracy, color="0.6", linewidth=1, label=f"closed-set accuracy {accuracy:.3f}")
+    _finish_unit_square(axes)
+    axes.set_xlabel("unknown images accepted")
+    axes.set_ylabel("known images correctly accepted")
+    figure.legend(loc="outside lower center", frameon=False, ncols=2)
+    return figure
+
+
+def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Writes a figure as PNG and as SVG, the same bytes for the same figure.
+
+    Args:
+      figure: from a function of this module, or any other.
+      stem: path without suffix, in a directory that exists; ``runs/roc`` gives ``runs/roc.png`` and
+        ``runs/roc.svg``.
+
+    Returns:
+      The two paths.
+
+    Raises:
+      ValueError: the directory does not exist.
+    """
+    if not stem.parent.is_dir():
+        raise ValueError(f"stem={str(stem)!r} lies in no directory: create {str(stem.parent)!r} first")
+    png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
+    figure.savefig(png, dpi=150)
+    # Text stays text, to be searched and edited; a fixed salt and no date make the file reproducible.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "osrjax"}):
+        figure.savefig(svg, metadata={"Date": None})
+    return png, svg
+
+
+def _axes(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.grid(visible=True, color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _draw_curve(axes: Axes, index: int, x: np.ndarray, y: np.ndarray, label: str) -> None:
+    # Colour and line style change together; their periods share no factor: 28 distinct curves.
+    colour = CURVE_COLOURS[index % len(CURVE_COLOURS)]
+    style = CURVE_STYLES[index % len(CURVE_STYLES)]
+    axes.plot(x, y, color=colour, linestyle=style, linewidth=1.8, label=label)
+
+
+def _finish_unit_square(axes: Axes) -> None:
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_box_aspect(1)

@@ -1,0 +1,128 @@
+"""Tables of results as plain text, and estimates as text and JSON values."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from osrjax.metrics.intervals import Estimate
+
+__all__ = ["estimate_json", "estimate_text", "interval_text", "open_set_table", "results_table"]
+
+
+def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> str:
+    """Plain-text table of results, one line a row, ready for a terminal or a file.
+
+    Args:
+      rows: cells by column name; columns stand in the order in which they first occur. Numbers are
+        rounded, pairs of numbers become intervals, None or a missing cell a dash.
+      digits: decimals of numbers that are not integers, at least 0.
+
+    Returns:
+      Lines without a final newline; text to the left, numbers to the right of their column.
+
+    Raises:
+      ValueError: no rows; negative digits.
+
+    Example:
+      >>> print(results_table([
+      ...     {"metric": "auroc", "value": 0.8512, "interval": (0.8204, 0.8811)},
+      ...     {"metric": "images", "value": 1000},
+      ... ]))
+      metric  value        interval
+      ------  -----  --------------
+      auroc   0.851  [0.820, 0.881]
+      images   1000               -
+    """
+    if not rows:
+        raise ValueError("rows is empty: give at least one row of cells by column name")
+    if digits < 0:
+        raise ValueError(f"{digits=} is negative: give the number of decimals, such as 3")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns] + [[_cell(row.get(name), digits) for name in columns] for row in rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    is_text = [any(isinstance(row.get(name), str) for row in rows) for name in columns]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(line, widths, is_text, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def interval_text(value: Mapping[str, float | None]) -> str:
+    """A number with its interval, as tables show it.
+
+    Args:
+      value: ``value``, and the ends ``low`` and ``high`` of its interval, or None for both.
+
+    Returns:
+      Three decimals each.
+
+    Example:
+      >>> interval_text({"value": 0.9117, "low": 0.9, "high": 0.922})
+      '0.912 [0.900, 0.922]'
+    """
+    text = f"{value['value']:.3f}"
+    return text if value["low"] is None else f"{text} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """A mean over splits with its interval, as tables show it.
+
+    Args:
+      estimate: from :func:`osrjax.metrics.intervals.t_interval`.
+
+    Returns:
+      Three decimals each; the mean alone where there is a single split.
+
+    Example:
+      >>> estimate_text(Estimate(0.9117, (0.9, 0.922), 3))
+      '0.912 [0.900, 0.922]'
+    """
+    low, high = estimate.interval
+    return f"{estimate.mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if estimate.n > 1 else "")
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """The same as plain JSON values: mean, interval (None for the ends of an infinite one) and number of splits."""
+    ends = [end if np.isfinite(end) else None for end in estimate.interval]
+    return {"mean": estimate.mean, "interval": ends, "n": estimate.n}
+
+
+def open_set_table(
+    trained: Mapping[str, Mapping[str, Any]], untrained: Mapping[str, Mapping[str, Any]] | None, *, score: str
+) -> str:
+    """The main table of a run: one row per score, then the run's own score of the untrained network.
+
+    Args:
+      trained: metrics by score, as :func:`osrjax.evaluation.assessment.assess` gives under ``scores``.
+      untrained: the same of the network before training; None: no such row.
+      score: the run's own one, which gets a star.
+
+    Returns:
+      The lines of the table.
+    """
+    columns = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1")
+    named = {name + (" *" if name == score else ""): values for name, values in trained.items()}
+    if untrained is not None:
+        named[f"{score}, untrained"] = untrained[score]
+    rows = [
+        {"score": name, **{column.split("_unknown")[0]: interval_text(values[column]) for column in columns}}
+        for name, values in named.items()
+    ]
+    return results_table(rows)
+
+
+def _cell(value: object, digits: int) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.{digits}f}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_cell(part, digits) for part in value) + "]"
+    return str(value)

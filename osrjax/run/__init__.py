@@ -1,0 +1,9 @@
+"""A run on disk: directory, checkpoints, loop, signals, lanes, launch, and opening a finished one.
+
+What survives a kill; never draws or tabulates.
+"""
+
+import lazy_loader
+
+# Names are imported at their first use (PEP 562): `--help` needs none of them. __init__.pyi lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

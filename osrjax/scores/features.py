@@ -1,0 +1,354 @@
+r"""Open-set scores that are fitted to the features of the training images: nearest neighbours and Mahalanobis.
+
+Each is a pair of functions with a plain pytree between: ``fit_*`` runs once, on the host, and takes the training
+features; a second function compares other features with every class, and a score reduces the classes to one number
+per example, larger = more unknown. Features are rows of float32 or better, from a network in evaluation mode and
+without augmentation, the training features as well as the others. Labels are positions in ``known_classes``.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
+
+__all__ = [
+    "KnnBank",
+    "Mahalanobis",
+    "class_similarities",
+    "fit_knn",
+    "fit_mahalanobis",
+    "knn_ratio_score",
+    "knn_sum_score",
+    "mahalanobis_distances",
+    "mahalanobis_score",
+]
+
+Rows = Float[Array, "examples features"] | Float[np.ndarray, "examples features"]
+
+
+Labels = Int[Array, " examples"] | Int[np.ndarray, " examples"]
+
+
+COSINES_AT_ONCE = 2**25  # entries of a block of cosines in class_similarities: 128 MiB of float32
+
+
+LEAST_VARIANCE = 1e-10  # relative to the largest: below, float32 features say nothing of the direction
+
+
+class KnnBank(NamedTuple):
+    """Training features by class, as :func:`fit_knn` makes them.
+
+    Attributes:
+      features: rows of length 1, one block per class, filled up with rows of 0 to the size of the largest class.
+      counts: rows of each block that are images.
+    """
+
+    features: Float[Array, "classes largest features"]
+    counts: Int[Array, " classes"]
+
+
+class Mahalanobis(NamedTuple):
+    """Class means and shared covariance, as :func:`fit_mahalanobis` makes them.
+
+    Attributes:
+      centre: mean of all training features.
+      whitening: W with W W^T the inverse of the covariance; a column of 0 for a direction without variance.
+      means: class means after the centre is taken off and W applied.
+    """
+
+    centre: Float[Array, " features"]
+    whitening: Float[Array, "features directions"]
+    means: Float[Array, "classes directions"]
+
+
+def fit_knn(features: Rows, labels: Labels, *, classes: int) -> KnnBank:
+    """Training features scaled to length 1 and grouped by class, for :func:`class_similarities`.
+
+    *Memory*: classes times the size of the largest class times features, in float32.
+
+    Args:
+      features: of the training images; a row of zeros stays one, and its cosines are 0.
+      labels: class of each row, in [0, classes).
+      classes: number of known classes.
+
+    Returns:
+      The bank, on the default device.
+
+    Raises:
+      ValueError: features that are empty or not finite; labels of another length, outside [0, classes) or
+        without an image of some class.
+
+    Example:
+      >>> import numpy as np
+      >>> bank = fit_knn(np.array([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]]), np.array([0, 1, 0]), classes=2)
+      >>> print(bank.counts, bank.features[1, 0])
+      [2 1] [0. 1.]
+
+    References:
+      Xu et al., "Informed Mixing", arXiv 2505.12803, as its evaluation code computes it.
+    """
+    rows, classes_of_rows, counts = _checked(features, labels, classes)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    units = (rows / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    order = np.argsort(classes_of_rows, kind="stable")
+    grouped = np.zeros((classes, counts.max(), rows.shape[1]), np.float32)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    grouped[classes_of_rows[order], places] = units[order]
+    return KnnBank(jnp.asarray(grouped), jnp.asarray(counts, jnp.int32))
+
+
+def class_similarities(
+    bank: KnnBank, features: Rows, *, neighbours: int = 3, block_size: int | None = None
+) -> Float[Array, "examples classes"]:
+    r"""Sum of the K largest cosines to the training features of each class.
+
+    .. math:: S_c = \sum_{j \in N_K(c)} \frac{z \cdot z_j}{\lVert z \rVert \lVert z_j \rVert},
+
+    where N_K(c) are the K training images of class c nearest to z; the nearest class is ``argmax``. *Cost*: one
+    matrix product of the examples with all training features, a block of examples at a time, and a top-K.
+
+    Args:
+      bank: of :func:`fit_knn`.
+      features: of the images to score; a row of zeros has the cosine 0 to everything.
+      neighbours: K, at least 1 and at most the images of the smallest class.
+      block_size: examples at a time; None: as many as fill 128 MiB with cosines.
+
+    Returns:
+      One sum per class, in [-K, K] up to rounding. Where the bank is an argument of compiled code its counts
+      cannot be checked: a class with fewer than K images is nan there.
+
+    Raises:
+      ValueError: features of another width; ``neighbours`` below 1 or above the images of a class; a block size
+        below 1.
+
+    Example:
+      >>> import numpy as np
+      >>> bank = fit_knn(np.array([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]), np.array([0, 0, 1]), classes=2)
+      >>> print(class_similarities(bank, np.array([[2.0, 0.0]]), neighbours=1))
+      [[ 1. -1.]]
+
+    References:
+      Xu et al., "Informed Mixing", arXiv 2505.12803, as its evaluation code computes it, with K = 3.
+    """
+    classes, largest, width = bank.features.shape
+    if features.shape[-1] != width:
+        raise ValueError(f"{features.shape=} is not as wide as the bank: give {width} features a row")
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"{block_size=} is below 1: give examples at a time, or None")
+    traced = isinstance(bank.counts, Tracer)
+    smallest = largest if traced else int(np.min(np.asarray(bank.counts)))
+    if not 1 <= neighbours <= smallest:
+        raise ValueError(f"{neighbours=} is not in [1, {smallest}], the images of the smallest class: give fewer")
+    block_size = block_size or max(1, COSINES_AT_ONCE // (classes * largest))
+    return _similarities(bank, jnp.asarray(features), neighbours, block_size)
+
+
+# Compiled on its own: called from Python, its many small operations would each be compiled apart.
+@partial(jax.jit, static_argnums=(2, 3))
+def _similarities(bank: KnnBank, features: Array, neighbours: int, block_size: int) -> Array:
+    examples, width = features.shape
+    block_size = max(1, min(block_size, examples))
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    # Divided by its largest entry first, so that no square overflows or underflows.
+    largest = jnp.max(jnp.abs(features), axis=-1, keepdims=True)
+    features = features / jnp.where(largest > 0, largest, 1.0)
+    lengths = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    units = features / jnp.where(lengths > 0, lengths, 1.0)
+    is_image = jnp.arange(bank.features.shape[1])[None] < bank.counts[:, None]
+
+    def block(rows: Array) -> Array:
+        cosines = jnp.einsum("ef,cnf->ecn", rows, bank.features, precision=jax.lax.Precision.HIGHEST)
+        return jnp.sum(jax.lax.top_k(jnp.where(is_image[None], cosines, -jnp.inf), neighbours)[0], axis=-1)
+
+    padded = jnp.pad(units, ((0, -examples % block_size), (0, 0)))
+    sums = jax.lax.map(block, padded.reshape(-1, block_size, width)).reshape(len(padded), -1)[:examples]
+    return jnp.where(bank.counts[None] >= neighbours, sums, jnp.nan)
+
+
+def knn_sum_score(similarities: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
+    r"""Negative sum of cosines to the nearest class.
+
+    .. math:: -\max_c S_c.
+
+    Args:
+      similarities: S_c of :func:`class_similarities`.
+
+    Returns:
+      One score per example, in [-K, K] up to rounding, larger = more unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(knn_sum_score(jnp.array([[2.5, -1.0], [0.5, 0.25]])))
+      [-2.5 -0.5]
+
+    References:
+      Xu et al., "Informed Mixing", arXiv 2505.12803, as its evaluation code, without the division by the sum;
+      the idea: Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv 2204.06507.
+    """
+    return -jnp.max(similarities, axis=-1)
+
+
+def knn_ratio_score(similarities: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
+    r"""Negative share of the nearest class in the sum over all classes, the score of GradMix's code.
+
+    .. math:: -\frac{\max_c S_c}{\sum_c S_c}.
+
+    The sum is no reliable unit: where the classes repel one another (a simplex has cosines of -1 / (C - 1)) it is
+    near 0 or negative, the ratio explodes or changes sign, and known images can rank as unknown ones. For tight
+    clusters :func:`knn_sum_score` ranks better; report both.
+
+    Args:
+      similarities: S_c of :func:`class_similarities`.
+
+    Returns:
+      One finite score per example, of either sign, larger = more unknown. A sum of exactly 0 counts as the
+      smallest positive number, and what overflows as the largest.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(knn_ratio_score(jnp.array([[3.0, 1.0], [1.0, 1.0], [3.0, -4.0]])))  # the last: a negative sum
+      [-0.75 -0.5   3.  ]
+
+    References:
+      Xu et al., "Informed Mixing", arXiv 2505.12803, as its evaluation code computes it.
+    """
+    limits = jnp.finfo(similarities.dtype)
+    total = jnp.sum(similarities, axis=-1)
+    ratio = jnp.max(similarities, axis=-1) / jnp.where(total == 0, limits.tiny, total)
+    return -jnp.clip(ratio, limits.min, limits.max)
+
+
+def fit_mahalanobis(features: Rows, labels: Labels, *, classes: int, shrinkage: float = 0.0) -> Mahalanobis:
+    r"""Class means and the covariance within classes, shared by all, for :func:`mahalanobis_distances`.
+
+    .. math:: \mu_c = \frac{1}{N_c} \sum_{i: y_i = c} h_i, \qquad
+              \Sigma = \frac{1}{N} \sum_c \sum_{i: y_i = c} (h_i - \mu_c)(h_i - \mu_c)^\top,
+
+    then :math:`(1 - a) \Sigma + a \, \mathrm{tr}(\Sigma) / d \; I` with the shrinkage a. A singular covariance
+    (fewer images than features, units that are always 0) gets its pseudo-inverse: a direction whose variance is
+    at most 1e-10 of the largest, or lost in the rounding of float32 features, counts nothing, so that an unknown
+    image that differs only there is not seen. A shrinkage above 0 lets such directions count. *Cost*: one
+    eigendecomposition of features x features in float64.
+
+    Args:
+      features: of the training images.
+      labels: class of each row, in [0, classes).
+      classes: number of known classes.
+      shrinkage: a, in [0, 1]; 0: the covariance as it is.
+
+    Returns:
+      The fitted score, in float32 on the default device.
+
+    Raises:
+      ValueError: a shrinkage outside [0, 1]; otherwise as :func:`fit_knn`.
+
+    Example:
+      >>> import numpy as np
+      >>> features = np.array([[0.0, 1.0], [4.0, 1.0], [10.0, -1.0], [14.0, -1.0]])
+      >>> fitted = fit_mahalanobis(features, np.array([0, 0, 1, 1]), classes=2)  # variances 4 and 0
+      >>> print(mahalanobis_distances(fitted, np.array([[6.0, 0.0]])))
+      [[4. 9.]]
+
+    References:
+      Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+      Attacks", NeurIPS 2018, arXiv 1807.03888, eq. 1; the shrinkage: Ledoit and Wolf, "A Well-Conditioned
+      Estimator for Large-Dimensional Covariance Matrices", Journal of Multivariate Analysis, 2004.
+    """
+    if not 0 <= shrinkage <= 1:
+        raise ValueError(f"{shrinkage=} is outside [0, 1]: give 0 for none")
+    rows, classes_of_rows, _ = _checked(features, labels, classes)
+    centre = rows.mean(axis=0)
+    rows = rows - centre
+    means = np.stack([rows[classes_of_rows == c].mean(axis=0) for c in range(classes)])
+    within = rows - means[classes_of_rows]
+    covariance = within.T @ within / len(rows)
+    width = rows.shape[1]
+    covariance = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / width * np.eye(width)
+    variances, directions = np.linalg.eigh(covariance)
+    rounding = float(np.finfo(np.float32).eps) * max(np.abs(rows).max(), np.abs(centre).max())
+    present = variances > max(LEAST_VARIANCE * variances[-1], rounding**2)
+    whitening = directions * np.where(present, 1 / np.sqrt(np.where(present, variances, 1.0)), 0.0)
+    return Mahalanobis(*(jnp.asarray(part.astype(np.float32)) for part in (centre, whitening, means @ whitening)))
+
+
+def mahalanobis_distances(fitted: Mahalanobis, features: Rows) -> Float[Array, "examples classes"]:
+    r"""Squared Mahalanobis distance to the mean of each class.
+
+    .. math:: D_c = (h - \mu_c)^\top \Sigma^{-1} (h - \mu_c).
+
+    The nearest class is ``argmin``: the class of linear discriminant analysis with equal priors.
+
+    Args:
+      fitted: of :func:`fit_mahalanobis`.
+      features: of the images to score.
+
+    Returns:
+      One distance per class, at least 0; about as large as there are directions with variance where the image
+      comes from the class.
+
+    Raises:
+      ValueError: features of another width.
+
+    Example:
+      >>> import numpy as np
+      >>> fitted = fit_mahalanobis(np.array([[-1.0], [1.0]]), np.array([0, 0]), classes=1)
+      >>> print(mahalanobis_distances(fitted, np.array([[3.0]])))
+      [[9.]]
+
+    References:
+      Lee et al., arXiv 1807.03888, eq. 2.
+    """
+    if features.shape[-1] != fitted.centre.shape[-1]:
+        raise ValueError(f"{features.shape=} is not as wide as the fit: give {fitted.centre.shape[-1]} features a row")
+    return _distances(fitted, jnp.asarray(features))
+
+
+@jax.jit
+def _distances(fitted: Mahalanobis, features: Array) -> Array:
+    centred = features - fitted.centre[None]  # at least float32, the dtype of the centre
+    white = jnp.matmul(centred, fitted.whitening, precision=jax.lax.Precision.HIGHEST)
+    # Differences before squares: the expanded square cancels where the classes lie far apart.
+    return jax.lax.map(lambda mean: jnp.sum((white - mean[None]) ** 2, axis=-1), fitted.means).T
+
+
+def mahalanobis_score(distances: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
+    r"""Squared Mahalanobis distance to the nearest class.
+
+    .. math:: \min_c D_c.
+
+    Args:
+      distances: D_c of :func:`mahalanobis_distances`.
+
+    Returns:
+      One score per example, at least 0, larger = more unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(mahalanobis_score(jnp.array([[4.0, 9.0], [25.0, 16.0]])))
+      [ 4. 16.]
+
+    References:
+      Lee et al., arXiv 1807.03888, eq. 2.
+    """
+    return jnp.min(distances, axis=-1)
+
+
+def _checked(features: Rows, labels: Labels, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features in float64, labels, and the number of images of each class."""
+    rows, positions = np.asarray(features, np.float64), np.asarray(labels)
+    if rows.ndim != 2 or rows.size == 0:
+        raise ValueError(f"{features.shape=} holds no features: give one row per training image")
+    if not np.isfinite(rows).all():
+        raise ValueError("features holds numbers that are not finite: look for a diverged network")
+    if positions.shape != rows.shape[:1]:
+        raise ValueError(f"{labels.shape=} does not fit {features.shape=}: give one class per row")
+    if positions.min() < 0 or positions.max() >= classes:
+        raise ValueError(f"labels lie in [{positions.min()}, {positions.max()}]: give positions below {classes=}")
+    counts = np.bincount(positions, minlength=classes)
+    if counts.min() == 0:
+        raise ValueError(f"labels hold no image of class {counts.argmin()}: give images of all {classes=}")
+    return rows, positions, counts

@@ -1,0 +1,9 @@
+"""Training as pure functions: objective, optimiser, step, lanes, batches, devices.
+
+Knows optax; nothing here opens a file or asks what a loss is called.
+"""
+
+import lazy_loader
+
+# Names are imported at their first use (PEP 562): `--help` needs none of them. __init__.pyi lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,109 @@
+"""From data fields to split and images; each kind of choice against what its parts give."""
+
+import json
+
+import numpy as np
+import pytest
+
+from osrjax.data import DATA_DEFAULTS, choose_data, content_of, describe_data, open_set_data, open_source, splits
+from osrjax.data.splits import class_split
+
+
+def test_defaults_are_those_of_the_main_job():
+    split, data = choose_data({"data": "digits"})
+    assert split == class_split("neal", "digits", 0)
+    source = open_source("digits")
+    wanted = open_set_data(source, split, validation_share=0.1, seed=0)
+    for part in ("train", "validation", "test_known", "test_unknown"):
+        for found, expected in zip(getattr(data, part), getattr(wanted, part), strict=True):
+            assert np.array_equal(found, expected)
+    assert DATA_DEFAULTS["validation_share"] == 0.1
+    with pytest.raises(TypeError):
+        DATA_DEFAULTS["split"] = 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "known", "unknown"),
+    [
+        ({"known": (3, 1), "unknown": (0,)}, (3, 1), (0,)),
+        ({"known": [3, 1]}, (3, 1), (0, 2, 4, 5, 6, 7, 8, 9)),  # lists, as config.json has them
+        ({"family": "neal", "split": 2}, *((s := class_split("neal", "digits", 2)).known, s.unknown)),
+        (
+            {"family": "random", "split": 5, "openness": 0.2},
+            *((s := splits.random_split(10, openness=0.2, seed=5)).known, s.unknown),
+        ),
+    ],
+)
+def test_classes_of_a_choice(fields, known, unknown):
+    split, data = choose_data({"data": "digits", "a_field_of_training": 3, **fields})
+    assert split.known == data.known_classes == known
+    assert set(split.unknown) == set(data.unknown_classes) == set(unknown)
+
+
+def test_unknown_classes_of_a_second_set(tmp_path):
+    rows = np.arange(40)
+    parts = {"images": np.zeros((40, 8, 8, 1), np.uint8), "labels": rows % 2}
+    np.savez(tmp_path / "other.npz", **{f"{part}_{k}": v for part in ("train", "test") for k, v in parts.items()})
+    fields = {"data": "digits", "unknown_data": f"npz:{tmp_path}/other.npz", "known": (0, 1)}
+    split, data = choose_data(fields)
+    assert (split.two_sets, split.unknown, len(data.test_unknown.labels)) == (True, (0, 1), 40)
+    split, data = choose_data({**fields, "unknown": (1,)})
+    assert (split.unknown, len(data.test_unknown.labels)) == ((1,), 20)
+    # A file's class lists are those of the set that its name says.
+    np.savez(
+        tmp_path / "digits.npz",
+        **{
+            f"{part}_{kind}": getattr(examples, kind)
+            for part, examples in ((p, open_source("digits").splits[p]) for p in ("train", "test"))
+            for kind in ("images", "labels")
+        },
+    )
+    assert choose_data({"data": f"npz:{tmp_path}/digits.npz"})[0] == class_split("neal", "digits", 0)
+
+
+def test_held_out_classes_play_unknown_and_test_images_are_left_alone():
+    whole, data = choose_data({"data": "digits"})
+    split, found = choose_data({"data": "digits", "held_out": [4, 9]})
+    assert split == whole
+    assert found.known_classes == (0, 1, 2, 5)
+    assert set(found.unknown_classes) == {4, 9}
+    assert len(found.test_known.labels) + len(found.test_unknown.labels) == len(data.validation.labels)
+    assert np.array_equal(found.validation.images, found.test_known.images)
+
+
+def test_the_words_and_the_content_of_a_choice():
+    split, data = choose_data({"data": "digits"})
+    assert describe_data(data, split) == (
+        "neal split 0 of mnist; known: 0, 1, 2, 4, 5, 9; unknown: 3, 6, 7, 8; 778 training, 87 validation images"
+    )
+    content = json.loads(json.dumps(content_of(data, split)))
+    assert content["split"] == {
+        "family": "neal",
+        "dataset": "mnist",  # whose classes the digits have
+        "index": 0,
+        "known": [0, 1, 2, 4, 5, 9],
+        "unknown": [3, 6, 7, 8],
+        "two_sets": False,
+    }
+    assert content["image_shape"] == [8, 8, 1]
+    assert content["images"] == {
+        part: len(getattr(data, part).labels) for part in ("train", "validation", "test_known", "test_unknown")
+    }
+    assert content["sources"][0]["complete"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "name no data: give data"),
+        ({"data": "digits", "split": -1}, "split=-1 must not be negative"),
+        ({"data": "digits", "unknown": (3,)}, r"unknown=\[3\] without known"),
+        ({"data": "digits", "held_out": (3,)}, r"held_out=\[3\] are not among the known classes \[0, 1, 2, 4, 5, 9\]"),
+        ({"data": "digits", "validation_share": 1.0}, r"validation_share=1\.0"),
+        ({"data": "digits", "family": "nael"}, "nael"),
+        ({"data": "nothing"}, "nothing"),
+    ],
+)
+def test_bad_fields_name_the_field(fields, message):
+    with pytest.raises(ValueError, match=message):
+        choose_data(fields)

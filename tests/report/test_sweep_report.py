@@ -1,0 +1,83 @@
+"""The table and the figures over the arms of a sweep, against numbers worked out by hand."""
+
+import io
+
+import numpy as np
+import pytest
+
+from osrjax.report import sweep as sweep_report
+
+# Two splits with two seeds each. Differences to "b", averaged over seeds: 0.02 and 0.04.
+AUROC = {
+    "a": np.array([[0.80, 0.82], [0.90, 0.92]]),
+    "b": np.array([[0.79, 0.79], [0.88, 0.86]]),
+    "c": np.array([[np.nan, np.nan], [np.nan, np.nan]]),
+}
+ACCURACY = {"a": np.full((2, 2), 0.95), "b": np.array([[0.94, 0.96], [0.95, 0.95]]), "c": AUROC["c"]}
+T_975_ONE_DEGREE, T_80_ONE_DEGREE = 12.7062, 1.3764
+
+
+def test_differences_are_paired_and_have_t_intervals_over_splits():
+    text, numbers = sweep_report.arms_table({"closed_set_accuracy": ACCURACY, "auroc": AUROC}, {"a": 0, "b": 0, "c": 4})
+    difference = numbers["differences"]["b"]
+    half = T_975_ONE_DEGREE * (0.02 / np.sqrt(2)) / np.sqrt(2)  # the standard deviation of 0.02 and 0.04
+    assert difference["auroc"]["mean"] == pytest.approx(0.03)
+    assert difference["auroc"]["interval"] == pytest.approx([0.03 - half, 0.03 + half], 1e-4)
+    assert difference["detectable"] == pytest.approx(half * (1 + T_80_ONE_DEGREE / T_975_ONE_DEGREE), 1e-4)
+    assert difference["verdict"] == "undecided"
+    assert difference["closed_set_accuracy"]["mean"] == pytest.approx(0)
+    assert numbers["arms"]["a"]["auroc"]["mean"] == pytest.approx(0.86)
+    assert numbers["arms"]["c"] == {"diverged": 4}
+    assert numbers["differences"]["c"] == {}
+    rows = text.splitlines()
+    assert [row.split()[:3] for row in rows if row[:2] in ("a ", "b ", "c ")][:3] == [
+        ["a", "4", "0"],
+        ["b", "4", "0"],
+        ["c", "4", "4"],
+    ]
+    assert any(row.startswith("a - b") and row.rstrip().endswith("undecided") for row in rows)
+
+
+def test_one_arm_alone_has_no_differences():
+    text, numbers = sweep_report.arms_table(
+        {name: {"a": values["a"]} for name, values in (("closed_set_accuracy", ACCURACY), ("auroc", AUROC))}, {"a": 0}
+    )
+    assert "difference" not in text
+    assert numbers["differences"] == {}
+
+
+def test_an_inaccurate_arm_gets_no_verdict():
+    accuracy = ACCURACY | {"b": np.full((2, 2), 0.5)}
+    _, numbers = sweep_report.arms_table({"closed_set_accuracy": accuracy, "auroc": AUROC}, {"a": 0, "b": 0})
+    assert numbers["differences"]["b"]["verdict"] == "no verdict: accuracy"
+
+
+def drawn(figure):
+    figure.savefig(io.BytesIO(), format="png")
+    return figure
+
+
+def test_a_metric_along_its_values_in_their_order_with_a_gap_where_no_run_is():
+    found = np.stack([AUROC["b"], AUROC["a"], AUROC["c"]])
+    figure = drawn(sweep_report.response_figure({"margin": ([0.5, 0.0, 1.0], found)}, metric="AUROC"))
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "1"]
+    mean = axes.containers[0].lines[0]
+    assert mean.get_xdata() == pytest.approx([0, 1])
+    assert mean.get_ydata() == pytest.approx([0.86, 0.83])
+    with pytest.raises(ValueError, match="panels is empty"):
+        sweep_report.response_figure({}, metric="AUROC")
+
+
+def test_two_metrics_of_every_arm():
+    jnd = {name: 2 * values for name, values in AUROC.items()}
+    figure = drawn(sweep_report.arms_figure(jnd, AUROC, x="JND", y="AUROC"))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert "2 arms" in figure.axes[0].get_title()
+    with pytest.raises(ValueError, match="for the same arms"):
+        sweep_report.arms_figure(jnd, {"a": AUROC["a"]}, x="JND", y="AUROC")
+
+
+def test_no_arm_is_refused():
+    with pytest.raises(ValueError, match="diverged is empty"):
+        sweep_report.arms_table({"auroc": AUROC}, {})
