@@ -1,0 +1,120 @@
+"""The pages of experiments/: heads, commands, links, figures and lengths of lines."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+INDEX = EXPERIMENTS / "README.md"
+PAGES = sorted(EXPERIMENTS.rglob("*.md"))
+RESULTS = sorted((EXPERIMENTS / "results").glob("*.md"))
+KEYS = ["Question", "Command", "Commit", "Hardware", "Wall-clock", "n"]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=relative)
+every_result = pytest.mark.parametrize("page", RESULTS, ids=relative)
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def head(page: Path) -> list[tuple[str, str]]:
+    """Keys and values of the table that follows the title."""
+    title, table = page.read_text().split("\n\n")[:2]
+    assert title.startswith("# ")
+    rows = [line.strip("|").split("|", 1) for line in table.splitlines()]
+    assert rows[1] == ["---", "---"]
+    return [(key.strip(), value.strip()) for key, value in rows[:1] + rows[2:]]
+
+
+def links(page: Path) -> list[str]:
+    """Targets of the page's links and figures on this file system."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    return [target for target in targets if not re.match(r"\w+:", target)]
+
+
+def commands(text: str) -> list[str]:
+    return re.findall(r"`(?:\w+=\S+ )*(python [^`]+)`", text)
+
+
+def parses(command: str) -> bool:
+    """Whether the script exists and knows the name of every option."""
+    _, script, *words = shlex.split(command)
+    if not (ROOT / script).is_file():
+        return False
+    sources = [*(ROOT / script).parent.glob("*.py"), *(ROOT / "osrjax").rglob("*.py")]
+    text = "\n".join(source.read_text() for source in sources)
+    names = [word[2:].split("=")[0].removeprefix("no-").replace("-", "_") for word in words if word.startswith("--")]
+    return all(re.search(rf"\b{re.escape(name)}\b", text) for name in names)
+
+
+@every_result
+def test_a_result_has_its_head(page):
+    found = head(page)
+    assert [key for key, _ in found] == KEYS
+    assert all(value for _, value in found)
+
+
+@every_result
+def test_the_commands_of_a_head_are_scripts_of_experiments(page):
+    found = re.findall(r"`([^`]+)`", dict(head(page))["Command"])
+    assert found
+    for command in found:
+        assert re.match(r"python experiments/(benchmarks/)?\w+\.py( |$)", command)
+
+
+@every_page
+def test_every_command_of_a_page_parses(page):
+    assert [command for command in commands(prose(page)) if not parses(command)] == []
+
+
+@every_page
+def test_lines_fit_and_code_blocks_end(page):
+    assert len(re.findall(r"^```", page.read_text(), re.MULTILINE)) % 2 == 0
+    assert [line for line in prose(page).splitlines() if len(line) > 150 and not line.startswith("|")] == []
+
+
+@every_page
+def test_links_resolve(page):
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", prose(target), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles], link
+
+
+def test_the_index_links_every_result():
+    linked = {(INDEX.parent / link).resolve() for link in links(INDEX)}
+    assert RESULTS
+    assert set(RESULTS) <= linked
+
+
+def test_figures_are_small_and_shown():
+    shown = {(page.parent / link).resolve() for page in PAGES for link in links(page)}
+    figures = sorted(EXPERIMENTS.rglob("*.png"))
+    assert [relative(figure) for figure in figures if figure.resolve() not in shown] == []
+    assert [relative(figure) for figure in figures if figure.stat().st_size > 100_000] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("python experiments/train.py --steps 5 --data npz:cifar10.npz", True),
+        ("python experiments/speed.py --what jacobian --no-grid", True),
+        ("python experiments/absent.py", False),
+        ("python experiments/train.py --no-such-option", False),
+    ],
+)
+def test_a_wrong_command_is_found(command, expected):
+    assert parses(command) is expected
