@@ -19,6 +19,9 @@ from .directory import (
 from .directory import (
     read_network as read_network,
 )
+from .directory import (
+    run_name as run_name,
+)
 from .features import (
     Features as Features,
 )
@@ -48,6 +51,18 @@ from .grid import (
 )
 from .grid import (
     run_cells as run_cells,
+)
+from .launch import (
+    RunConfig as RunConfig,
+)
+from .launch import (
+    SingleRunConfig as SingleRunConfig,
+)
+from .launch import (
+    launch_run as launch_run,
+)
+from .launch import (
+    parse as parse,
 )
 from .loop import (
     LoopResult as LoopResult,
