@@ -63,13 +63,13 @@ class Config(AssessmentConfig, SingleRunConfig, ContrastOptions, DataConfig):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1, or left out")
 
 
-SMALL = {"data": "cifar10", "network": "resnet18_w16", "steps": 120}
+SMALL = Config(data="cifar10", network="resnet18_w16", steps=120)
 PRESETS = {
     "bundled": Config(),
     "ssl": Config(supcon_weight=0.0, ssl_weight=1.0),
     "digits": Config(data="digits", jitter=0.0),
-    "cifar10-small": Config(**SMALL),
-    "cifar10-all-small": Config(**SMALL, known=tuple(range(10)), unknown_data="svhn_cropped"),
+    "cifar10-small": SMALL,
+    "cifar10-all-small": dataclasses.replace(SMALL, known=tuple(range(10)), unknown_data="svhn_cropped"),
     # Network, batch, optimiser and numbers of epochs of the authors' code for CIFAR-10 (arXiv 2505.12803), in two
     # stages; experiments/results/mixing.md has those of the other data sets.
     "paper": Config(
@@ -82,7 +82,7 @@ PRESETS = {
         epochs=10,
     ),
 }
-SMOKE = {"data": "digits", "network": "small_cnn", "hidden": 32, "features": 16, "unknown_data": None, "dataset": None}
+SMOKE: dict[str, Any] = {"data": "digits", "network": "small_cnn", "hidden": 32, "features": 16, "unknown_data": None, "dataset": None}
 SMOKE |= {"known": (), "steps": 10, "epochs": None, "first_stage_steps": 0, "first_stage_epochs": None}
 SMOKE |= {"batch_size": 32, "save_every": 5, "log_every": 5, "resamples": 50}
 MASSES = ("mass_in_box", "mass_in_random_box")
@@ -190,7 +190,7 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
         outputs = {part: program.outputs(state, examples.images) for part, examples in images.items()}
         if run.writes:
             resamples = config.resamples if name == "trained" else 0
-            options = {"reject_share": config.reject_share, "resamples": resamples}
+            options: dict[str, Any] = {"reject_share": config.reject_share, "resamples": resamples}
             scored, found[name] = osrjax.methods.assess(method, outputs, labels, **options)
             if config.linear_probe:
                 found[name] |= probe_of(outputs, labels, found[name]["scores"], options)

@@ -65,7 +65,7 @@ PRESETS = {
         data="cifar10", network="wrn16_4", scale=32.0, steps=20_000, save_every=1000, log_every=100, rotations="all"
     ),
 }
-SMOKE = {"data": "digits", "network": "small_cnn", "rotations": "none", "unknown_data": None, "dataset": None}
+SMOKE: dict[str, Any] = {"data": "digits", "network": "small_cnn", "rotations": "none", "unknown_data": None, "dataset": None}
 SMOKE |= {"steps": 20, "epochs": None, "batch_size": 32, "save_every": 10, "log_every": 5, "resamples": 50}
 
 
@@ -244,9 +244,10 @@ def norms_of_test_images(job: Job, states: dict[str, Any], run: "osrjax.run.Run"
     found = {f"{name}_labels": part.labels for name, part in parts.items()}
     for moment, state in states.items():
         directory = run.directory / "norms" / moment
-        options = {"mesh": job.mesh, "directory": directory, "progress": True}
-        norms = osrjax.analysis.dataset_jacobian_norms(functions, state.variables, images, **options)[space]
-        split = np.split(norms, [len(job.data.test_known.labels)])
+        norms = osrjax.analysis.dataset_jacobian_norms(
+            functions, state.variables, images, mesh=job.mesh, directory=directory, progress=True
+        )
+        split = np.split(norms[space], [len(job.data.test_known.labels)])
         found |= {f"{name}_{moment}": values for name, values in zip(parts, split, strict=True)}
     return found
 

@@ -95,7 +95,7 @@ def probe_sets(data: OpenSetData, *, probe_images: int = 64, probe_pairs: int = 
 
     Example:
       >>> from osrjax.data import open_set_data, open_source
-      >>> from osrjax.splits import class_split
+      >>> from osrjax.data.splits import class_split
       >>> data = open_set_data(open_source("digits"), class_split("neal", "digits", 0), seed=0)
       >>> sets = probe_sets(data, probe_images=12, probe_pairs=3)
       >>> np.bincount(data.test_known.labels[sets.known]), np.unique(data.test_unknown.labels[sets.unknown]).tolist()

@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from osrjax.data.bundled import bundled_source
-from osrjax.data.digits import digits_source
-from osrjax.data.folders import folder_source
-from osrjax.data.npz_files import npz_source
-from osrjax.data.prepared import PREPARED_SETS, prepared_source
 from osrjax.data.source import Source
+from osrjax.data.table import DATA_SETS
+from osrjax.tables import load
 
 __all__ = ["SOURCES", "open_source"]
 
-SOURCES = ("fashion_mnist_small", "digits", *PREPARED_SETS, "npz:PATH", "folder:PATH")
+SOURCES = (*(name for name, found in DATA_SETS.items() if found.pair is None), "npz:PATH", "folder:PATH")
 
 
 def open_source(name: str, *, data_dir: Path | None = None) -> Source:
@@ -39,11 +36,19 @@ def open_source(name: str, *, data_dir: Path | None = None) -> Source:
     """
     kind, colon, path = name.partition(":")
     if colon and kind in ("npz", "folder") and path:
-        return npz_source(Path(path)) if kind == "npz" else folder_source(Path(path))
-    if name == "fashion_mnist_small":
-        return bundled_source()
-    if name == "digits":
-        return digits_source()
-    if name in PREPARED_SETS:
+        from osrjax.data import folders, npz_files
+
+        return npz_files.npz_source(Path(path)) if kind == "npz" else folders.folder_source(Path(path))
+    if name in DATA_SETS:
+        found = DATA_SETS[name]
+        if found.pair is not None:
+            raise ValueError(
+                f"data set name={name!r} is two sets, known classes of {found.pair[0]} and unknown ones of"
+                f" {found.pair[1]}: name one of them"
+            )
+        if found.source is not None:
+            return load(found.source)()
+        from osrjax.data.prepared import prepared_source
+
         return prepared_source(name, data_dir=data_dir)
     raise ValueError(f"data set name={name!r} is unknown: choose one of {', '.join(SOURCES)}")

@@ -1,56 +1,77 @@
-"""From the data fields of a configuration to a class split and its images; scripts share these fields.
-
-::
-
-    data               a name for open_source                         required
-    unknown_data       where unknown test images come from            None: from `data`
-    data_dir           directory of prepared sets                     None
-    dataset            whose class lists to take from the family      None: what fits `data`
-    family, split      family of class splits and index in it         "neal", 0
-    openness           of family "random", drawn from split as seed   0.134
-    known, unknown     own class ids instead of a family's            empty; unknown: all others
-    held_out           known classes that play unknown ones           empty: test images are used
-    validation_share   share of the known training images             0.1
-"""
+"""From the data fields of a configuration to a class split and its images; scripts share these fields."""
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 from osrjax.data import splits
 from osrjax.data.catalogue import open_source
 from osrjax.data.open_set import OpenSetData, open_set_data, pseudo_unknown_data
+from osrjax.data.source import Source
 from osrjax.data.splits import ClassSplit
+from osrjax.data.table import resolve_data, set_name
+from osrjax.fields import Execution, check_not_negative
 
-__all__ = ["DATA_DEFAULTS", "choose_data", "content_of", "describe_data"]
-
-DATA_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {
-        "unknown_data": None,
-        "data_dir": None,
-        "dataset": None,
-        "family": "neal",
-        "split": 0,
-        "openness": 0.134,
-        "known": (),
-        "unknown": (),
-        "held_out": (),
-        "validation_share": 0.1,
-    }
-)
+__all__ = ["DataConfig", "ImagesConfig", "choose_data", "content_of", "describe_data"]
 
 
-def choose_data(fields: Mapping[str, Any]) -> tuple[ClassSplit, OpenSetData]:
+@dataclasses.dataclass(frozen=True)
+class ImagesConfig:
+    """Which images, and which of their classes are known, but for the index of the class split."""
+
+    data: str = "fashion_mnist_small"
+    """fashion_mnist_small (bundled), digits, mnist, fashion_mnist, cifar10, cifar100, svhn_cropped,
+    tiny_imagenet (prepared by TFDS), npz:FILE, or folder:DIRECTORY; cifar+10 and cifar+50: known classes of
+    cifar10, unknown ones of cifar100."""
+    unknown_data: str | None = None
+    """Where unknown test images come from, if not from `data`: cifar100 or npz:FILE for CIFAR+10 and +50."""
+    data_dir: Annotated[Path | None, Execution] = None
+    """Directory of prepared TFDS sets; default: TFDS's own."""
+    dataset: str | None = None
+    """Whose class lists to take from the split family (mnist, svhn, cifar10, cifar+10, cifar+50,
+    tiny_imagenet); default: what fits `data`."""
+    family: str = "neal"
+    """Family of class splits: neal, split_2020, macro_f1, cssr, cac; random: drawn from split as the seed."""
+    openness: float = 0.134
+    """With family=random: 1 - sqrt(2 K / (2 K + U)) for K known and U unknown classes (0.134: 6 and 4)."""
+    known: tuple[int, ...] = ()
+    """Your own known classes, instead of a family's."""
+    unknown: tuple[int, ...] = ()
+    """Your own unknown classes; empty: all others."""
+    held_out: tuple[int, ...] = ()
+    """Recipe selection: known classes to leave out of training as pseudo-unknowns (class ids). Validation
+    images then take the place of test images, which are never seen."""
+    validation_share: float = 0.1
+    """Share of the known training images held out for validation."""
+
+    def check(self) -> None:
+        """Refuses what needs no image to be refused; the rest is refused where the images are taken."""
+        if self.unknown and not self.known:
+            raise ValueError(f"unknown={list(self.unknown)} without known: give the known classes too")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(ImagesConfig):
+    """Which images, and which of their classes are known."""
+
+    split: int = 0
+    """Index of the split in its family. The validation images depend on it alone."""
+
+    def check(self) -> None:
+        """Refuses an index below 0."""
+        check_not_negative(self, ["split"])
+
+
+def choose_data(fields: DataConfig | Mapping[str, Any]) -> tuple[ClassSplit, OpenSetData]:
     """The class split that a configuration asks for, and its images.
 
     The validation images depend on ``split`` alone, so that runs with other seeds and losses can be compared in
     pairs.
 
     Args:
-      fields: the data fields by name, as ``dataclasses.asdict`` of a configuration or the config.json of a run
-        gives them; those of :data:`DATA_DEFAULTS` may be absent, other fields are not looked at.
+      fields: a configuration, or the data fields by name, as the config.json of a run gives them: those of
+        :class:`DataConfig` but ``data`` may be absent, other fields are not looked at.
 
     Returns:
       The split, and the examples that it takes. With ``held_out`` the examples are those of
@@ -64,42 +85,48 @@ def choose_data(fields: Mapping[str, Any]) -> tuple[ClassSplit, OpenSetData]:
       >>> split.family, data.known_names, data.unknown_names, len(data.test_unknown.labels)
       ('custom', ('0', '1', '2'), ('7',), 36)
     """
-    if "data" not in fields:
-        raise ValueError(f"fields={sorted(fields)} name no data: give data, such as 'fashion_mnist_small'")
-    name = fields["data"]
-    given = {field: fields.get(field, default) for field, default in DATA_DEFAULTS.items()}
-    known, unknown, held_out = (tuple(given[field]) for field in ("known", "unknown", "held_out"))
-    data_dir = None if given["data_dir"] is None else Path(given["data_dir"])
-    if given["split"] < 0:
-        raise ValueError(f"split={given['split']!r} must not be negative")
-    source = open_source(name, data_dir=data_dir)
-    unknown_source = open_source(given["unknown_data"], data_dir=data_dir) if given["unknown_data"] else None
-    classes = len(source.class_names)
-    if unknown and not known:
-        raise ValueError(f"unknown={list(unknown)} without known: give the known classes too")
-    if known and unknown_source is not None:
-        others = len(unknown_source.class_names)
-        split = splits.custom_split(known, unknown or range(others), num_classes=classes, unknown_num_classes=others)
-    elif known:
-        split = splits.custom_split(known, unknown or set(range(classes)) - set(known), num_classes=classes)
-    elif given["family"] == "random":
-        split = splits.random_split(classes, openness=given["openness"], seed=given["split"])
-    else:
-        stem = Path(name.partition(":")[2]).stem if ":" in name else name
-        split = splits.class_split(given["family"], given["dataset"] or stem, given["split"])
+    config = resolve_data(fields if isinstance(fields, DataConfig) else _config_of(fields))
+    ImagesConfig.check(config)
+    DataConfig.check(config)
+    source = open_source(config.data, data_dir=config.data_dir)
+    unknown_source = open_source(config.unknown_data, data_dir=config.data_dir) if config.unknown_data else None
+    split = _class_split(config, source, unknown_source)
     data = open_set_data(
-        source,
-        split,
-        unknown_source=unknown_source,
-        validation_share=given["validation_share"],
-        seed=given["split"],
+        source, split, unknown_source=unknown_source, validation_share=config.validation_share, seed=config.split
     )
-    if held_out:
-        missing = sorted(set(held_out) - set(split.known))
+    if config.held_out:
+        missing = sorted(set(config.held_out) - set(split.known))
         if missing:
             raise ValueError(f"held_out={missing} are not among the known classes {list(split.known)}")
-        data = pseudo_unknown_data(data, [split.known.index(c) for c in held_out])
+        data = pseudo_unknown_data(data, [split.known.index(c) for c in config.held_out])
     return split, data
+
+
+def _config_of(fields: Mapping[str, Any]) -> DataConfig:
+    """The configuration whose fields, as JSON values or not, are given by name."""
+    if "data" not in fields:
+        raise ValueError(f"fields={sorted(fields)} name no data: give data, such as 'fashion_mnist_small'")
+    given = {field.name: fields[field.name] for field in dataclasses.fields(DataConfig) if field.name in fields}
+    for name in ("known", "unknown", "held_out"):
+        given[name] = tuple(given.get(name, ()))
+    if given.get("data_dir") is not None:
+        given["data_dir"] = Path(given["data_dir"])
+    return DataConfig(**given)
+
+
+def _class_split(config: DataConfig, source: Source, unknown_source: Source | None) -> ClassSplit:
+    """The classes of a configuration, by their own lists, by a draw, or by a family."""
+    classes = len(source.class_names)
+    if config.known and unknown_source is not None:
+        others = len(unknown_source.class_names)
+        unknown = config.unknown or range(others)
+        return splits.custom_split(config.known, unknown, num_classes=classes, unknown_num_classes=others)
+    if config.known:
+        unknown = config.unknown or set(range(classes)) - set(config.known)
+        return splits.custom_split(config.known, unknown, num_classes=classes)
+    if config.family == "random":
+        return splits.random_split(classes, openness=config.openness, seed=config.split)
+    return splits.class_split(config.family, config.dataset or set_name(config.data), config.split)
 
 
 def describe_data(data: OpenSetData, split: ClassSplit) -> str:
@@ -110,12 +137,15 @@ def describe_data(data: OpenSetData, split: ClassSplit) -> str:
       split: the split that they were taken by.
 
     Returns:
-      Names of the classes (the number of unknown ones above 10) and numbers of images.
+      The sets, and whose class ids the split's family lists for them, where it has none of their own; names of the
+      classes (the number of unknown ones above 10) and numbers of images.
     """
     many = len(data.unknown_names) > 10
     unknown = f"{len(data.unknown_names)} classes" if many else ", ".join(data.unknown_names)
+    sets = " and ".join(name for name, _, _ in data.sources)
+    lists = "" if split.dataset in ("any", sets) else f" by the class ids of {split.dataset}"
     return (
-        f"{split.family} split {split.index} of {split.dataset}; known: {', '.join(data.known_names)}; "
+        f"{split.family} split {split.index} of {sets}{lists}; known: {', '.join(data.known_names)}; "
         f"unknown: {unknown}; {len(data.train.labels)} training, {len(data.validation.labels)} validation images"
     )
 

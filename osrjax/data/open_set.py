@@ -74,7 +74,7 @@ def open_set_data(
 
     Example:
       >>> from osrjax.data import open_source
-      >>> from osrjax.splits import class_split
+      >>> from osrjax.data.splits import class_split
       >>> data = open_set_data(open_source("digits"), class_split("neal", "digits", 0), seed=0)
       >>> data.known_names, len(data.train.labels), len(data.validation.labels)
       (('0', '1', '2', '4', '5', '9'), 778, 87)

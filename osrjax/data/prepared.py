@@ -7,7 +7,7 @@ them can be prepared without it from local arrays (see `osrjax.data.prepare`). N
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from osrjax.data.source import (
     decoded_image,
 )
 from osrjax.data.splits import check_tiny_imagenet_order
+from osrjax.data.table import DATA_SETS, PublishedSet
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
 
 __all__ = [
@@ -34,23 +35,7 @@ __all__ = [
 ]
 
 
-class PublishedSet(NamedTuple):
-    """What a published data set holds when it is whole."""
-
-    train: int
-    test: int
-    num_classes: int
-    shape: tuple[int, int, int]
-
-
-PREPARED_SETS = {
-    "mnist": PublishedSet(60_000, 10_000, 10, (28, 28, 1)),
-    "fashion_mnist": PublishedSet(60_000, 10_000, 10, (28, 28, 1)),
-    "cifar10": PublishedSet(50_000, 10_000, 10, (32, 32, 3)),
-    "cifar100": PublishedSet(50_000, 10_000, 100, (32, 32, 3)),
-    "svhn_cropped": PublishedSet(73_257, 26_032, 10, (32, 32, 3)),
-    "tiny_imagenet": PublishedSet(100_000, 10_000, 200, (64, 64, 3)),
-}
+PREPARED_SETS = {name: found.published for name, found in DATA_SETS.items() if found.published}
 
 # First words of the description of a set that `osrjax.data.prepare` made; the source's provenance follows.
 MADE_HERE = "Prepared by osrjax from "

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from osrjax.data.table import DATA_SETS, DataSet
+
 __all__ = [
     "FAMILIES",
     "NUM_CLASSES",
@@ -42,15 +44,6 @@ NUM_CLASSES = {
     "cifar+10": (10, 100),
     "cifar+50": (10, 100),
     "tiny_imagenet": (200, 200),
-}
-
-
-_SPLIT_DATASETS = {
-    # Fashion-MNIST and scikit-learn's digits have ten classes and no list of their own in any family.
-    "fashion_mnist": "mnist",
-    "fashion_mnist_small": "mnist",
-    "digits": "mnist",
-    "svhn_cropped": "svhn",
 }
 
 
@@ -138,7 +131,8 @@ def split_dataset(name: str) -> str:
       >>> split_dataset("fashion_mnist_small"), split_dataset("svhn_cropped"), split_dataset("cifar10")
       ('mnist', 'svhn', 'cifar10')
     """
-    return _SPLIT_DATASETS.get(name, name)
+    found = DATA_SETS.get(name, DataSet())
+    return found.class_lists or name
 
 
 def class_split(family: str, dataset: str, index: int) -> ClassSplit:

@@ -11,6 +11,9 @@ from .assessment import (
     open_set_scores as open_set_scores,
     scored_images as scored_images,
 )
+from .config import (
+    AssessmentConfig as AssessmentConfig,
+)
 from .linear_probe import (
     PENALTIES as PENALTIES,
     LinearProbe as LinearProbe,

@@ -5,7 +5,8 @@ A method is made by a function ``(options, task) -> Method``: options are what a
 run gives the method of that run back.
 """
 
-import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, get_type_hints
 
@@ -19,6 +20,7 @@ from osrjax.fields import check_fields
 from osrjax.methods.options import Options, options_of
 from osrjax.methods.table import METHODS
 from osrjax.models.outputs import BatchFunction
+from osrjax.tables import load
 from osrjax.train.objective import Objective
 from osrjax.train.optimizers import Optimizer
 
@@ -148,19 +150,13 @@ def find_method(name: str) -> tuple[MethodFunction, type[Options]]:
       >>> find_method("softmax")[1].__name__
       'ClassifyOptions'
     """
-    path = METHODS.get(name, name)
-    module, colon, function = path.partition(":")
-    if not colon:
+    if name not in METHODS and ":" not in name:
         raise ValueError(
             f"method={name!r} does not exist: choose from {', '.join(METHODS)}, or give MODULE:FUNCTION of your own"
         )
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"method={name!r} cannot be imported ({error}): give a module that Python finds (PYTHONPATH) and a"
-            " function in it"
-        ) from error
+    if name not in METHODS and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as for `python -m`: a script has its own folder there
+    found = load(METHODS.get(name, name))
     kind = next((hint for hint in get_type_hints(found).values() if isinstance(hint, type)), None)
     if kind is None or not issubclass(kind, Options):
         raise ValueError(f"method={name!r} says no class of options: annotate its first argument, as ClassifyOptions")

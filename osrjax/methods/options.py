@@ -107,10 +107,10 @@ class ClassifyOptions(Options):
     """Momentum of SGD."""
     weight_decay: Traced = 1e-3
     """L2 decay of kernels and prototypes."""
-    crop_padding: int = 4
-    """Padding of the random crop, pixels; 0: no crop. Its default, like flip's, is what suits the data set."""
-    flip: bool = True
-    """Random horizontal flip; off for digits."""
+    crop_padding: int | None = None
+    """Padding of the random crop, pixels; 0: no crop. Default: what the data set implies."""
+    flip: bool | None = None
+    """Random horizontal flip. Default: what the data set implies, off for digits."""
 
     def check(self) -> None:
         """Refuses what would fail late or give a plausible wrong number; errors as :meth:`Options.check`."""
@@ -204,8 +204,8 @@ class ContrastOptions(Options):
     """Where the cosine ends."""
     crop: bool = True
     """Random resized crop of 0.2 to 1 of the area."""
-    flip: bool = True
-    """Random horizontal flip; off for digits."""
+    flip: bool | None = None
+    """Random horizontal flip. Default: what the data set implies, off for digits."""
     jitter: float = 1.0
     """Factor of the colour jitter's strengths; 0: none."""
     policy: Literal["none", "rand_augment", "aug_mix"] = "none"

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 from flax.linen import BatchNorm, Conv
 from jax.typing import DTypeLike
 
+from osrjax.models.table import BACKBONES
+from osrjax.tables import load
+
 __all__ = ["NETWORKS", "Classifier32", "ResNet", "SmallCNN", "WideResNet"]
 
 
@@ -212,15 +215,13 @@ class _ResidualBlock(nn.Module):
         return nn.relu(x + y)
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "small_cnn": SmallCNN,
-    "classifier32": Classifier32,
-    "wrn16_4": partial(WideResNet, depth=16, widen=4),
-    "resnet18_w16": partial(ResNet, depth=18, width=16),
-    "resnet18": partial(ResNet, depth=18),
-    "resnet34": partial(ResNet, depth=34),
-    "resnet50": partial(ResNet, depth=50),
-}
+wide_resnet_16_4 = partial(WideResNet, depth=16, widen=4)
+resnet18_w16 = partial(ResNet, depth=18, width=16)
+resnet18 = partial(ResNet, depth=18)
+resnet34 = partial(ResNet, depth=34)
+resnet50 = partial(ResNet, depth=50)
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {name: load(path) for name, path in BACKBONES.items()}
 
 
 def _conv(width, *, kernel=3, stride=1, dtype):

@@ -8,6 +8,7 @@ from .directory import (
     Run as Run,
     open_run as open_run,
     read_network as read_network,
+    run_name as run_name,
 )
 from .finished import (
     FinishedRun as FinishedRun,
@@ -27,9 +28,17 @@ from .lane_program import (
 from .lanes import (
     LANE_HISTORY as LANE_HISTORY,
     LANE_METRICS as LANE_METRICS,
-    Lane as Lane,
     LaneResults as LaneResults,
     train_lanes as train_lanes,
+)
+from .launch import (
+    Job as Job,
+    RunConfig as RunConfig,
+    SingleRunConfig as SingleRunConfig,
+    launch as launch,
+    launch_run as launch_run,
+    parse as parse,
+    preset_config as preset_config,
 )
 from .loop import (
     LoopResult as LoopResult,

@@ -33,7 +33,7 @@ from osrjax.run.signals import StopSignal
 from osrjax.train import sweep
 from osrjax.train.layout import Layout, choose_layout, lane_mesh
 
-__all__ = ["LANE_HISTORY", "LANE_METRICS", "Lane", "LaneResults", "train_lanes"]
+__all__ = ["LANE_HISTORY", "LANE_METRICS", "LaneResults", "train_lanes"]
 
 OWN_METRICS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "fpr_at_95_tpr_unknown_positive")
 NORMS = ("jnd", "norm_known", "norm_unknown")

@@ -1,11 +1,12 @@
 """From data fields to split and images; each kind of choice against what its parts give."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from osrjax.data import DATA_DEFAULTS, choose_data, content_of, describe_data, open_set_data, open_source, splits
+from osrjax.data import DataConfig, choose_data, content_of, describe_data, open_set_data, open_source, splits
 from osrjax.data.splits import class_split
 
 
@@ -17,9 +18,9 @@ def test_defaults_are_those_of_the_main_job():
     for part in ("train", "validation", "test_known", "test_unknown"):
         for found, expected in zip(getattr(data, part), getattr(wanted, part), strict=True):
             assert np.array_equal(found, expected)
-    assert DATA_DEFAULTS["validation_share"] == 0.1
-    with pytest.raises(TypeError):
-        DATA_DEFAULTS["split"] = 1
+    assert DataConfig().validation_share == 0.1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DataConfig().split = 1
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,8 @@ def test_held_out_classes_play_unknown_and_test_images_are_left_alone():
 def test_the_words_and_the_content_of_a_choice():
     split, data = choose_data({"data": "digits"})
     assert describe_data(data, split) == (
-        "neal split 0 of mnist; known: 0, 1, 2, 4, 5, 9; unknown: 3, 6, 7, 8; 778 training, 87 validation images"
+        "neal split 0 of digits by the class ids of mnist; known: 0, 1, 2, 4, 5, 9; unknown: 3, 6, 7, 8;"
+        " 778 training, 87 validation images"
     )
     content = json.loads(json.dumps(content_of(data, split)))
     assert content["split"] == {

@@ -1,0 +1,36 @@
+from .batches import (
+    Batches as Batches,
+    batch_indices as batch_indices,
+    stream as stream,
+)
+from .catalogue import (
+    SOURCES as SOURCES,
+    open_source as open_source,
+)
+from .choice import (
+    DataConfig as DataConfig,
+    ImagesConfig as ImagesConfig,
+    choose_data as choose_data,
+    content_of as content_of,
+    describe_data as describe_data,
+)
+from .open_set import (
+    OpenSetData as OpenSetData,
+    open_set_data as open_set_data,
+    pseudo_unknown_data as pseudo_unknown_data,
+)
+from .prepared import (
+    PREPARED_SETS as PREPARED_SETS,
+    element_sequence as element_sequence,
+)
+from .source import (
+    Examples as Examples,
+    MissingDataError as MissingDataError,
+    Source as Source,
+)
+from .table import (
+    DATA_SETS as DATA_SETS,
+    DataSet as DataSet,
+    data_set as data_set,
+    resolve_data as resolve_data,
+)

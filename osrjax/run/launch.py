@@ -1,0 +1,351 @@
+"""How every script starts: parse, join processes, refuse, open the directory, run, exit code.
+
+A script has a configuration, put together from the parents here, in ``data/choice`` and in ``evaluation/config`` and
+fields of its own, a function ``build`` that holds everything that can be refused, and the work. Its ``main`` is one
+line, :func:`launch_run`; that of a script without a run directory of its own is :func:`launch`. Nothing heavy is
+imported before the command line is understood: not even JAX for ``--help``.
+
+Exit codes: what the work returns; 2 for bad input, said in one line, when nothing was started; 1 for a file that
+cannot be written or read, and for several processes of which one is lost.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, get_type_hints, runtime_checkable
+
+import numpy as np
+import tyro
+
+from osrjax.data.table import resolve_data
+from osrjax.fields import Execution, check_above_zero, check_fields, check_not_negative, execution_fields
+from osrjax.files import FileError
+
+if TYPE_CHECKING:
+    from osrjax.run.directory import Run
+
+__all__ = ["Job", "RunConfig", "SingleRunConfig", "launch", "launch_run", "parse", "preset_config"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where a training writes, how often, and which devices and processes share it."""
+
+    preset: Annotated[str, Execution] = "bundled"
+    """The named recipe that gives the defaults of all other fields; listed above."""
+    smoke: Annotated[bool, Execution] = False
+    """Other defaults, for a run of seconds: digits, few steps, small batches."""
+    out: Annotated[Path | None, Execution] = None
+    """Run directory; the same command with the same directory resumes. Default: runs/ + a name of the run."""
+    log_every: Annotated[int, Execution] = 20
+    """Steps between logged metrics."""
+    save_every: Annotated[int, Execution] = 200
+    """Steps between checkpoints; each also measures the validation accuracy."""
+    devices: Annotated[int | None, Execution] = None
+    """Devices to share each batch; default: all."""
+    distributed: Annotated[Literal["none", "auto"], Execution] = "none"
+    """auto: join the processes of a TPU pod, Slurm, GKE or Open MPI job; where JAX sees none of these, one process."""
+    coordinator: Annotated[str | None, Execution] = None
+    """HOST:PORT of process 0, to join processes anywhere else; with `processes` and `process`."""
+    processes: Annotated[int | None, Execution] = None
+    """Number of processes that share the run."""
+    process: Annotated[int | None, Execution] = None
+    """Number of this one, from 0 on."""
+    peer_timeout: Annotated[int, Execution] = 100
+    """Seconds without a sign of life after which a process counts as dead and ends the others."""
+    profile_steps: Annotated[tuple[int, int] | None, Execution] = None
+    """First and last step of a profile (jax.profiler, to profile/); take some after the first, which compiles."""
+    compilation_cache: Annotated[Path | None, Execution] = None
+    """Directory of JAX's persistent compilation cache; default: none."""
+
+    def check(self) -> None:
+        """Refuses intervals of no step; devices and processes are refused where they are looked for."""
+        check_above_zero(self, ["log_every", "save_every"])
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleRunConfig(RunConfig):
+    """The same for one training with one seed."""
+
+    seed: int = 0
+    """Seed of initialisation, order and augmentation. The validation images depend on the split alone."""
+    stream: Annotated[bool, Execution] = False
+    """Send each batch to the devices (grain, addressed by step) instead of keeping the training images there,
+    for sets that do not fit in device memory. The batches are the same."""
+
+    def check(self) -> None:
+        """Refuses a seed below 0."""
+        check_not_negative(self, ["seed"])
+
+
+@runtime_checkable
+class Job(Protocol):
+    """What ``build`` of a script gives; besides these a job has whatever the work reads."""
+
+    @property
+    def header(self) -> str:
+        """One line about the run, for its first line of output."""
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """Plain values that say which data the run is about; it never goes on with other data."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """Training images, which several processes compare."""
+
+
+AnyConfig = TypeVar("AnyConfig")
+AnyRunConfig = TypeVar("AnyRunConfig", bound=RunConfig)
+AnyJob = TypeVar("AnyJob", bound=Job)
+Smoke = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
+
+
+def launch(
+    config_class: type[AnyConfig],
+    work: Callable[[AnyConfig], int],
+    *,
+    script: str,
+    description: str | None,
+    presets: Mapping[str, AnyConfig] | None = None,
+    smoke: Smoke | None = None,
+    arguments: list[str] | None = None,
+) -> int:
+    """Starts a script that has no run directory of its own.
+
+    Args:
+      config_class: a frozen dataclass; its classes' methods ``check`` refuse bad values.
+      work: config -> exit code; a ValueError that it raises is bad input.
+      script: name of the script, which begins its messages.
+      description: for ``--help``.
+      presets: by name, the defaults that ``--preset`` chooses from; the first one where it is not given.
+      smoke: by field, other defaults with ``--smoke``; or a function that gives them for a preset.
+      arguments: the words after the script's name; those of this process for None.
+
+    Returns:
+      The exit code.
+    """
+    try:
+        config = parse(config_class, arguments, description=description, presets=presets, smoke=smoke)
+        check_fields(config)
+        return work(config)
+    except ValueError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return 2
+
+
+def launch_run(
+    config_class: type[AnyRunConfig],
+    build: Callable[[AnyRunConfig], AnyJob],
+    work: Callable[[AnyRunConfig, AnyJob, "Run"], int],
+    *,
+    script: str,
+    description: str | None,
+    presets: Mapping[str, AnyRunConfig],
+    smoke: Smoke | None = None,
+    prefix: str = "",
+    before: Callable[[AnyRunConfig], object] | None = None,
+    memory: str = "lower batch_size, or use more devices",
+    arguments: list[str] | None = None,
+) -> int:
+    """Starts a script that trains, in one process or in one of several.
+
+    The data set's implications are written out first (:func:`osrjax.data.resolve_data`), and each class of the
+    configuration checks its own fields; in one process that comes before JAX is imported.
+
+    Args:
+      config_class: a frozen dataclass; its classes' methods ``check`` refuse bad values.
+      build: config -> :class:`Job`; holds everything else that can be refused, and starts nothing.
+      work: config, job, run -> exit code; the run is open, and closed afterwards.
+      script: name of the script, which begins its messages.
+      description: for ``--help``.
+      presets: by name, the defaults that ``--preset`` chooses from; the first one where it is not given.
+      smoke: by field, other defaults with ``--smoke``; or a function that gives them for a preset.
+      prefix: begins the default name of a run directory.
+      before: is called with the configuration before anything makes JAX look for its devices.
+      memory: the remedy where the memory of a device is exhausted.
+      arguments: the words after the script's name; those of this process for None.
+
+    Returns:
+      The exit code.
+    """
+    try:
+        asked = parse(config_class, arguments, description=description, presets=presets, smoke=smoke)
+        config = resolve_data(asked)
+        alone = config.distributed == "none" and config.coordinator is None
+        if alone:
+            check_fields(config)
+        from osrjax.devices import processes, sharding  # JAX from here on
+
+        sharding.start_distributed(
+            mode=config.distributed,
+            coordinator=config.coordinator,
+            processes=config.processes,
+            process=config.process,
+            peer_timeout=config.peer_timeout,
+        )
+    except ValueError as error:  # every refusal of bad input is one; later errors keep their traceback
+        print(f"{script}: {error}", file=sys.stderr)
+        return 2
+
+    def possible() -> AnyJob:
+        if not alone:
+            check_fields(config)
+        return build(config)
+
+    with processes.end_together(script, memory=memory):
+        try:
+            if before is not None:
+                before(config)
+            job = processes.refuse_together(possible)
+            run = _open(asked, config, job, preset_config(presets, smoke, asked), prefix)
+        except ValueError as error:
+            if processes.is_first():
+                print(f"{script}: {error}", file=sys.stderr)
+            return 2
+        try:
+            with run:
+                return _work(config, job, run, work)
+        except FileError as error:  # a full disk, say: what was saved before is there for the same command
+            return processes.fail(script, error)
+
+
+def _open(asked: RunConfig, config: RunConfig, job: Job, preset: RunConfig, prefix: str) -> "Run":
+    """The run directory, opened by all processes or by none."""
+    from osrjax.run.directory import open_run, run_name
+
+    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    out = config.out or Path("runs") / run_name(asked, preset, prefix=prefix)
+    ignore = execution_fields(type(config))
+    return open_run(out, fields, content=job.content, ignore=ignore, images=job.images)
+
+
+def _work(config: AnyRunConfig, job: AnyJob, run: "Run", work: Callable[[AnyRunConfig, AnyJob, "Run"], int]) -> int:
+    """The work, unless it was done before; returns the exit code."""
+    if run.writes:
+        print(f"{run.directory}: {job.header}", flush=True)
+    if (done := run.read_json("results.json")) is not None:
+        if run.writes:
+            print("finished before; the stored results:\n" + done["table"])
+        return 0
+    if config.compilation_cache:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return work(config, job, run)
+
+
+def parse(
+    config_class: type[AnyConfig],
+    arguments: list[str] | None = None,
+    *,
+    description: str | None = None,
+    presets: Mapping[str, AnyConfig] | None = None,
+    smoke: Smoke | None = None,
+) -> AnyConfig:
+    """The configuration of a command line: a preset, then what ``--smoke`` changes, then whatever it overrides.
+
+    ``--steps`` undoes the preset's ``epochs`` and those of every stage, ``--first-stage-steps`` its
+    ``first_stage_epochs``; to give both is refused.
+
+    Args:
+      config_class: a dataclass; with presets it has a field ``preset``.
+      arguments: the words after the script's name; those of this process for None.
+      description: for ``--help``.
+      presets: by name.
+      smoke: by field, other defaults with ``--smoke``; or a function that gives them for a preset.
+
+    Returns:
+      The configuration. ``--help``, and an option or value that its type refuses, end the process.
+
+    Raises:
+      ValueError: an unknown preset, or steps and epochs together.
+    """
+    kind: Any = config_class
+    arguments = _with_values(sys.argv[1:] if arguments is None else arguments, kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    given = _given(arguments, names)
+    undone = dict.fromkeys(_undone(names, given))
+    default: Any = None
+    if presets is not None:
+        name = given.get("preset") or next(iter(presets))
+        if name not in presets:
+            raise ValueError(f"preset={name!r} does not exist: choose from {', '.join(presets)}")
+        default = _default(presets[name], name, smoke if given.get("smoke") else None)
+        description = f"{description}\nPresets: {', '.join(presets)}."
+    elif given.get("smoke") and smoke is not None:
+        default = _smoke_alone(kind, smoke)
+    if undone and default is not None:
+        default = dataclasses.replace(default, **undone)
+    return tyro.cli(config_class, args=arguments, default=default, description=description)
+
+
+def preset_config(presets: Mapping[str, AnyRunConfig], smoke: Smoke | None, config: AnyRunConfig) -> AnyRunConfig:
+    """The defaults that a configuration started from.
+
+    Args:
+      presets: by name.
+      smoke: as for :func:`parse`.
+      config: says which preset, and whether ``smoke``.
+
+    Returns:
+      The preset, with what ``smoke`` changes where the configuration says so.
+    """
+    return _default(presets[config.preset], config.preset, smoke if config.smoke else None)
+
+
+def _smoke_alone(kind: Any, smoke: Smoke) -> Any:
+    """The defaults of ``--smoke`` without presets; what has no default stays required."""
+    missing = dataclasses.MISSING
+    required = [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
+    blank = kind(**dict.fromkeys(required, tyro.MISSING))
+    return dataclasses.replace(blank, **(smoke if isinstance(smoke, Mapping) else smoke(blank)))
+
+
+def _default(preset: Any, name: str, smoke: Any) -> Any:
+    """A preset as the defaults of a command line."""
+    changes = {} if smoke is None else dict(smoke if isinstance(smoke, Mapping) else smoke(preset))
+    return dataclasses.replace(preset, preset=name, **changes)
+
+
+def _with_values(arguments: list[str], kind: Any) -> list[str]:
+    """The words with ``--flip True`` for ``--flip`` and ``--flip False`` for ``--no-flip``, where None is possible."""
+    options = {f"--{name.replace('_', '-')}" for name, hint in get_type_hints(kind).items() if hint == bool | None}
+    words = []
+    for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        positive = word.replace("_", "-").replace("--no-", "--", 1)
+        if positive not in options or following in ("True", "False", "None"):
+            words.append(word)
+        else:
+            words += [positive, str(positive == word.replace("_", "-"))]
+    return words
+
+
+def _given(arguments: list[str], names: list[str]) -> dict[str, Any]:
+    """What a command line says of its defaults: preset, smoke, and lengths in steps or in epochs."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    lengths = [name for name in names if name.endswith(("steps", "epochs")) and _other(name) in names]
+    for name in [*({"preset"} & set(names)), *lengths]:
+        first.add_argument(*dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")), dest=name)
+    if "smoke" in names:
+        first.add_argument("--smoke", action=argparse.BooleanOptionalAction)
+    found = vars(first.parse_known_args(arguments)[0])
+    return {name: value for name, value in found.items() if value not in (None, "None")}
+
+
+def _undone(names: list[str], given: Mapping[str, Any]) -> list[str]:
+    """The epochs of a preset that lengths in steps put out of force."""
+    epochs = [name for name in names if name.endswith("epochs") and _other(name) in names]
+    for name in epochs:
+        if name in given and _other(name) in given:
+            both = f"{name}={given[name]} and {_other(name)}={given[_other(name)]}"
+            raise ValueError(f"{both} say the same length twice: leave one out")
+    return [name for name in epochs if name not in given and (_other(name) in given or "steps" in given)]
+
+
+def _other(name: str) -> str:
+    """``steps`` for ``epochs`` and the reverse."""
+    return name[: -len("epochs")] + "steps" if name.endswith("epochs") else name[: -len("steps")] + "epochs"

@@ -1,0 +1,370 @@
+"""The launch: what a command line becomes, what is refused and when, and what a second start finds."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from osrjax.data import DataConfig, choose_data, content_of, describe_data
+from osrjax.evaluation.config import AssessmentConfig
+from osrjax.fields import Execution, check_fields, execution_fields
+from osrjax.files import FileError
+from osrjax.models.table import BACKBONES, NetworkName
+from osrjax.run.directory import Run, run_name
+from osrjax.run.launch import SingleRunConfig, launch, launch_run, parse, preset_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(AssessmentConfig, SingleRunConfig, DataConfig):
+    """Count images."""
+
+    network: NetworkName = "small_cnn"
+    """Backbone."""
+    steps: int = 800
+    """Steps."""
+    epochs: int | None = None
+    """Passes instead."""
+    first_stage_steps: int = 0
+    """Steps before."""
+    first_stage_epochs: int | None = None
+    """Passes before."""
+    learning_rate: float = 0.1
+    """Learning rate."""
+    flip: bool | None = None
+    """Mirror images; default: as the data set allows."""
+    crop_padding: int | None = None
+    """Padding; default: as fits the data set."""
+
+    def check(self) -> None:
+        """Refuses a learning rate that is not above 0."""
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate!r} must be above 0")
+
+
+PRESETS = {
+    "bundled": Config(),
+    "long": Config(epochs=200, first_stage_epochs=600, data="svhn_cropped"),
+}
+SMOKE = {"data": "digits", "steps": 20, "epochs": None}
+
+
+class Job(NamedTuple):
+    header: str
+    content: dict[str, Any]
+    images: np.ndarray
+    steps: int
+
+
+def build(config):
+    split, data = choose_data(config)
+    if config.steps > 1000:
+        raise ValueError(f"steps={config.steps} are too many")
+    return Job(describe_data(data, split), content_of(data, split), data.train.images, config.steps)
+
+
+def work(config, job, run):
+    run.write_json("results.json", {"table": f"{len(job.images)} images, {job.steps} steps"})
+    print("worked")
+    return 0
+
+
+def start(*arguments, work=work, before=None):
+    words = [str(argument) for argument in arguments]
+    options = {"presets": PRESETS, "smoke": SMOKE, "prefix": "toy", "before": before, "arguments": words}
+    return launch_run(Config, build, work, script="toy.py", description="A toy.", **options)
+
+
+def parsed(*words):
+    return parse(Config, list(words), presets=PRESETS, smoke=SMOKE)
+
+
+# ---------------------------------------------------------------------------------------- command lines
+
+
+def test_a_preset_then_smoke_then_the_command_line():
+    assert parsed() == Config()
+    assert parsed("--preset", "long", "--seed", "3") == dataclasses.replace(PRESETS["long"], preset="long", seed=3)
+    found = parsed("--preset=long", "--smoke", "--steps", "30")
+    assert (found.preset, found.smoke, found.data, found.steps, found.epochs) == ("long", True, "digits", 30, None)
+    assert preset_config(PRESETS, SMOKE, found) == dataclasses.replace(
+        PRESETS["long"], preset="long", data="digits", steps=20, epochs=None
+    )
+
+
+def test_smoke_may_depend_on_the_preset():
+    smoke = lambda preset: {"steps": preset.steps // 100}  # noqa: E731
+    assert parse(Config, ["--smoke"], presets=PRESETS, smoke=smoke).steps == 8
+
+
+def test_smoke_of_a_script_with_required_arguments():
+    @dataclasses.dataclass(frozen=True)
+    class Alone:
+        run: Path
+        images: int = 1000
+        smoke: bool = False
+
+    assert parse(Alone, ["--run", "a", "--smoke"], smoke={"images": 4}) == Alone(Path("a"), 4, True)
+    assert parse(Alone, ["--run", "a", "--smoke", "--images", "7"], smoke={"images": 4}).images == 7
+    assert parse(Alone, ["--run", "a"], smoke={"images": 4}).images == 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "first_stage_epochs"),
+    [
+        ("", 200, 600),
+        ("--steps 10", None, None),
+        ("--steps=10", None, None),
+        ("--first-stage-steps 10", 200, None),
+        ("--first_stage_steps 10", 200, None),
+        ("--epochs 3", 3, 600),
+        ("--steps 10 --first-stage-epochs 3", None, 3),
+        ("--steps 10 --epochs None", None, None),
+    ],
+)
+def test_steps_undo_the_epochs_of_a_preset(words, epochs, first_stage_epochs):
+    found = parsed("--preset", "long", *words.split())
+    assert (found.epochs, found.first_stage_epochs) == (epochs, first_stage_epochs)
+
+
+def test_what_the_data_set_implies_is_written_out(tmp_path):
+    for words, wanted in (
+        ([], (True, 4, "fashion_mnist_small", None)),
+        (["--smoke"], (False, 1, "digits", None)),
+        (["--smoke", "--flip", "--crop-padding", "0"], (True, 0, "digits", None)),
+    ):
+        out = tmp_path / str(len(words))
+        assert start(*words, "--out", out) == 0
+        stored = json.loads((out / "config.json").read_text())
+        assert tuple(stored[name] for name in ("flip", "crop_padding", "data", "unknown_data")) == wanted
+
+
+# -------------------------------------------------------------------------------------------- refusals
+
+BAD = {
+    "--preset short": "preset='short' does not exist: choose from bundled, long",
+    "--epochs 3 --steps 10": "epochs=3 and steps=10 say the same length twice: leave one out",
+    "--first-stage-epochs 3 --first-stage-steps=4": "first_stage_epochs=3 and first_stage_steps=4 say",
+    "--log-every 0": "log_every=0 must be above 0",
+    "--save-every 0": "save_every=0 must be above 0",
+    "--eval-batch-size 0": "eval_batch_size=0 must be above 0",
+    "--resamples -1": "resamples=-1 must not be negative",
+    "--reject-share 1": "reject_share=1.0 must be between 0 and 1, such as 0.1",
+    "--seed -1": "seed=-1 must not be negative",
+    "--split -1": "split=-1 must not be negative",
+    "--unknown 3": "unknown=[3] without known: give the known classes too",
+    "--learning-rate nan": "learning_rate=nan must be above 0",
+    "--processes 2": "processes=2 needs the address of process 0",
+    "--distributed auto --coordinator a:1": "are two ways to start: leave one out",
+    "--steps 2000": "steps=2000 are too many",
+    "--validation-share 1.5": "validation_share=1.5 is out of range",
+    "--data digit": "data set name='digit' is unknown",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_is_one_line_and_exit_code_2_before_anything_is_written(line, tmp_path, capsys):
+    assert start("--data", "digits", "--out", tmp_path / "run", *line.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("toy.py: ")
+    assert BAD[line] in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_class_of_a_configuration_checks_its_own_fields():
+    check_fields(Config())
+    for changes in ({"seed": -1}, {"save_every": 0}, {"split": -1}, {"resamples": -1}, {"learning_rate": 0.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(changes))}="):
+            check_fields(dataclasses.replace(Config(), **changes))
+
+
+def test_a_bad_choice_lists_the_names_of_its_table(capsys):
+    with pytest.raises(SystemExit) as end:
+        start("--network", "alexnet")
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in BACKBONES)
+
+
+def test_a_script_without_a_run_directory(capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Alone(AssessmentConfig):
+        images: int = 5
+
+    def judge(config):
+        if config.images > 10:
+            raise ValueError(f"images={config.images} are too many")
+        if config.images > 9:
+            raise FileError("a.npz cannot be read")
+        return config.images
+
+    def code(*words):
+        return launch(Alone, judge, script="alone.py", description=None, arguments=list(words))
+
+    assert code() == 5
+    assert code("--images", "7") == 7
+    for words, message in (("--images 11", "images=11"), ("--images 10", "a.npz"), ("--resamples -1", "resamples=-1")):
+        assert code(*words.split()) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"alone.py: {message}")
+        assert error.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+def test_a_second_start_shows_the_stored_results(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert start("--smoke", "--out", run) == 0
+    first = capsys.readouterr().out
+    assert first == f"{run}: {describe_data(*reversed(choose_data({'data': 'digits'})))}\nworked\n"
+    # What says how a run is computed may differ; so may the preset, whose values are there one by one.
+    again = ("--data", "digits", "--steps", "20", "--save-every", "7", "--devices", "1", "--eval-batch-size", "10")
+    assert start(*again, "--out", run) == 0
+    assert capsys.readouterr().out == (
+        f"{first.splitlines()[0]}\nfinished before; the stored results:\n778 images, 20 steps\n"
+    )
+    assert start("--smoke", "--out", run, "--learning-rate", "0.2") == 2
+    assert "belongs to another configuration: there learning_rate=0.1, now 0.2" in capsys.readouterr().err
+
+
+def test_the_hook_comes_before_the_job_and_may_refuse(tmp_path, capsys):
+    seen = []
+    assert start("--smoke", "--out", tmp_path / "run", before=lambda config: seen.append(config.data)) == 0
+    assert seen == ["digits"]
+
+    def refuse(config):
+        raise ValueError("no core is left")
+
+    assert start("--smoke", "--out", tmp_path / "other", before=refuse) == 2
+    assert capsys.readouterr().err == "toy.py: no core is left\n"
+
+
+def test_a_full_disk_is_exit_code_1_and_other_errors_keep_their_traceback(tmp_path, capsys):
+    def full(config, job, run):
+        raise FileError("results.json cannot be written (No space left on device)")
+
+    assert start("--smoke", "--out", tmp_path / "full", work=full) == 1
+    assert capsys.readouterr().err == "toy.py: results.json cannot be written (No space left on device)\n"
+
+    def wrong(config, job, run):
+        raise ValueError("a mistake of the program")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        start("--smoke", "--out", tmp_path / "wrong", work=wrong)
+    with Run(tmp_path / "wrong", json.loads((tmp_path / "wrong" / "config.json").read_text())):
+        pass  # it was closed
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def test_the_default_name_says_what_differs_from_the_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert start("--smoke") == 0
+    assert start("--smoke", "--learning-rate", "0.2") == 0
+    assert start("--smoke", "--learning-rate", "0.2", "--save-every", "3") == 0  # the same run
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "toy-bundled-smoke-neal0-seed0",
+        "toy-bundled-smoke-neal0-seed0-learning_rate=0.2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "bundled-neal0-seed0"),
+        ({"split": 3, "seed": 7, "family": "cssr"}, "bundled-cssr3-seed7"),
+        ({"known": (0, 1), "unknown": (7,)}, "bundled-split0-seed0-known=0,1-unknown=7"),
+        ({"held_out": (2, 4)}, "bundled-neal0-seed0-held_out=2,4"),
+        ({"flip": False, "epochs": 3}, "bundled-neal0-seed0-epochs=3-flip=False"),
+        ({"data": "npz:/data/sets/cifar10.npz"}, "bundled-neal0-seed0-data=cifar10.npz-HASH"),
+        ({"dataset": "a/b c"}, "bundled-neal0-seed0-dataset=b_c-HASH"),
+        ({"data_dir": Path("elsewhere"), "stream": True, "out": Path("x")}, "bundled-neal0-seed0"),
+    ],
+)
+def test_names(changes, name):
+    found = run_name(dataclasses.replace(Config(), **changes), Config())
+    assert re.fullmatch(re.escape(name).replace("HASH", "[0-9a-f]{6}"), found), found
+
+
+def test_no_two_configurations_share_a_name():
+    many = [
+        Config(),
+        Config(data="npz:/a/cifar10.npz"),
+        Config(data="npz:/b/cifar10.npz"),
+        Config(data="cifar10"),
+        *(Config(known=tuple(range(count)), unknown_data="svhn_cropped", learning_rate=0.3) for count in (2, 90, 100)),
+        Config(known=(0, 11)),
+        Config(known=(0, 1, 1)),
+        *(Config(dataset=f"{'very long ' * 40}{end}") for end in "ab"),
+    ]
+    names = [run_name(config, Config()) for config in many]
+    assert len(set(names)) == len(many)
+    for name in names:
+        assert len(name) <= 150
+        assert "/" not in name
+        assert name.isascii()
+
+
+def test_fields_that_change_no_result():
+    assert set(execution_fields(Config)) == {
+        *("preset", "smoke", "out", "data_dir", "log_every", "save_every", "eval_batch_size", "stream"),
+        *("devices", "distributed", "coordinator", "processes", "process", "peer_timeout"),
+        *("profile_steps", "compilation_cache"),
+    }
+
+    @dataclasses.dataclass
+    class Own:
+        plain: int = 0
+        marked: Annotated[int, Execution] = 0
+
+    assert execution_fields(Own) == ("marked",)
+    assert Own.__dataclass_fields__.keys() == {"plain", "marked"}
+
+
+# ------------------------------------------------------------------------------------------- lightness
+
+HEAVY = ("jax", "flax", "orbax", "optax", "sklearn", "scipy", "tensorflow_datasets", "grain", "matplotlib")
+PROBE = """
+import sys
+sys.argv = ["toy.py", *{words!r}]
+sys.path[:0] = {path!r}
+import test_launch
+code = None
+try:
+    code = test_launch.launch_run(
+        test_launch.Config, test_launch.build, test_launch.work, script="toy.py", description="A toy.",
+        presets=test_launch.PRESETS, smoke=test_launch.SMOKE,
+    )
+except SystemExit as end:
+    code = end.code
+print(code, [name for name in {heavy!r} if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "loaded"),
+    [
+        (["--help"], 0, []),
+        (["--network", "alexnet"], 2, []),
+        (["--preset", "short"], 2, []),
+        (["--seed", "-1"], 2, []),
+        (["--processes", "2"], 2, ["jax"]),
+        (["--data", "nothing"], 2, ["jax"]),
+        (["--split", "77"], 2, ["jax"]),
+    ],
+)
+def test_help_and_refusals_load_nothing_heavy(words, code, loaded):
+    path = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    probe = PROBE.format(words=words, path=path, heavy=HEAVY)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1] == f"{code} {loaded}", done.stderr
