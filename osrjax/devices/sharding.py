@@ -6,8 +6,13 @@ of all, each process runs the same program, and an array is one array however ma
 """
 
 import math
+import os
 import socket
+import sys
+import threading
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import jax
@@ -37,6 +42,7 @@ def start_distributed(
     process: int | None = None,
     peer_timeout: int = 100,
     start_timeout: int = 300,
+    patience: float = 5.0,
 ) -> bool:
     """Joins the processes of one run, by JAX's multi-controller runtime; call it before anything else of JAX.
 
@@ -50,7 +56,9 @@ def start_distributed(
       processes: how many there are; with a coordinator.
       process: the number of this one, from 0 on; with a coordinator.
       peer_timeout: seconds without a sign of life after which a process counts as dead.
-      start_timeout: seconds to wait for the other processes at the start.
+      start_timeout: seconds to wait for the other processes at the start. Where process 0 answers and others do not
+        come, the process ends with the exit code 2 and a line that says so.
+      patience: seconds of it to wait in silence, before a line on stderr says who is waited for.
 
     Returns:
       Whether several processes were joined.
@@ -67,7 +75,7 @@ def start_distributed(
     if peer_timeout < 1:
         raise ValueError(f"{peer_timeout=} is below 1: give seconds, such as 100")
     timeouts: dict[str, Any] = {
-        "initialization_timeout": start_timeout,
+        "initialization_timeout": start_timeout + 60,  # this function's own end comes first
         "heartbeat_timeout_seconds": peer_timeout,
         "shutdown_timeout_seconds": peer_timeout,
     }
@@ -77,8 +85,11 @@ def start_distributed(
                 raise ValueError(f"{name}={value} needs the address of process 0: give coordinator=HOST:PORT too")
         if mode == "none" or jax.distributed.is_initialized():
             return jax.distributed.is_initialized()
+        waits = f"waiting up to {start_timeout} s for the other processes of the job: start them, or end this one"
+        ended = f"not all processes of the job came in {start_timeout} s: start them all, or leave --distributed out"
         try:
-            _initialize(**timeouts)
+            with _announced(waits, patience), _limited(ended, start_timeout):
+                _initialize(**timeouts)
         except ValueError as error:  # no environment that JAX knows, or one without what it needs
             if "coordinator_address should be defined" in str(error):
                 return False
@@ -95,13 +106,50 @@ def start_distributed(
         raise ValueError(f"{process=} is out of range with {processes=}: number the processes from 0 on")
     if processes == 1 or jax.distributed.is_initialized():
         return jax.distributed.is_initialized()
+    waits = f"process {process} of {processes} waits up to {start_timeout} s for"
     if process:
-        _wait_for(host, int(port), float(start_timeout))
+        with _announced(f"{waits} process 0 at {coordinator}: start it there, or correct the address", patience):
+            _wait_for(host, int(port), float(start_timeout))
     else:
         _check_free(int(port))
-    # No detection: a Slurm job, say, may start its processes by another launcher.
-    _initialize(coordinator, processes, process, cluster_detection_method="deactivate", **timeouts)
+    remedy = "give them the same command, each its own --process"
+    ended = f"not all of {processes} processes reached {coordinator} in {start_timeout} s: {remedy}"
+    others = f"{waits} all others to reach {coordinator}: {remedy}"
+    with _announced(others, patience), _limited(ended, start_timeout):
+        # No detection: a Slurm job, say, may start its processes by another launcher.
+        _initialize(coordinator, processes, process, cluster_detection_method="deactivate", **timeouts)
     return True
+
+
+@contextmanager
+def _announced(text: str, seconds: float) -> Generator[None]:
+    """Says on stderr what is waited for, if it takes longer than some seconds."""
+    with _after(seconds, lambda: print(text, file=sys.stderr, flush=True)):
+        yield
+
+
+@contextmanager
+def _limited(text: str, seconds: float) -> Generator[None]:
+    """Ends the process with a line if it takes longer than some seconds: JAX's own end is an abort with a C++ trace."""
+
+    def leave() -> None:
+        print(text, file=sys.stderr, flush=True)
+        os._exit(2)
+
+    with _after(seconds, leave):
+        yield
+
+
+@contextmanager
+def _after(seconds: float, action: Callable[[], object]) -> Generator[None]:
+    """Does something if the block takes longer than some seconds."""
+    timer = threading.Timer(seconds, action)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _initialize(*arguments: Any, **options: Any) -> None:

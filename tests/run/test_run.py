@@ -22,6 +22,21 @@ def test_another_configuration_is_refused_by_the_field_that_differs(tmp_path):
     assert json.loads((tmp_path / "r" / "config.json").read_text())["margin"] == 0.5
 
 
+def test_a_directory_of_before_is_read_or_refused_by_the_field_that_came_or_went(tmp_path):
+    with Run(tmp_path / "r", {"margin": 0.5, "warmup": 3, "stream": True}):
+        pass
+    for config, message in (
+        ({"margin": 0.5}, "there warmup=3, now there is no such field"),
+        ({"margin": 0.5, "warmup": 3, "depth": 2}, "there no depth, now 2;"),
+        ({"margin": 0.5, "depth": 2}, r"there no depth, now 2 \(1 more differ\);"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Run(tmp_path / "r", config, ignore=("stream",))
+    # A field that came and is left to its default asks for nothing that the run has not done.
+    with Run(tmp_path / "r", {"margin": 0.5, "warmup": 3, "depth": None}, ignore=("stream",)) as run:
+        assert run.read_json("config.json") == {"margin": 0.5, "warmup": 3, "stream": True}
+
+
 def test_other_data_is_refused_and_every_start_is_remembered(tmp_path):
     content = {"sources": [{"name": "a", "provenance": "sha256 1"}], "image_shape": (8, 8, 1)}
     for backend in ("cpu", "tpu"):
