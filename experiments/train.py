@@ -18,13 +18,13 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
-from osrjax.evaluation.config import AssessmentConfig
-from osrjax.run.launch import SingleRunConfig, launch_run
 
 import osrjax
 from osrjax.data.choice import DataConfig
+from osrjax.evaluation.config import AssessmentConfig
 from osrjax.fields import check_above_zero, check_not_negative
 from osrjax.methods.options import ClassifyOptions
+from osrjax.run.launch import SingleRunConfig, launch_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,13 @@ PRESETS = {
         data="cifar10", network="wrn16_4", scale=32.0, steps=20_000, save_every=1000, log_every=100, rotations="all"
     ),
 }
-SMOKE: dict[str, Any] = {"data": "digits", "network": "small_cnn", "rotations": "none", "unknown_data": None, "dataset": None}
+SMOKE: dict[str, Any] = {
+    "data": "digits",
+    "network": "small_cnn",
+    "rotations": "none",
+    "unknown_data": None,
+    "dataset": None,
+}
 SMOKE |= {"steps": 20, "epochs": None, "batch_size": 32, "save_every": 10, "log_every": 5, "resamples": 50}
 
 

@@ -36,6 +36,7 @@ from .method import (
 from .options import (
     ClassifyOptions as ClassifyOptions,
     ContrastOptions as ContrastOptions,
+    ContrastWeights as ContrastWeights,
     Options as Options,
     Traced as Traced,
     options_of as options_of,

@@ -18,6 +18,7 @@ from osrjax import augment, losses
 from osrjax.attribution.maps import check_layers, last_layers
 from osrjax.augment.pixels import to_float
 from osrjax.augment.views import make_crop_and_flip
+from osrjax.data.table import DataSet
 from osrjax.evaluation.assessment import open_set_scores
 from osrjax.methods.class_losses import CLASS_LOSSES, ClassLoss
 from osrjax.methods.gradmix import GradMix, make_masked_classify_objective
@@ -39,6 +40,9 @@ __all__ = [
     "ovr",
     "softmax",
 ]
+
+
+UNNAMED = DataSet()  # what is implied where no data set was named
 
 
 def m_ovr(options: ClassifyOptions, task: Task) -> Method:
@@ -94,7 +98,10 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
         return OpenSetNetwork(NETWORKS[options.network](dtype=jnp.dtype(dtype)), task.classes, class_loss.head)
 
     network = make_network(jnp.float32)
-    augmentation = make_crop_and_flip(crop_padding=options.crop_padding, flip=options.flip)
+    augmentation = make_crop_and_flip(
+        crop_padding=UNNAMED.crop_padding if options.crop_padding is None else options.crop_padding,
+        flip=UNNAMED.flip if options.flip is None else options.flip,
+    )
     names = ("learning_rate", "final_learning_rate", "weight_decay", *class_loss.hyper)
     make_objective = partial(
         make_classify_objective, class_loss=class_loss, augmentation=augmentation, rotations=options.rotations

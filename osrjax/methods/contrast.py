@@ -16,6 +16,7 @@ from jaxtyping import Array
 from osrjax.attribution.maps import check_layers, last_layers
 from osrjax.augment.policies import POLICIES
 from osrjax.augment.views import MixViews, make_contrastive_augmentation, view_mixings
+from osrjax.data.table import DataSet
 from osrjax.evaluation.assessment import FeatureBank, fit_feature_scores, open_set_feature_scores
 from osrjax.losses.contrastive import nt_xent_loss
 from osrjax.methods.gradmix import GradMix, make_contrastive_objective
@@ -56,7 +57,7 @@ def contrast(options: ContrastOptions, task: Task) -> Method:
     mix = mixed_term(options, len(zero_taps(network, task.image_shape, 1)))
     augmentation = make_contrastive_augmentation(
         crop_scale=(0.2, 1.0) if options.crop else None,
-        flip=options.flip,
+        flip=DataSet().flip if options.flip is None else options.flip,
         jitter=options.jitter,
         policy=POLICIES[options.policy],
     )

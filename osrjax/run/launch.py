@@ -324,6 +324,12 @@ def _with_values(arguments: list[str], kind: Any) -> list[str]:
     return words
 
 
+def _renamed(word: str) -> str:
+    """The option that has taken the place of another: a loss is a method now."""
+    option, equals, value = word.partition("=")
+    return {"--loss": "--method"}.get(option, option) + equals + value
+
+
 def _given(arguments: list[str], names: list[str]) -> dict[str, Any]:
     """What a command line says of its defaults: preset, smoke, and lengths in steps or in epochs."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
