@@ -15,7 +15,8 @@ from osrjax.attribution.maps import last_layers
 from osrjax.augment.views import make_contrastive_augmentation, make_crop_and_flip
 from osrjax.data import OpenSetData
 from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
-from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.methods.gradmix import make_contrastive_objective
+from osrjax.methods.masks import Attribution, GradMix, RandomBox
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork, zero_taps
 from osrjax.train.layout import Layout, choose_layout
@@ -448,7 +449,7 @@ def method_of(recipe: Config, data: OpenSetData) -> tuple[Any, Objective, Optimi
         mix = None
         if recipe.mixing != "none":
             stages = len(zero_taps(network, data.train.images.shape[1:], 1))
-            mix = GradMix(last_layers(stages), sign=1 if recipe.mixing == "gradmix" else 0)
+            mix = GradMix(Attribution(last_layers(stages))) if recipe.mixing == "gradmix" else RandomBox()
         augmentation = make_contrastive_augmentation(flip=recipe.flip)
         return network, make_contrastive_objective(network, augmentation, mix=mix), make_adam()
     class_loss = CLASS_LOSSES[recipe.loss]

@@ -32,7 +32,7 @@ import tyro
 from osrjax import attribution, metrics, report
 from osrjax.attribution.maps import last_layers
 from osrjax.augment.policies import POLICIES
-from osrjax.augment.views import MixViews, make_contrastive_augmentation, view_mixings
+from osrjax.augment.views import make_contrastive_augmentation, view_mixings
 from osrjax.data import OpenSetData, choose_data, content_of, describe_data, splits
 from osrjax.devices import processes, sharding
 from osrjax.devices.cpu import compiler_options, reuse_host_memory
@@ -46,7 +46,8 @@ from osrjax.evaluation.assessment import (
 )
 from osrjax.evaluation.linear_probe import LinearProbe, linear_probe, top_accuracy
 from osrjax.files import FileError, writing
-from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.methods.gradmix import make_contrastive_objective
+from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox, ViewMixing
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import ContrastiveNetwork, zero_taps
 from osrjax.run.checkpoint import Checkpoints
@@ -415,7 +416,7 @@ MEANINGLESS: dict[str, tuple[str, ...]] = {
 } | dict.fromkeys(("mixup", "cutmix", "saliency_mix", "fmix"), (*CAM, *BOX, "reuse_second_view"))
 
 
-def mixing_of(config: Config, stages: int) -> GradMix | MixViews | None:
+def mixing_of(config: Config, stages: int) -> ViewMixing | None:
     """The mixed term that a configuration asks for, for a network of so many stages."""
     layers = config.cam_layers or last_layers(stages)
     attribution.check_layers(layers, stages)
@@ -423,12 +424,7 @@ def mixing_of(config: Config, stages: int) -> GradMix | MixViews | None:
         return None
     if (found := view_mixings(config.mixing_alpha).get(config.mixing)) is not None:
         return found
-    return GradMix(
-        layers=layers,
-        sign=config.cam_sign if config.mixing == "gradmix" else 0,
-        method=config.cam_method,
-        aggregation=config.cam_aggregation,
-        statistics=config.cam_statistics,
+    box = Box(
         fill=config.fill,
         views=config.mask_views,
         per_image=config.per_image,
@@ -436,6 +432,16 @@ def mixing_of(config: Config, stages: int) -> GradMix | MixViews | None:
         alpha=config.mixing_alpha,
         beta=config.mixing_beta,
     )
+    if config.mixing == "random_box":
+        return RandomBox(box)
+    look = Attribution(
+        layers=layers,
+        sign=config.cam_sign,
+        method=config.cam_method,
+        aggregation=config.cam_aggregation,
+        statistics=config.cam_statistics,
+    )
+    return GradMix(look, box)
 
 
 # ------------------------------------------------------------------------------- model, step, loop
@@ -451,7 +457,7 @@ class Job(NamedTuple):
     steps: int
     train_network: ContrastiveNetwork
     eval_network: ContrastiveNetwork
-    mix: GradMix | MixViews | None
+    mix: ViewMixing | None
     run: Run
 
 

@@ -37,7 +37,8 @@ from osrjax.devices.cpu import compiler_options, reuse_host_memory
 from osrjax.evaluation.assessment import OpenSetOutputs, assess, open_set_scores
 from osrjax.files import FileError, writing
 from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
-from osrjax.methods.gradmix import GradMix, make_masked_classify_objective
+from osrjax.methods.masked import make_masked_classify_objective
+from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import OpenSetNetwork, Outputs, zero_taps
 from osrjax.models.outputs import network_functions
@@ -410,11 +411,9 @@ def train_and_evaluate(config: Config, job: Job) -> int:
         make_objective = partial(make_classify_objective, rotations=config.rotations)
     else:
         stages = len(zero_taps(eval_network, data.train.images.shape[1:], 1))
-        mix = GradMix(
-            config.cam_layers or last_layers(stages),
-            sign=config.cam_sign if config.mixing == "gradmix" else 0,
-            fill=config.fill,
-        )
+        box = Box(fill=config.fill)
+        look = Attribution(config.cam_layers or last_layers(stages), sign=config.cam_sign)
+        mix = GradMix(look, box) if config.mixing == "gradmix" else RandomBox(box)
         make_objective = partial(make_masked_classify_objective, mix=mix)
     make_objective = partial(make_objective, class_loss=class_loss, augmentation=augmentation)
     objective = data_parallel(make_objective, train_network, mesh)
