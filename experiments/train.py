@@ -90,7 +90,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def keep_memory(config: Config) -> None:
     """For all networks but small_cnn, whose steps are small enough to lose by it."""
-
     if config.network != "small_cnn":
         osrjax.devices.cpu.reuse_host_memory()
 
@@ -140,7 +139,6 @@ def build(config: Config) -> Job:
 
 def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
     """The whole run; returns the exit code."""
-
     data, method = job.data, job.method
 
     # --------------------------------------------------------------------------------- train
@@ -227,7 +225,6 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
 
 def take_probe(run: "osrjax.run.Run", probe: Any, variables: dict, step: int) -> str | None:
     """Takes a probe and keeps it, for probe.npz and as a line of the log; says what was not finite, if anything."""
-
     trouble = ""
     if probe is not None:
         try:
@@ -242,7 +239,6 @@ def take_probe(run: "osrjax.run.Run", probe: Any, variables: dict, step: int) ->
 
 def norms_of_test_images(job: Job, states: dict[str, Any], run: "osrjax.run.Run") -> dict:
     """Input-Jacobian norms of every test image; a killed computation goes on where it was."""
-
     space = job.method.space
     functions = {space: job.method.functions[space]}
     parts = {"known": job.data.test_known, "unknown": job.data.test_unknown}
@@ -260,7 +256,6 @@ def norms_of_test_images(job: Job, states: dict[str, Any], run: "osrjax.run.Run"
 
 def results_text(found: dict[str, "osrjax.evaluation.Assessment"], job: Job, config: Config) -> str:
     """The final table: one row per score, then the own score of the untrained network."""
-
     trained, untrained = found["trained"].results, found["untrained"].results
     what = "validation images, held-out classes as unknown" if config.held_out else "test images"
     own = trained["scores"][job.method.score]

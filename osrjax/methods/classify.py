@@ -21,7 +21,8 @@ from osrjax.augment.views import make_crop_and_flip
 from osrjax.data.table import DataSet
 from osrjax.evaluation.assessment import open_set_scores
 from osrjax.methods.class_losses import CLASS_LOSSES, ClassLoss
-from osrjax.methods.gradmix import GradMix, make_masked_classify_objective
+from osrjax.methods.masked import make_masked_classify_objective
+from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
 from osrjax.methods.method import Attributed, Method, Needs, Task
 from osrjax.methods.options import ClassifyOptions
 from osrjax.models.backbones import NETWORKS
@@ -113,11 +114,13 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
         layers = options.cam_layers or last_layers(stages)
         check_layers(layers, stages)
     if options.mixing != "none":
-        mix = GradMix(layers, sign=options.cam_sign if options.mixing == "gradmix" else 0, fill=options.fill)
+        box = Box(fill=options.fill)
+        attributed = Attribution(layers=layers, sign=options.cam_sign)
+        mix = GradMix(attributed, box) if options.mixing == "gradmix" else RandomBox(box)
         make_objective = partial(
             make_masked_classify_objective, class_loss=class_loss, augmentation=augmentation, mix=mix
         )
-        names += ("mixed_weight", "smallest_kept", "largest_kept")
+        names += ("mixed_weight", *mix.hyper)
     hyper = {name: own[name] if name in own else getattr(options, name) for name in names}
 
     def outputs(variables: PyTree, images: Array) -> dict[str, Array]:
