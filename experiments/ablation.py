@@ -54,8 +54,7 @@ from ablation_recipes import (
     score_of,
 )
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import NamedSharding, PartitionSpec as P
 
 from osrjax import augment, metrics, report
 from osrjax.analysis.probe import ProbeSets, probe_sets
@@ -73,8 +72,7 @@ from osrjax.evaluation.assessment import (
 )
 from osrjax.files import FileError, write_whole, writing
 from osrjax.methods.classify import CLASS_LOSSES
-from osrjax.report import jacobian as jacobian_report
-from osrjax.report import sweep as sweep_report
+from osrjax.report import jacobian as jacobian_report, sweep as sweep_report
 from osrjax.run.checkpoint import LaneCheckpoints
 from osrjax.run.directory import Run, open_run
 from osrjax.run.loop import check_profile_steps, train_loop

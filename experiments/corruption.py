@@ -35,7 +35,6 @@ from osrjax.data.corruptions import (
 )
 from osrjax.devices.cpu import reuse_host_memory
 from osrjax.metrics import intervals
-from osrjax.run.features import make_feature_extractor
 from osrjax.run.finished import FinishedRun, open_finished
 from osrjax.scores.features import class_similarities, fit_knn
 

@@ -23,7 +23,6 @@ from osrjax.data import Examples, open_source
 from osrjax.devices.cpu import reuse_host_memory
 from osrjax.evaluation.assessment import OpenSetFeatures, OpenSetLabels, OpenSetOutputs, assess, assess_features
 from osrjax.methods.classify import CLASS_LOSSES
-from osrjax.run.features import Features, make_feature_extractor
 from osrjax.run.finished import FinishedRun, open_finished
 
 

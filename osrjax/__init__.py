@@ -2,8 +2,12 @@
 
 Shape words mean the same everywhere: ``batch`` examples, ``height width channels`` of an image (NHWC),
 ``classes`` known classes, ``features`` entries of an embedding, ``*batch`` any leading axes.
-Importing this package imports neither Flax nor any data, metric or checkpoint library: each module is
-imported by its name, such as ``from osrjax import losses`` or ``from osrjax.data import open_source``.
+Importing this package imports nothing else: each room is imported at its first use, such as
+``osrjax.losses.m_ovr_loss`` or ``from osrjax.data import open_source``. A room's docstring says what may stand there.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"

@@ -28,12 +28,10 @@ from osrjax import augment, metrics
 from osrjax.analysis.norms import make_norm_plan
 from osrjax.data import OpenSetData
 from osrjax.devices.cpu import compiler_options
-from osrjax.evaluation.assessment import open_set_scores
 from osrjax.files import reading, write_arrays, writing
 from osrjax.jacobian.paths import path_length
-from osrjax.models.networks import OpenSetNetwork
-from osrjax.models.outputs import network_functions
-from osrjax.train.apply import evaluate
+from osrjax.methods.method import Method, score_images
+from osrjax.train.apply import apply_in_batches
 
 __all__ = ["PROBE_METRICS", "ProbeSets", "class_distances", "join_probes", "make_probe", "probe_sets", "write_probe"]
 
@@ -145,13 +143,10 @@ def _pair_rows(generator: np.random.Generator, labels: np.ndarray, classes: int,
 
 
 def make_probe(
-    network: OpenSetNetwork,
+    method: Method,
     data: OpenSetData,
     sets: ProbeSets,
     *,
-    score: str,
-    scale: float = 32.0,
-    margin: float = 0.5,
     profile_steps: Collection[int] = (),
     eval_batch_size: int = 500,
     batch_size: int | None = None,
@@ -166,20 +161,17 @@ def make_probe(
     ``probe/seconds``. The probe raises FloatingPointError, naming the arrays, where something is not finite; an
     embedding that has collapsed to a point is finite, and its Davies-Bouldin index infinite.
 
-    Norms are those of the UNIT embedding's Jacobian, whatever the loss. It all runs on one device
-    of the process that calls it.
+    Norms are those of the Jacobian of ``method.space``, the unit vector that the loss compares: the embedding of a
+    classifier, the projection of contrastive training. It all runs on one device of the process that calls it.
 
     *Cost*: see the module's docstring; the path lengths are 16 tangent passes a pair, next to nothing.
 
     Args:
-      network: computes in float32; running statistics are used.
-      data: its test parts are looked at.
+      method: of the run.
+      data: its test parts are looked at, and its training images where the method's scores are fitted to them.
       sets: rows of ``data``, from :func:`probe_sets`.
-      score: for the AUROC; a name of ``osrjax.assessment.SCORES`` that the network's head has.
-      scale: T of the cosine head's scores.
-      margin: m of the score ``m_ovr_margin``.
       profile_steps: steps at which norms along the lines between the pairs are taken.
-      eval_batch_size: images of a forward pass over the test images.
+      eval_batch_size: images of a forward pass.
       batch_size: images of a call for norms, as in :func:`osrjax.analysis.norms.make_norm_plan`.
       memory_budget: bytes for such a call.
 
@@ -190,12 +182,12 @@ def make_probe(
       Park et al., arXiv 2209.11436, sec. 4 and figures 4 to 8.
     """
     options = compiler_options()
-    forward = jax.jit(lambda variables, images: network.apply(variables, images, train=False), compiler_options=options)
-
-    embedding = network_functions(network)["embedding"]
+    forward = jax.jit(method.outputs, compiler_options=options)
+    embedding = method.functions[method.space]
     image_shape = data.test_known.images.shape[1:]
     first = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    shapes = jax.eval_shape(partial(network.init, train=False), jax.random.key(0), first)
+    init = partial(method.make_network(jnp.float32).init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), first)
     plan = make_norm_plan(embedding, shapes, image_shape, batch_size=batch_size, memory_budget=memory_budget)
     compiled_length = jax.jit(
         lambda variables, start, end: path_length(lambda row: embedding(variables, row[None])[0], start, end),
@@ -224,10 +216,12 @@ def make_probe(
         if jax.process_count() > 1:  # arrays of all processes are not moved to one device but through the host
             variables = jax.device_get(variables)
         variables = jax.device_put(variables, jax.local_devices()[0])
-        known, unknown = (
-            evaluate(lambda images: forward(variables, images), part.images, batch_size=eval_batch_size)
-            for part in (data.test_known, data.test_unknown)
-        )
+        parts = {"known": data.test_known, "unknown": data.test_unknown}
+        parts |= {"train": data.train} if method.fit else {}
+        outputs = {
+            name: apply_in_batches(partial(forward, variables), part.images, batch_size=eval_batch_size)
+            for name, part in parts.items()
+        }
         norms_known, norms_unknown = np.split(
             norms(variables, np.concatenate([known_images, unknown_images])), [len(known_images)]
         )
@@ -235,31 +229,29 @@ def make_probe(
         arrays = {
             "norms_known": norms_known,
             "norms_unknown": norms_unknown,
-            "embedding_known": known.embedding[sets.known],
-            "embedding_unknown": unknown.embedding[sets.unknown],
+            "embedding_known": outputs["known"][method.space][sets.known],
+            "embedding_unknown": outputs["unknown"][method.space][sets.unknown],
             "path_lengths": np.stack(jax.device_get(lengths)),
         }
         if step in profile_steps:
             arrays["profiles"] = norms(variables, np.concatenate(lines)).reshape(len(lines), -1)
-        outputs = {f"outputs on {name} images": np.hstack(p) for name, p in (("known", known), ("unknown", unknown))}
-        broken = [name for name, values in {**arrays, **outputs}.items() if not np.isfinite(values).all()]
+        looked_at = {f"outputs on {name} images": np.hstack(list(part.values())) for name, part in outputs.items()}
+        broken = [name for name, values in {**arrays, **looked_at}.items() if not np.isfinite(values).all()]
         if broken:
             raise FloatingPointError(f"non-finite {', '.join(broken)} at step {step}")
-        scores = [
-            open_set_scores(logits, head=network.head, scale=scale, margin=margin)[score]
-            for logits in (known.logits, unknown.logits)
-        ]
-        intra, inter = class_distances(known.embedding, data.test_known.labels)
+        scored = score_images(method, outputs | {"validation": outputs["known"]}, data.train.labels)[method.score]
+        space, labels = outputs["known"][method.space], data.test_known.labels
+        intra, inter = class_distances(space, labels)
         values = {
             "jnd": metrics.jacobian_norm_difference(norms_known, norms_unknown),
             "norm_known": float(norms_known.mean(dtype=np.float64)),
             "norm_unknown": float(norms_unknown.mean(dtype=np.float64)),
-            "davies_bouldin": metrics.davies_bouldin(known.embedding, data.test_known.labels),
+            "davies_bouldin": metrics.davies_bouldin(space, labels),
             "intra_distance": intra,
             "inter_distance": inter,
             "path_length": float(arrays["path_lengths"].mean(dtype=np.float64)),
-            "auroc": metrics.auroc(*scores),
-            "accuracy": metrics.closed_set_accuracy(known.logits.argmax(-1), data.test_known.labels),
+            "auroc": metrics.auroc(scored.known, scored.unknown),
+            "accuracy": metrics.closed_set_accuracy(scored.known_predictions, labels),
         }
         arrays |= fixed | {name: np.asarray(value, np.float64) for name, value in values.items()}
         arrays["step"] = np.asarray(step, np.int64)

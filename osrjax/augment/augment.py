@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from osrjax.augment.pixels import LUMA, Images
-from osrjax.augment.pixels import bilinear_weights as _bilinear_weights
-from osrjax.augment.pixels import check_probability as _check_probability
-from osrjax.augment.pixels import resampled as _resampled
-from osrjax.augment.pixels import shape as _shape
+from osrjax.augment.pixels import (
+    LUMA,
+    Images,
+    bilinear_weights as _bilinear_weights,
+    check_probability as _check_probability,
+    resampled as _resampled,
+    shape as _shape,
+)
 
 __all__ = [
     "color_jitter",

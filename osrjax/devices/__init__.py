@@ -1,5 +1,10 @@
 """Where a program runs: CPU settings, convolutions, meshes, processes.
 
-Knows JAX and the operating system; nothing of networks, data or runs. Modules are imported by name:
-``from osrjax.devices import sharding``.
+Knows JAX and the operating system; nothing of networks, data or runs. Names are those of its modules:
+``devices.sharding.data_mesh``.
 """
+
+import lazy_loader
+
+# Names are imported at their first use (PEP 562): `--help` needs none of them. __init__.pyi lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

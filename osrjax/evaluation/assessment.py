@@ -1,11 +1,10 @@
 """The numbers of one trained network: every open-set score, every metric, with intervals.
 
-What :func:`assess` needs are a classifier's outputs on known validation images, known test images and unknown
-test images; :func:`assess_features` takes the features of any encoder instead, and those of its training images.
-Both go by arrays alone, so a stored ``scores.npz`` can be assessed again without the network.
+Scores of a classifier's logits, or of any encoder's features once they are fitted to those of the training images;
+everything goes by arrays alone, so a stored ``scores.npz`` can be assessed again without the network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -21,15 +20,15 @@ from osrjax.scores import features as feature_scores
 __all__ = [
     "FEATURE_SCORES",
     "SCORES",
-    "OpenSetFeatures",
-    "OpenSetLabels",
-    "OpenSetOutputs",
+    "Assessment",
+    "FeatureBank",
     "ScoredImages",
-    "assess",
-    "assess_features",
+    "assess_scored",
     "assess_scores",
+    "fit_feature_scores",
     "open_set_feature_scores",
     "open_set_scores",
+    "scored_images",
 ]
 
 Scalar = float | Float[Array, ""]
@@ -42,36 +41,6 @@ SCORES = {
 
 
 FEATURE_SCORES = ("knn_sum", "knn_ratio", "mahalanobis")
-
-
-class OpenSetOutputs(NamedTuple):
-    """Outputs of one network, one row per image; logits are unscaled cosines for the cosine head."""
-
-    validation_logits: Float[np.ndarray, "validation classes"]
-    validation_labels: Int[np.ndarray, " validation"]
-    known_logits: Float[np.ndarray, "known classes"]
-    known_embedding: Float[np.ndarray, "known features"]
-    known_labels: Int[np.ndarray, " known"]
-    unknown_logits: Float[np.ndarray, "unknown classes"]
-    unknown_embedding: Float[np.ndarray, "unknown features"]
-    unknown_labels: Int[np.ndarray, " unknown"]
-
-
-class OpenSetFeatures(NamedTuple):
-    """Features of one network in one space, one row per image."""
-
-    train: Float[np.ndarray, "train features"]
-    validation: Float[np.ndarray, "validation features"]
-    known: Float[np.ndarray, "known features"]
-    unknown: Float[np.ndarray, "unknown features"]
-
-
-class OpenSetLabels(NamedTuple):
-    """Positions in ``known_classes`` of the same images; unknown ones have none."""
-
-    train: Int[np.ndarray, " train"]
-    validation: Int[np.ndarray, " validation"]
-    known: Int[np.ndarray, " known"]
 
 
 class ScoredImages(NamedTuple):
@@ -132,90 +101,70 @@ def _compiled_scores(values: Array, head: str, scale: Scalar, margin: Scalar) ->
     }
 
 
-def assess(
-    outputs: OpenSetOutputs,
-    *,
-    head: Literal["cosine", "linear"],
-    scale: float = 32.0,
-    margin: float = 0.5,
-    reject_share: float = 0.1,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Metrics of every score with bootstrap intervals, and the network's own figures.
+class Assessment(NamedTuple):
+    """What is found of one network: scores and predictions of every image, and plain JSON values."""
 
-    The intervals are over test images, for this one network: they do not cover other splits or seeds.
-
-    Args:
-      outputs: what the network gave.
-      head: which head gave it.
-      scale: T of the cosine head.
-      margin: m of the score ``m_ovr_margin``.
-      reject_share: share of known VALIDATION images that the threshold of macro-F1 rejects.
-      resamples: bootstrap resamples; 0 for no intervals.
-      seed: of the bootstrap.
-
-    Returns:
-      Plain JSON values: ``scores``: name -> metric -> {"value", "low", "high"} (the latter two None without
-      resamples) and ``threshold``; ``davies_bouldin`` of the known test embedding (None
-      for a single class); counts of images.
-    """
-    logits = (outputs.validation_logits, outputs.known_logits, outputs.unknown_logits)
-    found = [open_set_scores(part, head=head, scale=scale, margin=margin) for part in logits]
-    predictions = [part.argmax(-1) for part in logits]
-    scored = {name: ScoredImages(*(part[name] for part in found), *predictions) for name in found[0]}
-    return {
-        "scores": assess_scores(
-            scored, outputs.known_labels, reject_share=reject_share, resamples=resamples, seed=seed
-        ),
-        "davies_bouldin": metrics.davies_bouldin(outputs.known_embedding, outputs.known_labels)
-        if outputs.known_logits.shape[1] > 1
-        else None,
-        "validation_accuracy": metrics.closed_set_accuracy(predictions[0], outputs.validation_labels),
-        "validation_images": len(outputs.validation_labels),
-        "known_images": len(outputs.known_labels),
-        "unknown_images": len(outputs.unknown_labels),
-    }
+    scored: dict[str, ScoredImages]
+    results: dict[str, Any]
 
 
-def open_set_feature_scores(
-    space: OpenSetFeatures,
+class FeatureBank(NamedTuple):
+    """What the scores of features are fitted to: unit features by class, and a mean and covariance for Mahalanobis."""
+
+    knn: feature_scores.KnnBank
+    mahalanobis: feature_scores.Mahalanobis
+
+
+def fit_feature_scores(
+    features: Float[np.ndarray, "train features"],
     labels: Int[np.ndarray, " train"],
     *,
     classes: int,
-    neighbours: int = 3,
     shrinkage: float = 0.0,
-) -> dict[str, ScoredImages]:
+) -> FeatureBank:
+    """Fits every score of ``FEATURE_SCORES`` to the features of known training images.
+
+    Args:
+      features: one row per training image.
+      labels: positions in the known classes, each class at least once.
+      classes: number of known classes.
+      shrinkage: of the covariance of the Mahalanobis distance, in [0, 1].
+
+    Returns:
+      A pytree for :func:`open_set_feature_scores`.
+
+    Raises:
+      ValueError: as :func:`osrjax.scores.fit_knn` and :func:`osrjax.scores.fit_mahalanobis`.
+    """
+    return FeatureBank(
+        feature_scores.fit_knn(features, labels, classes=classes),
+        feature_scores.fit_mahalanobis(features, labels, classes=classes, shrinkage=shrinkage),
+    )
+
+
+def open_set_feature_scores(
+    bank: FeatureBank, features: Float[np.ndarray, "examples features"], *, neighbours: int = 3
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Every score of ``FEATURE_SCORES``, by name, with the class that its own comparison prefers.
 
     *Cost*: one matrix product of all images with all training images.
 
     Args:
-      space: features of the training images, to which the scores are fitted, and of the others.
-      labels: of the training images, each class at least once.
-      classes: number of known classes.
+      bank: fitted to the training images.
+      features: of other images, in the same space.
       neighbours: K of the nearest-neighbour scores.
-      shrinkage: of the covariance of the Mahalanobis distance, in [0, 1].
 
     Returns:
-      Float32 scores. Predictions of both nearest-neighbour scores are ``argmax_c S_c``, those of the Mahalanobis
-      distance ``argmin_c D_c``.
+      Float32 scores and predictions. Predictions of both nearest-neighbour scores are ``argmax_c S_c``, those of the
+      Mahalanobis distance ``argmin_c D_c``.
 
     Raises:
-      ValueError: as :func:`osrjax.scores.features.fit_knn`, :func:`osrjax.scores.features.class_similarities` and
-        :func:`osrjax.scores.features.fit_mahalanobis`.
+      ValueError: as :func:`osrjax.scores.class_similarities`.
     """
-    images = np.concatenate([space.validation, space.known, space.unknown])
-    bank = feature_scores.fit_knn(space.train, labels, classes=classes)
-    fitted = feature_scores.fit_mahalanobis(space.train, labels, classes=classes, shrinkage=shrinkage)
-    similarities = feature_scores.class_similarities(bank, images, neighbours=neighbours)
-    distances = feature_scores.mahalanobis_distances(fitted, images)
+    similarities = feature_scores.class_similarities(bank.knn, features, neighbours=neighbours)
+    distances = feature_scores.mahalanobis_distances(bank.mahalanobis, features)
     found = _compiled_feature_scores(similarities, distances)
-    ends = np.cumsum([len(space.validation), len(space.known)])
-    return {
-        name: ScoredImages(*(part for values in found[name] for part in np.split(np.asarray(values), ends)))
-        for name in FEATURE_SCORES
-    }
+    return {name: (np.asarray(found[name][0]), np.asarray(found[name][1])) for name in FEATURE_SCORES}
 
 
 @jax.jit
@@ -228,63 +177,67 @@ def _compiled_feature_scores(similarities: Array, distances: Array) -> dict[str,
     }
 
 
-def assess_features(
-    projection: OpenSetFeatures,
-    labels: OpenSetLabels,
+def scored_images(
+    scores: Callable[[Mapping[str, np.ndarray]], Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    outputs: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, ScoredImages]:
+    """Scores of validation, known and unknown images, taken in one call.
+
+    Args:
+      scores: ``{output: one row per image} -> {name: (one score per image, one predicted class per image)}``.
+      outputs: by part, ``validation``, ``known`` and ``unknown`` at least.
+
+    Returns:
+      Scores and predicted classes by name.
+    """
+    parts = [outputs[part] for part in ("validation", "known", "unknown")]
+    lengths = [len(next(iter(part.values()))) for part in parts]
+    found = scores({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    ends = np.cumsum(lengths)[:-1]
+    return {
+        name: ScoredImages(*np.split(values, ends), *np.split(predictions, ends))
+        for name, (values, predictions) in found.items()
+    }
+
+
+def assess_scored(
+    scored: Mapping[str, ScoredImages],
+    labels: Mapping[str, Int[np.ndarray, " _"]],
     *,
-    classes: int,
-    embedding: OpenSetFeatures | None = None,
-    neighbours: int = 3,
-    shrinkage: float = 0.0,
+    score: str,
+    spaces: Mapping[str, Float[np.ndarray, "known _"]],
     reject_share: float = 0.1,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Metrics of every score that features allow, in the form of :func:`assess`.
+) -> Assessment:
+    """Metrics of every score with bootstrap intervals, and the network's own figures.
+
+    The intervals are over test images, for this one network: they do not cover other splits or seeds.
 
     Args:
-      projection: features in the space that the loss sees, z.
-      labels: of all images but the unknown ones.
-      classes: number of known classes.
-      embedding: features of the same images before the projection head, h; their scores end in ``_embedding``.
-      neighbours: K of the nearest-neighbour scores.
-      shrinkage: of the covariance of the Mahalanobis distance, in [0, 1].
+      scored: scores and predicted classes by name.
+      labels: ``validation`` and ``known``, positions in the known classes.
+      score: the one whose predictions give the validation accuracy.
+      spaces: name of a Davies-Bouldin index -> features of the known test images.
       reject_share: share of known VALIDATION images that the threshold of macro-F1 rejects.
       resamples: bootstrap resamples; 0 for no intervals.
       seed: of the bootstrap.
 
     Returns:
-      Plain JSON values: ``scores``, as :func:`assess` gives them; ``davies_bouldin`` of the known test images in z
-      (None for a single class), and ``davies_bouldin_embedding`` where h is given; ``validation_accuracy`` by
-      nearest neighbours in z; counts of images.
-
-    Raises:
-      ValueError: two spaces of different images; otherwise as :func:`open_set_feature_scores`.
+      The scored images and plain JSON values: ``scores`` (:func:`assess_scores`); the Davies-Bouldin indices (None
+      for a single class); ``validation_accuracy``; counts of images.
     """
-    scored = open_set_feature_scores(
-        projection, labels.train, classes=classes, neighbours=neighbours, shrinkage=shrinkage
-    )
-    spaces = {"davies_bouldin": projection}
-    if embedding is not None:
-        sizes, others = [[len(part) for part in space] for space in (projection, embedding)]
-        if sizes != others:
-            raise ValueError(f"embedding has {others} images, projection {sizes}: give the same images in both spaces")
-        found = open_set_feature_scores(
-            embedding, labels.train, classes=classes, neighbours=neighbours, shrinkage=shrinkage
-        )
-        scored |= {f"{name}_embedding": values for name, values in found.items()}
-        spaces["davies_bouldin_embedding"] = embedding
-    return {
-        "scores": assess_scores(scored, labels.known, reject_share=reject_share, resamples=resamples, seed=seed),
-        **{
-            name: metrics.davies_bouldin(space.known, labels.known) if classes > 1 else None
-            for name, space in spaces.items()
-        },
-        "validation_accuracy": metrics.closed_set_accuracy(scored["knn_sum"].validation_predictions, labels.validation),
-        "validation_images": len(labels.validation),
-        "known_images": len(labels.known),
-        "unknown_images": len(projection.unknown),
+    own = scored[score]
+    several = len(np.unique(labels["known"])) > 1
+    results = {
+        "scores": assess_scores(scored, labels["known"], reject_share=reject_share, resamples=resamples, seed=seed),
+        **{name: metrics.davies_bouldin(rows, labels["known"]) if several else None for name, rows in spaces.items()},
+        "validation_accuracy": metrics.closed_set_accuracy(own.validation_predictions, labels["validation"]),
+        "validation_images": len(labels["validation"]),
+        "known_images": len(labels["known"]),
+        "unknown_images": len(own.unknown),
     }
+    return Assessment(dict(scored), results)
 
 
 def assess_scores(
@@ -305,7 +258,7 @@ def assess_scores(
       seed: of the bootstrap.
 
     Returns:
-      Plain JSON values, the entry ``scores`` of :func:`assess`.
+      Plain JSON values, the entry ``scores`` of :func:`assess_scored`.
     """
     table: dict[str, dict[str, Any]] = {}
     for name, images in scored.items():

@@ -30,16 +30,18 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from osrjax.devices.convolutions import canonical_convolutions
-from osrjax.jacobian.passes import ROWS as _ROWS
-from osrjax.jacobian.passes import Mode
-from osrjax.jacobian.passes import along as _along
-from osrjax.jacobian.passes import check_floating as _check_floating
-from osrjax.jacobian.passes import check_same_shape as _check_same_shape
-from osrjax.jacobian.passes import for_batch_of_one as _for_batch_of_one
-from osrjax.jacobian.passes import linear_map as _linear_map
-from osrjax.jacobian.passes import real_outputs as _real_outputs
-from osrjax.jacobian.passes import square_root as _square_root
-from osrjax.jacobian.passes import sum_of_squares as _sum_of_squares
+from osrjax.jacobian.passes import (
+    ROWS as _ROWS,
+    Mode,
+    along as _along,
+    check_floating as _check_floating,
+    check_same_shape as _check_same_shape,
+    for_batch_of_one as _for_batch_of_one,
+    linear_map as _linear_map,
+    real_outputs as _real_outputs,
+    square_root as _square_root,
+    sum_of_squares as _sum_of_squares,
+)
 
 __all__ = [
     "automatic_mode",

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from osrjax.jacobian.exact import directional_norm, input_jacobian_norms
-from osrjax.jacobian.passes import Mode
-from osrjax.jacobian.passes import check_floating as _check_floating
-from osrjax.jacobian.passes import check_same_shape as _check_same_shape
-from osrjax.jacobian.passes import real_outputs as _real_outputs
-from osrjax.jacobian.passes import square_root as _square_root
-from osrjax.jacobian.passes import sum_of_squares as _sum_of_squares
+from osrjax.jacobian.passes import (
+    Mode,
+    check_floating as _check_floating,
+    check_same_shape as _check_same_shape,
+    real_outputs as _real_outputs,
+    square_root as _square_root,
+    sum_of_squares as _sum_of_squares,
+)
 
 __all__ = ["chord_length", "interpolation_profile", "path_length"]
 

@@ -1,18 +1,48 @@
-from .classify import (
+from .class_losses import (
     CLASS_LOSSES as CLASS_LOSSES,
-)
-from .classify import (
     ClassLoss as ClassLoss,
 )
 from .classify import (
+    classify as classify,
+    cosine_softmax as cosine_softmax,
+    doc as doc,
+    m_ovr as m_ovr,
+    m_ovr_target as m_ovr_target,
     make_classify_objective as make_classify_objective,
+    ovr as ovr,
+    softmax as softmax,
+)
+from .contrast import (
+    contrast as contrast,
 )
 from .gradmix import (
     GradMix as GradMix,
-)
-from .gradmix import (
     make_contrastive_objective as make_contrastive_objective,
-)
-from .gradmix import (
     make_masked_classify_objective as make_masked_classify_objective,
+)
+from .method import (
+    Attributed as Attributed,
+    Method as Method,
+    MethodFunction as MethodFunction,
+    Needs as Needs,
+    Task as Task,
+    assess as assess,
+    check_data as check_data,
+    find_method as find_method,
+    make_method as make_method,
+    predicted_classes as predicted_classes,
+    score_images as score_images,
+)
+from .options import (
+    ClassifyOptions as ClassifyOptions,
+    ContrastOptions as ContrastOptions,
+    Options as Options,
+    Traced as Traced,
+    options_of as options_of,
+    structure_of as structure_of,
+    traced_fields as traced_fields,
+)
+from .table import (
+    METHODS as METHODS,
+    MethodName as MethodName,
 )

@@ -1,88 +1,151 @@
-"""What a training step minimises, as functions ``(params, stats, batch, key, hyper) -> (loss, aux)``.
+"""Methods that classify: a class loss on the logits of one network, alone, with rotations, or with masked images.
 
-An objective is a pure function, built once by a ``make_`` function from the parts that change the compiled
-program: network, loss, augmentation, kind of self-supervision. Everything else is in ``hyper``, a flat
-mapping of traced scalars, so that another margin or weight never recompiles and a sweep is a ``vmap``.
+Every loss here is a :class:`ClassLoss`; :func:`classify` makes the method of any, one's own included.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from osrjax import augment, losses
-from osrjax.models.networks import Classifier
+from osrjax.attribution.maps import check_layers, last_layers
+from osrjax.augment.pixels import to_float
+from osrjax.augment.views import make_crop_and_flip
+from osrjax.evaluation.assessment import open_set_scores
+from osrjax.methods.class_losses import CLASS_LOSSES, ClassLoss
+from osrjax.methods.gradmix import GradMix, make_masked_classify_objective
+from osrjax.methods.method import Attributed, Method, Needs, Task
+from osrjax.methods.options import ClassifyOptions
+from osrjax.models.backbones import NETWORKS
+from osrjax.models.networks import Classifier, OpenSetNetwork, zero_taps
+from osrjax.models.outputs import network_functions
 from osrjax.train.objective import Batch, Hyper, Objective, ObjectiveAux, PyTree
+from osrjax.train.optimizers import make_sgd
 
-__all__ = ["CLASS_LOSSES", "ClassLoss", "make_classify_objective"]
+__all__ = [
+    "classify",
+    "cosine_softmax",
+    "doc",
+    "m_ovr",
+    "m_ovr_target",
+    "make_classify_objective",
+    "ovr",
+    "softmax",
+]
 
 
-class ClassLoss(NamedTuple):
-    """A classification loss and what belongs to it.
+def m_ovr(options: ClassifyOptions, task: Task) -> Method:
+    """m-OvR with the margin on all angles (Park et al., arXiv 2209.11436)."""
+    return classify(options, task, CLASS_LOSSES["m_ovr"])
 
-    Attributes:
-      head: the network's head whose output it reads.
-      function: ``(logits, labels, hyper) -> one loss per example``.
-      hyper: the hyper-parameters that it reads.
-      score: the open-set score that is reported first, a name of
-        :data:`osrjax.evaluation.assessment.SCORES`: the training loss itself at the predicted class, as the paper
-        scores. (For ``m_ovr_target`` the score has the margin on all angles.)
+
+def m_ovr_target(options: ClassifyOptions, task: Task) -> Method:
+    """m-OvR with the margin on the labelled class's angle alone."""
+    return classify(options, task, CLASS_LOSSES["m_ovr_target"])
+
+
+def ovr(options: ClassifyOptions, task: Task) -> Method:
+    """One-vs-rest on scaled cosines, without margin."""
+    return classify(options, task, CLASS_LOSSES["ovr"])
+
+
+def cosine_softmax(options: ClassifyOptions, task: Task) -> Method:
+    """Cross-entropy of scaled cosines."""
+    return classify(options, task, CLASS_LOSSES["cosine_softmax"])
+
+
+def softmax(options: ClassifyOptions, task: Task) -> Method:
+    """Cross-entropy of linear logits."""
+    return classify(options, task, CLASS_LOSSES["softmax"])
+
+
+def doc(options: ClassifyOptions, task: Task) -> Method:
+    """One-vs-rest on linear logits, as DOC trains (Shu et al., EMNLP 2017)."""
+    return classify(options, task, CLASS_LOSSES["doc"])
+
+
+def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Method:
+    """The method that trains a class loss, alone, with rotations or with masks.
+
+    Args:
+      options: what the user chose.
+      task: what the run is about.
+      class_loss: an entry of ``CLASS_LOSSES``, or one's own.
+
+    Returns:
+      The method.
+
+    Raises:
+      ValueError: rotations of images that are not square; stages that the network has not; unknown hyper-parameters.
     """
+    height, width, _ = task.image_shape
+    if options.rotations != "none" and height != width:
+        raise ValueError(f"rotations={options.rotations!r} needs square images, these are {height}x{width}: use none")
+    own = options.own_hyper(class_loss.own)
 
-    head: Literal["cosine", "linear"]
-    function: Callable[[Array, Array, Hyper], Array]
-    hyper: tuple[str, ...]
-    score: str
+    def make_network(dtype: DTypeLike) -> OpenSetNetwork:
+        return OpenSetNetwork(NETWORKS[options.network](dtype=jnp.dtype(dtype)), task.classes, class_loss.head)
 
-
-def _m_ovr(cosines: Array, labels: Array, hyper: Hyper, margin_on: Literal["all", "target"] = "all") -> Array:
-    return losses.m_ovr_loss(
-        cosines,
-        labels,
-        margin=hyper["margin"],
-        scale=hyper["scale"],
-        margin_on=margin_on,
-        intra_weight=hyper["intra_weight"],
-        inter_weight=hyper["inter_weight"],
+    network = make_network(jnp.float32)
+    augmentation = make_crop_and_flip(crop_padding=options.crop_padding, flip=options.flip)
+    names = ("learning_rate", "final_learning_rate", "weight_decay", *class_loss.hyper)
+    make_objective = partial(
+        make_classify_objective, class_loss=class_loss, augmentation=augmentation, rotations=options.rotations
     )
+    if options.rotations != "none":
+        names += ("rotation_weight",)
+    if options.mixing != "none" or options.cam_layers:
+        stages = len(zero_taps(network, task.image_shape, 1))
+        layers = options.cam_layers or last_layers(stages)
+        check_layers(layers, stages)
+    if options.mixing != "none":
+        mix = GradMix(layers, sign=options.cam_sign if options.mixing == "gradmix" else 0, fill=options.fill)
+        make_objective = partial(
+            make_masked_classify_objective, class_loss=class_loss, augmentation=augmentation, mix=mix
+        )
+        names += ("mixed_weight", "smallest_kept", "largest_kept")
+    hyper = {name: own[name] if name in own else getattr(options, name) for name in names}
 
+    def outputs(variables: PyTree, images: Array) -> dict[str, Array]:
+        found: Any = network.apply(variables, images, train=False)
+        return {"logits": found.logits, "embedding": found.embedding}
 
-def _ovr(cosines: Array, labels: Array, hyper: Hyper) -> Array:
-    return _m_ovr(cosines, labels, {**hyper, "margin": 0.0})
+    def scores(fitted: None, outputs: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        del fitted
+        logits = outputs["logits"]
+        found = open_set_scores(logits, head=class_loss.head, scale=options.scale, margin=options.margin)
+        if class_loss.scores is not None:
+            extra = class_loss.scores(jnp.asarray(logits), hyper)
+            found = {name: np.asarray(values) for name, values in extra.items()} | found
+        return {name: (values, logits.argmax(-1)) for name, values in found.items()}
 
+    def attributed_loss(outputs: Any, labels: Array) -> Array:
+        labels = jnp.where(labels < 0, jnp.argmax(outputs.logits, axis=-1), labels)
+        return jnp.mean(class_loss.function(outputs.logits, labels, hyper))
 
-def _cosine_softmax(cosines: Array, labels: Array, hyper: Hyper) -> Array:
-    return losses.cosine_softmax_loss(cosines, labels, scale=hyper["scale"])
-
-
-def _softmax(logits: Array, labels: Array, hyper: Hyper) -> Array:
-    del hyper
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def _doc(logits: Array, labels: Array, hyper: Hyper) -> Array:
-    return losses.ovr_loss(logits, labels, intra_weight=hyper["intra_weight"], inter_weight=hyper["inter_weight"])
-
-
-_HALVES = ("intra_weight", "inter_weight")
-
-
-_MARGIN = ("margin", "scale", *_HALVES)
-
-
-CLASS_LOSSES: dict[str, ClassLoss] = {
-    "m_ovr": ClassLoss("cosine", _m_ovr, _MARGIN, "m_ovr_margin"),
-    "m_ovr_target": ClassLoss("cosine", partial(_m_ovr, margin_on="target"), _MARGIN, "m_ovr_margin"),
-    "ovr": ClassLoss("cosine", _ovr, ("scale", *_HALVES), "m_ovr"),
-    "cosine_softmax": ClassLoss("cosine", _cosine_softmax, ("scale",), "max_softmax"),
-    "softmax": ClassLoss("linear", _softmax, (), "max_softmax"),
-    "doc": ClassLoss("linear", _doc, _HALVES, "ovr"),
-}
+    return Method(
+        options=options,
+        make_network=make_network,
+        make_objective=make_objective,
+        optimizer=make_sgd(total_steps=task.steps, momentum=options.momentum),
+        hyper=hyper,
+        functions=network_functions(network),
+        outputs=outputs,
+        fit=None,
+        scores=scores,
+        score=class_loss.score,
+        scored="logits",
+        spaces={"davies_bouldin": "embedding"},
+        attributed=Attributed(options.method, lambda _, images: to_float(images), 1, attributed_loss),
+        needs=Needs(batch=2 if options.mixing != "none" else 1),
+    )
 
 
 def make_classify_objective(

@@ -25,7 +25,7 @@ from osrjax.attribution.maps import Aggregation
 from osrjax.augment import mixing
 from osrjax.augment.views import MixViews
 from osrjax.losses import contrastive
-from osrjax.methods.classify import ClassLoss
+from osrjax.methods.class_losses import ClassLoss
 from osrjax.models.networks import Classifier, Network, zero_taps
 from osrjax.train.objective import Batch, Hyper, Objective, ObjectiveAux
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from jaxtyping import Array
 
-__all__ = ["network_functions"]
+from osrjax.models.networks import unit_vectors
+
+__all__ = ["BatchFunction", "contrastive_functions", "network_functions"]
 
 PyTree = Any
 
@@ -30,3 +32,23 @@ def network_functions(network: Any) -> dict[str, BatchFunction]:
         return getattr(network.apply(variables, images, train=False), name)
 
     return {name: partial(outputs, name) for name in ("embedding", "raw_embedding", "logits")}
+
+
+def contrastive_functions(network: Any) -> dict[str, BatchFunction]:
+    """The same for a network with a projection head.
+
+    Args:
+      network: an :class:`osrjax.models.ContrastiveNetwork`, or any module that gives an object with its attributes.
+
+    Returns:
+      ``embedding`` (at unit norm), ``raw_embedding`` and ``projection`` (at unit norm).
+    """
+
+    def output(name: str, variables: PyTree, images: Array) -> Array:
+        return getattr(network.apply(variables, images, train=False), name)
+
+    def unit_embedding(variables: PyTree, images: Array) -> Array:
+        return unit_vectors(output("embedding", variables, images))
+
+    raw_embedding, projection = (partial(output, name) for name in ("embedding", "projection"))
+    return {"embedding": unit_embedding, "raw_embedding": raw_embedding, "projection": projection}

@@ -11,15 +11,16 @@ from typing import Literal
 
 import matplotlib
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from osrjax import metrics
+from osrjax.evaluation.assessment import ScoredImages
 
-__all__ = ["oscr_figure", "roc_figure", "save_figure", "score_histogram"]
+__all__ = ["draw_scores", "oscr_figure", "roc_figure", "save_figure", "score_histogram"]
 
 KNOWN_COLOUR, UNKNOWN_COLOUR = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito, 2008
 
@@ -178,6 +179,27 @@ def oscr_figure(
     axes.set_ylabel("known images correctly accepted")
     figure.legend(loc="outside lower center", frameon=False, ncols=2)
     return figure
+
+
+def draw_scores(
+    directory: Path, scored: Mapping[str, ScoredImages], labels: Int[np.ndarray, " known"], *, own: str
+) -> None:
+    """The figures of a finished run: histogram of its own score, ROC and OSCR curves of every score.
+
+    Args:
+      directory: made if it does not exist.
+      scored: scores and predictions by name; one whose name ends in ``_embedding`` is left out, being of another space.
+      labels: of the known test images, positions in the known classes.
+      own: the score of the histogram, whose predictions the OSCR curve takes.
+
+    Raises:
+      ValueError: scores that no curve can be drawn of.
+    """
+    pairs = {n: (images.known, images.unknown) for n, images in scored.items() if not n.endswith("_embedding")}
+    directory.mkdir(exist_ok=True)
+    save_figure(score_histogram(*pairs[own], score_name=f"{own} (larger = more unknown)"), directory / "scores")
+    save_figure(roc_figure(pairs), directory / "roc")
+    save_figure(oscr_figure(pairs, scored[own].known_predictions == labels), directory / "oscr")
 
 
 def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from osrjax.data.open_set import OpenSetData
 from osrjax.metrics.intervals import Estimate
 
-__all__ = ["estimate_json", "estimate_text", "interval_text", "open_set_table", "results_table"]
+__all__ = ["data_text", "estimate_json", "estimate_text", "interval_text", "open_set_table", "results_table"]
 
 
 def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> str:
@@ -114,6 +115,21 @@ def open_set_table(
         for name, values in named.items()
     ]
     return results_table(rows)
+
+
+def data_text(data: OpenSetData) -> str:
+    """How many images were looked at, and where all of them come from.
+
+    Args:
+      data: of a run.
+
+    Returns:
+      Two lines or more, for the end of a table.
+    """
+    lines = [f"{len(data.test_known.labels)} known and {len(data.test_unknown.labels)} unknown images"]
+    for name, _, complete in data.sources:
+        lines.append(f"source: {name} ({'complete' if complete else 'NOT the complete data set'})")
+    return "\n".join(lines)
 
 
 def _cell(value: object, digits: int) -> str:

@@ -1,30 +1,29 @@
-"""A finished run, opened again: its configuration, its network and, when asked for, its images.
+"""A finished run, opened again: its configuration, its method, its network and, when asked for, its images.
 
-What experiments/train.py and experiments/contrastive.py leave behind is read here alone, so that a script that works on
-trained networks need not know which of the two made one.
+What the scripts that train leave behind is read here alone; a script that works on trained networks asks the method
+of the run, never which script made it.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
 
 from osrjax.data import OpenSetData, choose_data, content_of
 from osrjax.data.splits import ClassSplit
-from osrjax.files import read_json
-from osrjax.methods.classify import CLASS_LOSSES
-from osrjax.models.backbones import NETWORKS
-from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork, unit_vectors
-from osrjax.models.outputs import BatchFunction, network_functions
+from osrjax.devices.cpu import compiler_options
+from osrjax.files import read_json, reading
+from osrjax.methods.method import Method, Task, make_method
 from osrjax.run.directory import read_network
+from osrjax.train.apply import apply_in_batches
 
-__all__ = ["FinishedRun", "evaluation_network", "norm_functions", "open_finished"]
+__all__ = ["FinishedRun", "open_finished"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +42,19 @@ class FinishedRun:
     provenance: dict[str, Any]
     data_dir: Path | None = None
 
-    @property
-    def is_contrastive(self) -> bool:
-        """Whether the network has a projection head instead of class logits."""
-        return "hidden" in self.config  # a field of experiments/contrastive.py alone
+    @cached_property
+    def method(self) -> Method:
+        """The method that was trained; a ValueError where this version cannot read it."""
+        classes, shape = len(self.provenance["known_names"]), tuple(self.provenance["image_shape"])
+        try:
+            return make_method(self.config, Task(classes, shape, max(1, self.config.get("steps", 1))))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"run={str(self.directory)!r}: {error}") from error
 
     @cached_property
-    def network(self) -> OpenSetNetwork | ContrastiveNetwork:
+    def network(self) -> Any:
         """The network in float32, to be applied to :attr:`variables`."""
-        return evaluation_network(self.config, len(self.provenance["known_names"]))
+        return self.method.make_network(jnp.float32)
 
     @cached_property
     def variables(self) -> dict[str, Any]:
@@ -78,6 +81,38 @@ class FinishedRun:
                     " give the data that it had"
                 )
         return data
+
+    def outputs(self, images: np.ndarray, *, batch_size: int = 500) -> dict[str, np.ndarray]:
+        """The method's outputs for images.
+
+        Args:
+          images: uint8, of the shape that the run knows.
+          batch_size: images a call.
+
+        Returns:
+          Host arrays by name, one row per image.
+        """
+        return apply_in_batches(partial(self._forward, self.variables), images, batch_size=batch_size)
+
+    @cached_property
+    def _forward(self) -> Any:
+        return jax.jit(self.method.outputs, compiler_options=compiler_options())
+
+    def stored_outputs(self, *parts: str) -> dict[str, dict[str, np.ndarray]]:
+        """The outputs that the run kept in scores.npz.
+
+        Args:
+          *parts: of ``train``, ``validation``, ``known``, ``unknown``.
+
+        Returns:
+          Arrays by part and name; ``labels`` among them.
+        """
+        file = self.directory / "scores.npz"
+        with reading(file, "delete it and results.json, then give the training's command again"), np.load(file) as all_:
+            return {
+                part: {name.removeprefix(f"{part}_"): all_[name] for name in all_.files if name.startswith(f"{part}_")}
+                for part in parts
+            }
 
 
 def open_finished(
@@ -107,47 +142,3 @@ def open_finished(
     remedy = "restore it, or train in a new run directory"
     config, provenance = (read_json(directory / name, remedy) for name in ("config.json", "provenance.json"))
     return FinishedRun(directory, config, provenance, data_dir)
-
-
-def evaluation_network(config: Mapping[str, Any], classes: int) -> OpenSetNetwork | ContrastiveNetwork:
-    """The float32 network that a configuration describes.
-
-    Args:
-      config: with ``network``, and either ``loss`` or, for a contrastive run, ``hidden`` and ``features``.
-      classes: number of known classes.
-
-    Returns:
-      The module that the stored variables belong to.
-
-    Example:
-      >>> evaluation_network({"network": "small_cnn", "loss": "doc"}, classes=6).head
-      'linear'
-    """
-    backbone = NETWORKS[config["network"]](dtype=jnp.float32)
-    if "hidden" in config:
-        return ContrastiveNetwork(backbone, config["hidden"], config["features"])
-    return OpenSetNetwork(backbone, classes, CLASS_LOSSES[config["loss"]].head)
-
-
-def norm_functions(network: OpenSetNetwork | ContrastiveNetwork) -> dict[str, BatchFunction]:
-    """Functions whose input-Jacobian norms are reported for the network of a run, by name.
-
-    Args:
-      network: of either kind.
-
-    Returns:
-      ``embedding`` (at unit norm) and ``raw_embedding``, and what only one kind has: ``logits`` or ``projection`` (at
-      unit norm). Each is a function of variables and float images that uses running statistics.
-    """
-    if isinstance(network, OpenSetNetwork):
-        return network_functions(network)
-
-    def output(name: str, variables: Any, images: Array) -> Array:
-        outputs: Any = network.apply(variables, images, train=False)
-        return getattr(outputs, name)
-
-    def unit_embedding(variables: Any, images: Array) -> Array:
-        return unit_vectors(output("embedding", variables, images))
-
-    raw_embedding, projection = (partial(output, name) for name in ("embedding", "projection"))
-    return {"embedding": unit_embedding, "raw_embedding": raw_embedding, "projection": projection}

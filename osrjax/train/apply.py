@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, UInt8
 
 from osrjax import augment
 from osrjax.devices import sharding
-from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
 from osrjax.train.objective import PyTree
 from osrjax.train.step import TrainState
 
@@ -26,7 +25,7 @@ class Predictions(NamedTuple):
 
 def estimate_statistics(
     state: TrainState,
-    network: OpenSetNetwork | ContrastiveNetwork,
+    network: Any,
     images: UInt8[np.ndarray, "examples height width channels"],
     *,
     batch_size: int,

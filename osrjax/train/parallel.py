@@ -18,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from osrjax.devices import sharding
-from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
 from osrjax.train.objective import Batch, Hyper, Objective, ObjectiveAux
 
 __all__ = ["data_parallel"]
@@ -28,7 +27,7 @@ from osrjax.train.objective import PyTree
 
 def data_parallel(
     make_objective: Callable[[Any], Objective],
-    network: OpenSetNetwork | ContrastiveNetwork,
+    network: Any,
     mesh: jax.sharding.Mesh,
 ) -> Objective:
     """Returns the objective of a network for batches over a mesh, whose gradient is reduced over the devices once.
@@ -74,7 +73,7 @@ def data_parallel(
 class _OnEachDevice(NamedTuple):
     """A network whose parameters have a copy for each device in front, and which each device applies to its rows."""
 
-    network: OpenSetNetwork | ContrastiveNetwork
+    network: Any
     mesh: jax.sharding.Mesh
 
     @property

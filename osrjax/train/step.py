@@ -11,14 +11,13 @@ With a batch sharded over devices, batch normalisation computes the statistics o
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
 from osrjax.train.objective import Batch, Hyper, Objective
 from osrjax.train.optimizers import Optimizer
 
@@ -35,10 +34,15 @@ class TrainState(NamedTuple):
     stats: PyTree
     opt_state: optax.OptState
 
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What ``network.apply`` takes."""
+        return {"params": self.params, "batch_stats": self.stats}
+
 
 def init_state(
     key: Array,
-    network: OpenSetNetwork | ContrastiveNetwork,
+    network: Any,
     optimizer: Optimizer,
     hyper: Hyper,
     *,

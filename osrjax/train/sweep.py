@@ -35,8 +35,6 @@ from jaxtyping import Array, Float, Int, UInt8
 from osrjax.data import Examples, batch_indices
 from osrjax.devices.convolutions import canonical_convolutions, patch_convolutions
 from osrjax.jacobian.exact import input_jacobian_norms
-from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
-from osrjax.models.outputs import network_functions
 from osrjax.train.layout import Layout, over_lanes
 from osrjax.train.objective import Batch, Hyper, Objective
 from osrjax.train.optimizers import Optimizer
@@ -113,7 +111,7 @@ def stack_hyper(lanes: Sequence[Hyper]) -> LaneHyper:
 
 def init_lanes(
     keys: Array,
-    network: OpenSetNetwork | ContrastiveNetwork,
+    network: Any,
     optimizer: Optimizer,
     hyper: LaneHyper,
     *,
@@ -188,40 +186,35 @@ def make_sweep_step(
 
 
 def make_lane_forward(
-    network: OpenSetNetwork | ContrastiveNetwork, *, layout: Layout, mesh: jax.sharding.Mesh | None = None
-) -> Callable[[PyTree, Array], tuple[Array, Array]]:
-    """Returns ``forward(variables, images)`` of every lane for the same images: logits or projection, and embedding.
+    outputs: Callable[[PyTree, Array], PyTree], *, layout: Layout, mesh: jax.sharding.Mesh | None = None
+) -> Callable[[PyTree, Array], PyTree]:
+    """Returns ``forward(variables, images) -> outputs`` of every lane for images that all lanes share.
 
     Args:
-      network: running statistics are used.
+      outputs: ``(variables, float images) -> outputs`` of one lane, with running statistics.
       layout: from :func:`choose_layout`.
       mesh: from :func:`lane_mesh`; None for one device.
 
     Returns:
-      A pure function, not jitted; ``variables`` and both results have the lanes first.
+      A pure function, not jitted; ``variables`` and all outputs have the lanes first.
     """
-
-    def lane_forward(images: Array, variables: PyTree) -> tuple[Array, Array]:
-        outputs: Any = network.apply(variables, images, train=False)
-        contrast = isinstance(network, ContrastiveNetwork)
-        return outputs.projection if contrast else outputs.logits, outputs.embedding
-
     rewrite = patch_convolutions if layout.convolutions == "patches" else canonical_convolutions
-    mapped = over_lanes(rewrite(lane_forward), strategy=layout.strategy, lanes_at_once=layout.lanes_at_once, mesh=mesh)
+    lane_forward = rewrite(lambda images, variables: outputs(variables, images))
+    mapped = over_lanes(lane_forward, strategy=layout.strategy, lanes_at_once=layout.lanes_at_once, mesh=mesh)
     return lambda variables, images: mapped(images, variables)
 
 
 def make_lane_norms(
-    network: OpenSetNetwork, *, mesh: jax.sharding.Mesh | None = None, chunk_size: int | None = None
+    function: Callable[[PyTree, Array], Array], *, mesh: jax.sharding.Mesh | None = None, chunk_size: int | None = None
 ) -> Callable[[PyTree, Array], Array]:
-    """Returns ``norms(variables, images) -> norms``: exact input-Jacobian norms of each lane's unit embedding.
+    """Returns ``norms(variables, images) -> norms``: exact input-Jacobian norms of a function of each lane's network.
 
     Lanes take turns within a device: each pass has a whole batch of images and outputs at work.
 
     Args:
-      network: running statistics are used.
+      function: ``(variables, float images) -> one row per image``, such as the unit embedding, with running statistics.
       mesh: from :func:`lane_mesh`; None for one device.
-      chunk_size: as in :func:`osrjax.jacobian.exact.input_jacobian_norms`.
+      chunk_size: as in :func:`osrjax.jacobian.input_jacobian_norms`.
 
     Returns:
       A pure function, not jitted, of variables and float images in [-1, 1] with the lanes first; one norm an image.
@@ -233,8 +226,7 @@ def make_lane_norms(
     def lane_norms(shared: None, lane: tuple[PyTree, Array]) -> Array:
         del shared
         variables, images = lane
-        embedding = network_functions(network)["embedding"]
-        return input_jacobian_norms(partial(embedding, variables), images, chunk_size=chunk_size)
+        return input_jacobian_norms(partial(function, variables), images, chunk_size=chunk_size)
 
     mapped = over_lanes(lane_norms, strategy="loop", mesh=mesh)
 

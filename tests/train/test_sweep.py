@@ -267,14 +267,19 @@ def test_forward_and_norms_of_every_lane(images):
     state = jax.jit(lambda k: sweep.init_lanes(k, model, optimizer, hyper, image_shape=SHAPE))(keys_of(2))
     variables = {"params": state.states.params, "batch_stats": state.states.stats}
     floats = jnp.asarray(images[:4], jnp.float32) / 127.5 - 1
+
+    def outputs(variables, images):
+        found = model.apply(variables, images, train=False)
+        return found.logits, found.embedding
+
     for layout in LAYOUTS:
-        logits, embedding = jax.jit(sweep.make_lane_forward(model, layout=layout))(variables, floats)
+        logits, embedding = jax.jit(sweep.make_lane_forward(outputs, layout=layout))(variables, floats)
         for lane in range(2):
             own = jax.tree.map(lambda x: x[lane], variables)  # noqa: B023
             expected = model.apply(own, floats, train=False)
             np.testing.assert_allclose(logits[lane], expected.logits, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(embedding[lane], expected.embedding, rtol=1e-5, atol=1e-6)
-    norms = jax.jit(sweep.make_lane_norms(model))(variables, jnp.stack([floats[:2], floats[2:]]))
+    norms = jax.jit(sweep.make_lane_norms(lambda own, x: outputs(own, x)[1]))(variables, jnp.stack([floats[:2], floats[2:]]))
     for lane in range(2):
 
         def embedding_of(image, own):

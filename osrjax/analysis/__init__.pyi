@@ -1,0 +1,33 @@
+from .claims import (
+    CLAIMS as CLAIMS,
+    class_adjusted_norms as class_adjusted_norms,
+    dynamics_effects as dynamics_effects,
+    half_effects as half_effects,
+    known_classes_effects as known_classes_effects,
+    loss_effects as loss_effects,
+    series as series,
+)
+from .costs import (
+    CHIPS as CHIPS,
+    PURPOSES as PURPOSES,
+    Chip as Chip,
+    Collective as Collective,
+    StepCost as StepCost,
+    break_even_batch as break_even_batch,
+    collectives as collectives,
+    step_cost as step_cost,
+)
+from .norms import (
+    NormPlan as NormPlan,
+    dataset_jacobian_norms as dataset_jacobian_norms,
+    make_norm_plan as make_norm_plan,
+)
+from .probe import (
+    PROBE_METRICS as PROBE_METRICS,
+    ProbeSets as ProbeSets,
+    class_distances as class_distances,
+    join_probes as join_probes,
+    make_probe as make_probe,
+    probe_sets as probe_sets,
+    write_probe as write_probe,
+)

@@ -1,0 +1,22 @@
+from .assessment import (
+    FEATURE_SCORES as FEATURE_SCORES,
+    SCORES as SCORES,
+    Assessment as Assessment,
+    FeatureBank as FeatureBank,
+    ScoredImages as ScoredImages,
+    assess_scored as assess_scored,
+    assess_scores as assess_scores,
+    fit_feature_scores as fit_feature_scores,
+    open_set_feature_scores as open_set_feature_scores,
+    open_set_scores as open_set_scores,
+    scored_images as scored_images,
+)
+from .config import (
+    AssessmentConfig as AssessmentConfig,
+)
+from .linear_probe import (
+    PENALTIES as PENALTIES,
+    LinearProbe as LinearProbe,
+    linear_probe as linear_probe,
+    top_accuracy as top_accuracy,
+)

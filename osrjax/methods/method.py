@@ -1,0 +1,287 @@
+"""A method: what changes when the loss changes, as one value.
+
+A method is made by a function ``(options, task) -> Method``: options are what a user can choose
+(:mod:`osrjax.methods.options`), the task is what the run is about. The same call with the stored options of a finished
+run gives the method of that run back.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, get_type_hints
+
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from osrjax.data.open_set import OpenSetData
+from osrjax.evaluation.assessment import Assessment, ScoredImages, assess_scored, scored_images
+from osrjax.fields import check_fields
+from osrjax.methods.options import Options, options_of
+from osrjax.methods.table import METHODS
+from osrjax.models.outputs import BatchFunction
+from osrjax.tables import load
+from osrjax.train.objective import Objective
+from osrjax.train.optimizers import Optimizer
+
+__all__ = [
+    "Attributed",
+    "Method",
+    "MethodFunction",
+    "Needs",
+    "Task",
+    "assess",
+    "check_data",
+    "find_method",
+    "make_method",
+    "predicted_classes",
+    "score_images",
+]
+
+PyTree = Any
+Outputs = Mapping[str, np.ndarray]
+
+
+class Task(NamedTuple):
+    """What a method has to know of a run beside its options.
+
+    Attributes:
+      classes: number of known classes.
+      image_shape: height, width, channels.
+      steps: of the learning-rate schedule.
+    """
+
+    classes: int
+    image_shape: tuple[int, int, int]
+    steps: int
+
+
+class Attributed(NamedTuple):
+    """The loss whose attribution a method's maps show.
+
+    Attributes:
+      name: of the loss, for titles.
+      view: ``(key, uint8 images) -> float images``: the images as the loss sees them.
+      views: how many views of an image the loss sees, each by a key of its own.
+      loss: ``(outputs of the network for the views one behind the other, labels) -> scalar``; a label of -1 is an
+        image of an unknown class.
+    """
+
+    name: str
+    view: Callable[[Array, Array], Array]
+    views: int
+    loss: Callable[[Any, Array], Array]
+
+
+class Needs(NamedTuple):
+    """The least that a method can work with: images a batch, known classes, training images of each class."""
+
+    batch: int = 1
+    classes: int = 1
+    images: int = 1
+
+
+class Method(NamedTuple):
+    """Network, objective, optimiser, and what is made of the network's outputs.
+
+    Attributes:
+      options: that it was made of.
+      make_network: dtype -> network.
+      make_objective: network -> objective (:mod:`osrjax.train.objective`).
+      optimizer: hyper -> optax transformation.
+      hyper: exactly the hyper-parameters that objective and optimiser read.
+      functions: by name, ``(variables, images) -> values`` of the float32 network, whose input Jacobians are studied.
+      outputs: ``(variables, float images) -> {name: one row per image}``, what is kept of an image.
+      fit: ``(outputs of the training images, their labels) -> whatever scores need``; None where nothing is fitted.
+      scores: ``(fitted, outputs) -> {name: (one score per image, one predicted class per image)}``; larger = more
+        unknown.
+      score: the score that is reported first.
+      scored: the output that it is taken of.
+      spaces: name of a Davies-Bouldin index -> the output that it is taken of; the first is the unit vector that the
+        loss compares.
+      attributed: the loss whose attribution is drawn.
+      needs: the least that it can work with.
+      classifier: how a class is predicted, in words.
+    """
+
+    options: Options
+    make_network: Callable[[DTypeLike], Any]
+    make_objective: Callable[[Any], Objective]
+    optimizer: Optimizer
+    hyper: Mapping[str, float]
+    functions: Mapping[str, BatchFunction]
+    outputs: Callable[[PyTree, Array], dict[str, Array]]
+    fit: Callable[[Outputs, np.ndarray], Any] | None
+    scores: Callable[[Any, Outputs], dict[str, tuple[np.ndarray, np.ndarray]]]
+    score: str
+    scored: str
+    spaces: Mapping[str, str]
+    attributed: Attributed
+    needs: Needs = Needs()
+    classifier: str = "largest logit"
+
+    @property
+    def space(self) -> str:
+        """The output that the loss compares, at unit norm; a name of ``functions`` and of the outputs."""
+        return next(iter(self.spaces.values()))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the data whose outputs an assessment reads."""
+        return ("validation", "known", "unknown", *(["train"] if self.fit else []))
+
+
+MethodFunction = Callable[[Any, Task], Method]
+
+
+def find_method(name: str) -> tuple[MethodFunction, type[Options]]:
+    """The function that makes a method, and the class of options that it takes.
+
+    Args:
+      name: of :data:`osrjax.methods.table.METHODS`, or MODULE:FUNCTION, which is imported.
+
+    Returns:
+      The function, and the class that annotates its first argument.
+
+    Raises:
+      ValueError: there is no such method.
+
+    Example:
+      >>> find_method("softmax")[1].__name__
+      'ClassifyOptions'
+    """
+    if name not in METHODS and ":" not in name:
+        raise ValueError(
+            f"method={name!r} does not exist: choose from {', '.join(METHODS)}, or give MODULE:FUNCTION of your own"
+        )
+    if name not in METHODS and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as for `python -m`: a script has its own folder there
+    found = load(METHODS.get(name, name))
+    kind = next((hint for hint in get_type_hints(found).values() if isinstance(hint, type)), None)
+    if kind is None or not issubclass(kind, Options):
+        raise ValueError(f"method={name!r} says no class of options: annotate its first argument, as ClassifyOptions")
+    return found, kind
+
+
+def make_method(config: Any, task: Task) -> Method:
+    """The method that a configuration asks for; that of a finished run from its config.json.
+
+    Args:
+      config: with the field ``method``, as an object or a mapping.
+      task: of the run.
+
+    Returns:
+      The method.
+
+    Raises:
+      ValueError: no such method, or options out of range.
+
+    Example:
+      >>> make_method({"method": "doc", "network": "small_cnn"}, Task(6, (28, 28, 1), 1)).score
+      'ovr'
+    """
+    name = config.get("method") if isinstance(config, Mapping) else config.method
+    if name is None:
+        raise ValueError(
+            "the configuration names no method: a run of an earlier version cannot be read; train it again, or"
+            ' add "method" to its config.json (its "loss", or contrast)'
+        )
+    function, kind = find_method(name)
+    options = options_of(config, kind)
+    check_fields(options)
+    return function(options, task)
+
+
+def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
+    """Refuses training images that a method cannot work with.
+
+    Args:
+      method: to train.
+      data: of the run.
+      batch_size: images a step.
+
+    Raises:
+      ValueError: a batch too small or larger than the training set, too few classes, or too few images of a class.
+    """
+    needs, images = method.needs, len(data.train.labels)
+    if batch_size < needs.batch:
+        raise ValueError(f"{batch_size=} is too small for method={method.options.method!r}: give {needs.batch} or more")
+    if batch_size > images:
+        raise ValueError(f"{batch_size=} exceeds the {images} training images: lower it")
+    if len(data.known_classes) < needs.classes:
+        raise ValueError(f"known_classes={list(data.known_classes)} is a single class: give two or more")
+    fewest = int(np.bincount(data.train.labels, minlength=len(data.known_classes)).min())
+    if fewest < needs.images:
+        raise ValueError(
+            f"neighbours={needs.images} exceeds the {fewest} training images of a class: lower it, lower"
+            " validation_share, or add images"
+        )
+
+
+def predicted_classes(
+    method: Method, outputs: Outputs, train: Outputs | None = None, train_labels: np.ndarray | None = None
+) -> np.ndarray:
+    """The class that the method's own score prefers for every image.
+
+    Args:
+      method: whose outputs they are.
+      outputs: of the images, ``method.scored`` at least.
+      train: of the training images, where the method fits.
+      train_labels: theirs.
+
+    Returns:
+      Positions in the known classes.
+    """
+    fitted = None if method.fit is None else method.fit(train or {}, np.asarray(train_labels))
+    return method.scores(fitted, outputs)[method.score][1]
+
+
+def score_images(
+    method: Method, outputs: Mapping[str, Outputs], train_labels: np.ndarray | None = None
+) -> dict[str, ScoredImages]:
+    """Every score of validation, known and unknown images.
+
+    Args:
+      method: whose outputs they are.
+      outputs: by part, those of ``method.parts``.
+      train_labels: of the training images, where the method fits.
+
+    Returns:
+      Scores and predicted classes by name.
+    """
+    fitted = None if method.fit is None else method.fit(outputs["train"], np.asarray(train_labels))
+    return scored_images(lambda rows: method.scores(fitted, rows), outputs)
+
+
+def assess(
+    method: Method,
+    outputs: Mapping[str, Outputs],
+    labels: Mapping[str, np.ndarray],
+    *,
+    reject_share: float = 0.1,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Assessment:
+    """All scores x all metrics of one network.
+
+    Args:
+      method: of the network.
+      outputs: by part, those of ``method.parts``.
+      labels: by part but ``unknown``, positions in the known classes.
+      reject_share: share of known VALIDATION images that the threshold of macro-F1 rejects.
+      resamples: bootstrap resamples; 0 for no intervals.
+      seed: of the bootstrap.
+
+    Returns:
+      The scored images, and plain JSON values (:func:`osrjax.evaluation.assessment.assess_scored`).
+    """
+    scored = score_images(method, outputs, labels.get("train"))
+    return assess_scored(
+        scored,
+        labels,
+        score=method.score,
+        spaces={name: outputs["known"][output] for name, output in method.spaces.items()},
+        reject_share=reject_share,
+        resamples=resamples,
+        seed=seed,
+    )
