@@ -76,9 +76,18 @@ def work(config, job, run):
 
 
 def start(*arguments, work=work, before=None):
-    words = [str(argument) for argument in arguments]
-    options = {"presets": PRESETS, "smoke": SMOKE, "prefix": "toy", "before": before, "arguments": words}
-    return launch_run(Config, build, work, script="toy.py", description="A toy.", **options)
+    return launch_run(
+        Config,
+        build,
+        work,
+        script="toy.py",
+        description="A toy.",
+        presets=PRESETS,
+        smoke=SMOKE,
+        prefix="toy",
+        before=before,
+        arguments=[str(argument) for argument in arguments],
+    )
 
 
 def parsed(*words):
@@ -224,7 +233,8 @@ def test_a_second_start_shows_the_stored_results(tmp_path, capsys):
     run = tmp_path / "run"
     assert start("--smoke", "--out", run) == 0
     first = capsys.readouterr().out
-    assert first == f"{run}: {describe_data(*reversed(choose_data({'data': 'digits'})))}\nworked\n"
+    split, data = choose_data({"data": "digits"})
+    assert first == f"{run}: {describe_data(data, split)}\nworked\n"
     # What says how a run is computed may differ; so may the preset, whose values are there one by one.
     again = ("--data", "digits", "--steps", "20", "--save-every", "7", "--devices", "1", "--eval-batch-size", "10")
     assert start(*again, "--out", run) == 0
