@@ -265,7 +265,8 @@ def parse(
       ValueError: an unknown preset, or steps and epochs together.
     """
     kind: Any = config_class
-    arguments = _with_values(sys.argv[1:] if arguments is None else arguments, kind)
+    arguments = [_renamed(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    arguments = _with_values(arguments, kind)
     names = [field.name for field in dataclasses.fields(kind)]
     given = _given(arguments, names)
     undone = dict.fromkeys(_undone(names, given))
