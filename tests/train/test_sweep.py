@@ -281,7 +281,9 @@ def test_forward_and_norms_of_every_lane(images):
             expected = model.apply(own, floats, train=False)
             np.testing.assert_allclose(logits[lane], expected.logits, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(embedding[lane], expected.embedding, rtol=1e-5, atol=1e-6)
-    norms = jax.jit(sweep.make_lane_norms(lambda own, x: outputs(own, x)[1]))(variables, jnp.stack([floats[:2], floats[2:]]))
+    norms = jax.jit(sweep.make_lane_norms(lambda own, x: outputs(own, x)[1]))(
+        variables, jnp.stack([floats[:2], floats[2:]])
+    )
     for lane in range(2):
 
         def embedding_of(image, own):
