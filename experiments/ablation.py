@@ -5,651 +5,483 @@
     python experiments/ablation.py --preset figure-14       AUROC against T, m, weight decay and lambda_self
     python experiments/ablation.py --preset contrastive     GradMix against its temperature and the weights of its terms
     python experiments/ablation.py --vary margin=0,0.25,0.5 scale=8,16 --splits 0 1 2 --seeds 3      a grid of one's own
-    python experiments/ablation.py --arms "softmax: loss=softmax" "no crop: crop_padding=0 flip=False"
+    python experiments/ablation.py --arms "softmax: method=softmax" "no crop: crop_padding=0 flip=False"
 
 An arm is the recipe with some fields changed; every arm runs on every split with every seed, and each such run is a
-lane. Fields that change the compiled program (loss, network, rotations, augmentation, batch size, steps) make groups,
-one program each; the lanes of a group train together (osrjax/train/sweep.py says how). A lane computes what
-experiments/train.py (for the preset contrastive: experiments/contrastive.py) computes with the same options and seed,
-and its row of results.csv has that command. A lane that diverges is reported and hurts no other.
+lane. Fields that change the compiled program (method, network, rotations, augmentation, batch size, steps) make groups,
+one program each; the lanes of a group train together (osrjax/run/lanes.py). A lane computes what experiments/train.py
+(of a contrastive method: experiments/contrastive.py) computes with the same options and seed, and its row of
+results.csv has that command. A lane that diverges is reported and hurts no other.
 
 Written to OUT: results.csv (a row a lane), history.csv (a row a lane and probe), results.json and results.txt (the
 tables), figures/, and for every group its run directory with checkpoints, metrics.jsonl and outputs. The same command
 goes on where it was stopped. Intervals: seeds are averaged within a split, then a 95 % t interval over splits;
-differences are paired by split and seed. Exit codes: 0 done, 2 bad input (nothing was started), 143 or 130 stopped by
-SIGTERM or Ctrl-C (state saved).
+differences are paired by split and seed. Two cores, --preset table: 20 minutes (experiments/results/ablation.md). Exit
+codes: 0 done, 2 bad input (nothing was started), 143 or 130 stopped by SIGTERM or Ctrl-C (state saved).
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
 import itertools
-import json
-import math
+import shlex
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import types
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from ablation_recipes import (
-    NEIGHBOURS,
-    STRUCTURAL,
-    TRACED,
-    Config,
-    Lane,
-    arms_of,
-    check,
-    command_of,
-    data_fields,
-    group_lanes,
-    hyper_of,
-    layout_of,
-    method_of,
-    parse,
-    score_of,
-)
-from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec as P
 
-from osrjax import augment, metrics, report
-from osrjax.analysis.probe import ProbeSets, probe_sets
-from osrjax.data import OpenSetData, choose_data, content_of
-from osrjax.devices import cpu, processes, sharding
-from osrjax.evaluation.assessment import (
-    OpenSetFeatures,
-    OpenSetLabels,
-    OpenSetOutputs,
-    ScoredImages,
-    assess,
-    assess_features,
-    open_set_feature_scores,
-    open_set_scores,
+import osrjax
+from osrjax.data.choice import DataConfig, ImagesConfig
+from osrjax.evaluation.config import AssessmentConfig
+from osrjax.fields import Execution, check_above_zero, check_fields, check_not_negative
+from osrjax.methods.options import (
+    ClassifyOptions,
+    ContrastOptions,
+    ContrastWeights,
+    Options,
+    options_of,
+    structure_of,
+    traced_fields,
 )
-from osrjax.files import FileError, write_whole, writing
-from osrjax.methods.classify import CLASS_LOSSES
-from osrjax.report import jacobian as jacobian_report, sweep as sweep_report
-from osrjax.run.checkpoint import LaneCheckpoints
-from osrjax.run.directory import Run, open_run
-from osrjax.run.loop import check_profile_steps, train_loop
-from osrjax.run.signals import StopSignal
-from osrjax.train import sweep
-from osrjax.train.apply import apply_in_batches
-from osrjax.train.layout import lane_mesh, pad_lanes
+from osrjax.run.launch import RunConfig, launch_run
 
-METRICS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "fpr_at_95_tpr_unknown_positive")
+
+@dataclasses.dataclass(frozen=True)
+class Config(AssessmentConfig, RunConfig, ContrastWeights, ClassifyOptions, ImagesConfig):
+    """Run the arms of an ablation as lanes of compiled programs."""
+
+    preset: Annotated[str, Execution] = "seeds"
+    """The named ablation that gives the defaults of all other fields; listed above."""
+    arms: tuple[str, ...] = ()
+    """Arms as "NAME: field=value field=value"; the first is the reference. Default: the recipe alone."""
+    vary: tuple[str, ...] = ()
+    """Axes as field=value,value: every combination is an arm, in every one of `arms`."""
+    one_at_a_time: bool = False
+    """Vary one axis at a time around the recipe instead of taking every combination."""
+    seeds: int = 16
+    """Seeds 0, 1, ... of initialisation, order and augmentation."""
+    splits: tuple[int, ...] = (0,)
+    """Class splits of the family: the unit that intervals are taken over."""
+    steps: int = 800
+    """Optimiser steps of every lane."""
+    batch_size: int = 128
+    """Of each lane."""
+    strategy: Annotated[Literal["auto", "vmap", "loop"], Execution] = "auto"
+    """How the lanes of a device are computed: all at once, or one after another in the program; auto: by device."""
+    convolutions: Annotated[Literal["auto", "native", "patches"], Execution] = "auto"
+    """With vmap: as they are, or as patches times matrix."""
+    lanes_at_once: Annotated[int | None, Execution] = None
+    """With vmap: how many lanes of a device to compute together at most, for less memory; default: all."""
+    probe_every: int = 0
+    """Steps between looks at every lane (input-Jacobian norms and metrics of test images), besides one after
+    the last step; 0: that one alone."""
+    probe_images: int = 40
+    """Known test images whose norms are taken, and as many unknown ones; 0: no norms."""
+    log_every: Annotated[int, Execution] = 50
+    """Steps between logged metrics."""
+    resamples: int = 0
+    """Bootstrap resamples of every lane's own intervals; 0: none."""
+
+    def check(self) -> None:
+        """Refuses numbers out of range."""
+        check_above_zero(self, ["seeds", "steps", "batch_size"])
+        check_not_negative(self, ["probe_every", "probe_images"])
+        if not self.splits or len(set(self.splits)) < len(self.splits) or min(self.splits) < 0:
+            raise ValueError(f"splits={list(self.splits)} must be distinct and not negative, at least one")
+        if self.probe_every and self.log_every % self.probe_every and self.probe_every % self.log_every:
+            raise ValueError(
+                f"probe_every={self.probe_every} and log_every={self.log_every}: make one a multiple of the other"
+            )
+
+
+WITH_ALL = Config(
+    rotations="one", steps=200, seeds=3, splits=(0, 1, 2, 3, 4), probe_every=50, probe_images=24, arms=("m-OvR:",)
+)
+WITHOUT = {
+    "A": "without A: crop_padding=0 flip=False",
+    "W": "without W: weight_decay=0",
+    "S": "without S: rotations=none",
+    "N": "without N: method=doc",
+}
+FIGURE_14 = Config(  # lambda_self needs the rotated copies, which double the cost: they are left out elsewhere
+    steps=170,
+    seeds=3,
+    splits=(0, 1, 2, 3, 4),
+    probe_images=24,
+    arms=("m-OvR:", *(f"lambda_self {x}: rotations=one rotation_weight={x}" for x in ("0.1", "1", "10"))),
+    vary=("scale=2,8,16,64", "margin=0,0.25,0.5,1", "weight_decay=0,0.001,0.01,0.1"),
+    one_at_a_time=True,
+)
+PRESETS = {
+    "seeds": Config(),
+    "table": dataclasses.replace(WITH_ALL, arms=(*WITH_ALL.arms, *WITHOUT.values(), "softmax: method=softmax")),
+    **{
+        f"figure-{number}": dataclasses.replace(WITH_ALL, arms=(*WITH_ALL.arms, WITHOUT[part]))
+        for number, part in ((9, "A"), (10, "W"), (11, "S"))
+    },
+    "figure-14": FIGURE_14,
+    "figure-13": dataclasses.replace(  # all arms of figure 14; "m-OvR" is without S, "lambda_self 0.1" with all
+        FIGURE_14,
+        arms=(
+            *FIGURE_14.arms,
+            *(f"with S, {WITHOUT[part]} rotations=one" for part in "AWN"),
+            "with S, softmax: method=softmax rotations=one",
+        ),
+    ),
+    "contrastive": Config(  # optimiser, batches and rates of experiments/contrastive.py
+        method="contrast",
+        mixing="gradmix",
+        steps=300,
+        batch_size=64,
+        learning_rate=1e-3,
+        final_learning_rate=5.12e-4,
+        seeds=2,
+        splits=(0, 1, 2, 3, 4),
+        probe_images=0,
+        arms=("GradMix:",),
+        vary=("temperature=0.02,0.1,0.5", "supcon_weight=0", "ssl_weight=0.3"),
+        one_at_a_time=True,
+    ),
+}
+SMOKE: dict[str, Any] = {"data": "digits", "steps": 20, "batch_size": 32, "save_every": 10, "log_every": 5}
+SMOKE |= {"probe_images": 12, "splits": (0, 1), "seeds": 2}
+
+# What a lane can differ in within one program, and what makes another program.
+FIELDS = {field.name for field in dataclasses.fields(Config)}
+TRACED = tuple(dict.fromkeys((*traced_fields(ClassifyOptions), *traced_fields(ContrastWeights))))
+RECIPE = [f.name for kind in (ClassifyOptions, ContrastWeights) for f in dataclasses.fields(kind)]
+STRUCTURAL = (*(name for name in RECIPE if name not in (*TRACED, "hyper")), "steps", "batch_size")
+SCRIPTS: dict[type[Options], str] = {ContrastOptions: "contrastive", ClassifyOptions: "train"}
 COLUMNS = ("closed_set_accuracy", "auroc", "oscr", "detection_accuracy", "jnd")
-LANE_METRICS = (*METRICS, "davies_bouldin", "jnd", "norm_known", "norm_unknown")
-HISTORY = ("auroc", "accuracy", "davies_bouldin", "jnd", "norm_known", "norm_unknown")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, checks, runs; returns the exit code."""
-    try:
-        config = parse(sys.argv[1:] if arguments is None else arguments, description=__doc__)
-        if arguments is None and config.distributed == "none" and config.coordinator is None:
-            cpu.one_device_per_core()  # devices of several processes, several in each, can wait for ever
-        sharding.start_distributed(
-            mode=config.distributed,
-            coordinator=config.coordinator,
-            processes=config.processes,
-            process=config.process,
-            peer_timeout=config.peer_timeout,
-        )
-    except ValueError as error:
-        print(f"ablation.py: {error}", file=sys.stderr)
-        return 2
-    remedy = "lower batch_size, use more devices, or compute fewer lanes together (--lanes-at-once, --strategy loop)"
-    with processes.end_together("ablation.py", memory=remedy):
+    by_command_line = arguments is None
+
+    def before(config: Config) -> None:
+        if by_command_line and config.distributed == "none" and config.coordinator is None:
+            osrjax.devices.cpu.one_device_per_core()  # devices of several processes can wait for ever
+        arms = arms_of(config)
+        large = config.strategy == "vmap" or any(recipe.network != "small_cnn" for recipe in arms.values())
+        osrjax.devices.cpu.reuse_host_memory(shared=large)
+
+    return launch_run(
+        *(Config, build, work),
+        script="ablation.py",
+        description=__doc__,
+        presets=PRESETS,
+        smoke=SMOKE,
+        prefix="ablation",
+        before=before,
+        memory="lower batch_size, use more devices, or compute fewer lanes together (--lanes-at-once, --strategy loop)",
+        arguments=arguments,
+    )
+
+
+# -------------------------------------------------------------------------------------- arms
+
+
+def arms_of(config: Config) -> dict[str, Config]:
+    """The recipe of every arm by its name, in order; the first is the reference."""
+    arms = {}
+    for text in config.arms or ("recipe:",):
+        name, colon, changes = text.partition(":")
+        if not colon or not name.strip():
+            raise ValueError(f'arms: {text!r} has no name: write it as "NAME: field=value field=value"')
+        if name.strip() in arms:
+            raise ValueError(f"arms: the name {name.strip()!r} is there twice: names tell rows apart")
+        arms[name.strip()] = changed(config, [(part, "arms") for part in changes.split()])
+    axes = [axis_of(text) for text in config.vary]
+    if not axes:
+        return arms
+    fields = [field for field, _ in axes]
+    if len(set(fields)) < len(fields):
+        raise ValueError(f"vary: {max(fields, key=fields.count)!r} is there twice: give all its values at once")
+    varied = {}
+    for name, recipe in arms.items():
+        if config.one_at_a_time:
+            if name in varied:
+                raise ValueError(f"vary: {name!r} is there twice: give that arm another name")
+            varied[name] = recipe
+            if name != next(iter(arms)):
+                continue  # axes go round the reference alone
+            combinations: Sequence = [[(field, value)] for field, values in axes for value in values]
+        else:
+            combinations = list(itertools.product(*([(field, value) for value in values] for field, values in axes)))
+        for combination in combinations:
+            arm = changed(recipe, [(f"{field}={value}", "vary") for field, value in combination])
+            label = ", ".join(f"{field} {value_of(arm, field)}" for field, _ in combination)
+            if config.one_at_a_time and arm == recipe:
+                continue  # the reference itself
+            label = label if len(arms) == 1 or config.one_at_a_time else f"{name}, {label}"
+            if label in varied:
+                raise ValueError(f"vary: {label!r} is there twice: give each value once")
+            varied[label] = arm
+    return varied
+
+
+def axis_of(text: str) -> tuple[str, list[str]]:
+    """A field and its values, from field=value,value."""
+    field, equals, values = text.partition("=")
+    if not equals or not values:
+        raise ValueError(f"vary: {text!r} has no values: write it as field=value,value, such as margin=0,0.5")
+    return field, values.split(",")
+
+
+def changed(recipe: Config, changes: Sequence[tuple[str, str]]) -> Config:
+    """The recipe with some fields changed, each from (field=value, the option that says so)."""
+    for text, option in changes:
+        field, equals, value = text.partition("=")
+        field = {"loss": "method"}.get(field, field)
+        if equals and ":" in recipe.method and field not in RECIPE:  # a hyper-parameter of a method of one's own
+            others = tuple(entry for entry in recipe.hyper if entry.partition("=")[0] != field)
+            recipe = dataclasses.replace(recipe, hyper=(*others, f"{field}={value}"))
+            continue
+        allowed = (*TRACED, *STRUCTURAL)
+        if not equals or field not in allowed:
+            raise ValueError(f"{option}: {text!r} changes no field of the recipe: choose from {', '.join(allowed)}")
+        recipe = dataclasses.replace(recipe, **{field: parsed(field, value, option)})
+    return recipe
+
+
+def parsed(field: str, value: str, option: str) -> Any:
+    """The value of a field of the recipe, from text."""
+    hint = get_type_hints(Config)[field]
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    kind = kinds[0] if get_origin(hint) is types.UnionType else hint
+    if kind is bool:
+        if value not in ("True", "False"):
+            raise ValueError(f"{option}: {field}={value!r} is neither True nor False")
+        return value == "True"
+    if kind in (int, float):
         try:
-            job = prepare(config)
-        except ValueError as error:
-            if processes.is_first():
-                print(f"ablation.py: {error}", file=sys.stderr)
-            return 2
-        try:
-            with job.run:
-                return run_groups(config, job)
-        except FileError as error:
-            return processes.fail("ablation.py", error)
+            return kind(value)
+        except ValueError:
+            raise ValueError(f"{option}: {field}={value!r} is no {'integer' if kind is int else 'number'}") from None
+    if kind is str:
+        return value
+    if get_origin(kind) is tuple:
+        return tuple(int(word) for word in value.split("+"))
+    by_text = {str(choice): choice for choice in get_args(kind)}
+    if value not in by_text:
+        raise ValueError(f"{option}: {field}={value!r} does not exist: choose from {', '.join(by_text)}")
+    return by_text[value]
+
+
+def value_of(recipe: Config, field: str) -> Any:
+    """The value of a field of the recipe, or of a hyper-parameter of one's own."""
+    own = dict(text.split("=", 1) for text in recipe.hyper)
+    return float(own[field]) if field in own else getattr(recipe, field)
+
+
+# -------------------------------------------------------------------------------------- lanes
+
+
+class Cell(NamedTuple):
+    """One run of the ablation, and the lane that computes it."""
+
+    arm: str
+    recipe: Config
+    split: int
+    seed: int
+    lane: "osrjax.run.Lane"
 
 
 class Job(NamedTuple):
-    """An ablation that was found possible: arms, lanes, their groups, data by split, probed images, directory."""
+    """An ablation that was found possible: arms, cells, and their groups, one program each."""
 
+    header: str
+    content: dict[str, Any]
+    images: np.ndarray
     arms: dict[str, Config]
-    lanes: list[Lane]
-    groups: list[list[Lane]]
-    datasets: dict[int, tuple[Any, OpenSetData]]
-    probes: dict[int, ProbeSets]
-    run: Run
+    cells: list[Cell]
+    groups: list[list[Cell]]
 
 
-def prepare(config: Config) -> Job:
-    """Everything that can be refused, before any work; the directory is opened last, and by all processes or none."""
-    arms, lanes, groups, datasets, probes = processes.refuse_together(lambda: possible(config))
-    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-    content = {f"split {k}": content_of(data, split) for k, (split, data) in datasets.items()}
-    environment = ("out", "data_dir", "devices", "compilation_cache", "profile_steps")
-    environment += ("strategy", "convolutions", "lanes_at_once")
-    environment += ("distributed", "coordinator", "processes", "process", "peer_timeout")
-    out = config.out or Path("runs") / f"ablation-{config.preset}{'-smoke' if config.smoke else ''}"
-    images = datasets[config.splits[0]][1].train.images
-    run = open_run(out, fields, content=content, ignore=environment, images=images)
-    return Job(arms, lanes, groups, datasets, probes, run)
-
-
-def possible(config: Config) -> tuple:
-    """The parts of a job but for its directory; what this process can refuse alone."""
+def build(config: Config) -> Job:
+    """Arms, class splits, images, a lane for every arm, split and seed, and devices for every group of them."""
     arms = arms_of(config)
-    large = config.strategy == "vmap" or any(recipe.network != "small_cnn" for recipe in arms.values())
-    cpu.reuse_host_memory(shared=large)  # before anything that makes JAX look for its devices
-    check(config, arms)
-    datasets = {split: choose_data(data_fields(config, split)) for split in config.splits}
-    lanes = [
-        Lane(arm, recipe, split, seed)
-        for arm, recipe in arms.items()
-        for split in config.splits
-        for seed in range(config.seeds)
-    ]
-    groups = group_lanes(lanes, datasets)
-    for members in groups:
-        mesh_of(config, members)
-        check_profile_steps(config.profile_steps, members[0].recipe.steps)
-    return arms, lanes, groups, datasets, probe_rows(config, datasets)
-
-
-def run_groups(config: Config, job: Job) -> int:
-    """All groups, one after another, and what they found together; returns the exit code."""
-    run = job.run
-    if (done := run.read_json("results.json")) is not None:
-        if run.writes:
-            print("finished before; the stored results:\n" + done["table"])
-        return 0
-    if config.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if run.writes:
-        layout = layout_of(config)
-        print(
-            f"{run.directory}: {len(job.lanes)} lanes in {len(job.groups)} programs, {layout.strategy} on"
-            f" {mesh_of(config, job.groups[0]).size} devices",
-            flush=True,
-        )
-    found = []
-    with StopSignal() as stop:
-        for number, members in enumerate(job.groups):
-            ended = run_group(config, members, job.datasets, job.probes, run.directory / f"group-{number}", stop)
-            if isinstance(ended, int):
-                return ended
-            found.append(ended)
-    if run.writes:
-        summarise(config, job, found)
-    processes.gather_text("")  # process 0 is still writing: who leaves is missed
-    return 0
-
-
-def mesh_of(config: Config, members: list[Lane]) -> jax.sharding.Mesh:
-    """The devices of a group."""
-    return lane_mesh(len(members), batch_size=members[0].recipe.batch_size, devices=config.devices)
-
-
-def probe_rows(config: Config, datasets: dict) -> dict[int, ProbeSets]:
-    """By split, the test images whose norms are taken; none without probe_images."""
-    if not config.probe_images:
-        return {}
-    return {
-        split: probe_sets(data, probe_images=config.probe_images, probe_pairs=1, seed=split)
-        for split, (_, data) in datasets.items()
-    }
-
-
-# --------------------------------------------------------------------------------------------- a group
-
-
-class Program(NamedTuple):
-    """The compiled functions of a group, and what its lanes (padded for the devices) read.
-
-    Attributes:
-      new_state: () -> SweepState.
-      step: (state, inputs) -> (state, metrics of each lane and whether it has "diverged").
-      batches: number of steps taken -> inputs.
-      predict: state -> logits (contrastive: projection) and embedding of every evaluation image, [images, lanes, ...].
-      norms: state -> norms of the probed images, [lanes, known then unknown]; None without probed images.
-      diverged: state -> for each lane the step at which it diverged, 0 for none.
-      rows: by split, where validation, known and unknown test images are among those of evaluation, and, for
-        contrastive losses, the training images.
-    """
-
-    new_state: Any
-    step: Any
-    batches: Any
-    predict: Any
-    norms: Any
-    diverged: Any
-    rows: dict[int, tuple[np.ndarray, ...]]
-
-
-def build(config: Config, members: list[Lane], datasets: dict, probes: dict[int, ProbeSets], mesh: Any) -> Program:
-    """Model, step, data and evaluation of a group's lanes."""
     layout = layout_of(config)
-    recipe = members[0].recipe
-    lanes = members + [members[-1]] * (pad_lanes(len(members), mesh.size) - len(members))
-    parts = {split: datasets[split][1] for split in sorted({lane.split for lane in lanes})}
-    first = next(iter(parts.values()))
-    everywhere, over_members = sharding.replicated(mesh), sharding.lane_sharding(mesh)
-    # What the host reads stays where it is computed: devices that gather it would wait for each other, and on CPUs
-    # XLA ends a process whose devices do not meet. Another process's devices cannot be read.
-    alone = jax.process_count() == 1
-    to_read = over_members if alone else everywhere
-    options = cpu.compiler_options()
-
-    network, objective, optimizer = method_of(recipe, first)
-    hyper = sweep.stack_hyper([hyper_of(lane.recipe) for lane in lanes])
-    hyper = sharding.spread(jax.tree.map(np.asarray, dict(hyper)), over_members)
-    # As in the scripts of single runs: one key for the parameters, one for everything after them.
-    split_keys = jax.jit(jax.vmap(lambda seed: tuple(jax.random.split(jax.random.key(seed)))))
-    seeds = sharding.spread(np.array([lane.seed for lane in lanes]), over_members)
-    init_keys, train_keys = split_keys(seeds)
-
-    train_images, train_rows = sweep.share_images([part.train.images for part in parts.values()])
-    images = sharding.spread(train_images, everywhere)
-    places = dict(zip(parts, train_rows, strict=True))
-    batches = sweep.make_lane_batches(
-        [parts[lane.split].train for lane in lanes],
-        [lane.seed for lane in lanes],
-        [places[lane.split] for lane in lanes],
-        batch_size=recipe.batch_size,
-    )
-    looked_at = {
-        split: [part.validation, part.test_known, part.test_unknown]
-        + ([part.train] if recipe.loss == "contrastive" else [])  # whose features are the neighbours
-        for split, part in parts.items()
+    for arm, recipe in arms.items():
+        with naming(arm, arms):
+            check_arm(recipe)
+    names = [field.name for field in dataclasses.fields(ImagesConfig)]
+    datasets = {
+        split: osrjax.data.choose_data(DataConfig(**{name: getattr(config, name) for name in names}, split=split))
+        for split in config.splits
     }
-    evaluation, rows = sweep.share_images([examples.images for part in looked_at.values() for examples in part])
-    remaining = iter(rows)
-    by_split = {split: tuple(itertools.islice(remaining, len(part))) for split, part in looked_at.items()}
-
-    sweep_step = sweep.make_sweep_step(objective, optimizer, layout=layout, mesh=mesh)
-
-    def step_with_diverged(state, images, inputs, keys, hyper):
-        state, metrics = sweep_step(state, images, inputs, keys, hyper)
-        return state, metrics | {"diverged": state.diverged > 0}
-
-    compiled_step = jax.jit(
-        step_with_diverged, donate_argnums=0, out_shardings=(over_members, to_read), compiler_options=options
-    )
-
-    def step(state: sweep.SweepState, inputs: sweep.LaneInputs):
-        with jax.set_mesh(mesh):
-            return compiled_step(state, images, sharding.spread(inputs, over_members), train_keys, hyper)
-
-    def init_lanes(keys, hyper):
-        return sweep.init_lanes(keys, network, optimizer, hyper, image_shape=evaluation.shape[1:])
-
-    # Compiled as one program: initialising layer by layer takes many times as long.
-    new_state = jax.jit(init_lanes, out_shardings=over_members)
-
-    lane_forward = sweep.make_lane_forward(network, layout=layout, mesh=mesh)
-    eval_batch_size = min(config.eval_batch_size, len(evaluation))
-
-    def outputs_by_image(variables, rows):
-        return tuple(jnp.moveaxis(values, 0, 1) for values in lane_forward(variables, rows))
-
-    images_and_lanes = NamedSharding(mesh, P("data", "member")) if alone else everywhere
-    forward = jax.jit(outputs_by_image, out_shardings=images_and_lanes, compiler_options=options)
-
-    def variables_of(state: sweep.SweepState) -> dict:
-        return {"params": state.states.params, "batch_stats": state.states.stats}
-
-    @remembering
-    def predict(state: sweep.SweepState) -> tuple[np.ndarray, np.ndarray]:
-        apply = partial(forward, variables_of(state))
-        with jax.set_mesh(mesh):
-            return apply_in_batches(apply, evaluation, batch_size=eval_batch_size, mesh=mesh)
-
-    norms, compiled_norms, probed_images = None, None, None
-    if probes:
-        lane_norms = sweep.make_lane_norms(network, mesh=mesh)
-        compiled_norms = jax.jit(lane_norms, out_shardings=to_read, compiler_options=options)
-        probed = {
-            split: np.concatenate(
-                [part.test_known.images[probes[split].known], part.test_unknown.images[probes[split].unknown]]
-            )
-            for split, part in parts.items()
-        }
-        stacked = np.asarray(augment.to_float(np.stack([probed[lane.split] for lane in lanes])))
-        probed_images = sharding.spread(stacked, over_members)
-
-        @remembering
-        def norms(state: sweep.SweepState) -> np.ndarray:
-            with jax.set_mesh(mesh):
-                return np.asarray(compiled_norms(variables_of(state), probed_images))
-
-    state_like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over_members),
-        jax.eval_shape(new_state, init_keys, hyper),
-    )
-    rows_like = jax.ShapeDtypeStruct(
-        (eval_batch_size + -eval_batch_size % mesh.shape["data"], *evaluation.shape[1:]),
-        jnp.float32,
-        sharding=sharding.batch_sharding(mesh),
-    )
-    # Tracing takes turns, compiling does not; the first calls find what was compiled here. The longest comes first.
-    with ThreadPoolExecutor(1 if jax.process_count() > 1 else None) as pool:  # all processes in the same order
-        with jax.set_mesh(mesh):
-            inputs = sharding.spread(batches(0), over_members)
-            pool.submit(compiled_step.lower(state_like, images, inputs, train_keys, hyper).compile)
-            pool.submit(forward.lower(variables_of(state_like), rows_like).compile)
-            if compiled_norms is not None:
-                pool.submit(compiled_norms.lower(variables_of(state_like), probed_images).compile)
-        pool.submit(new_state.lower(init_keys, hyper).compile)
-
-    return Program(
-        new_state=lambda: new_state(init_keys, hyper),
-        step=step,
-        batches=batches,
-        predict=predict,
-        norms=norms,
-        diverged=lambda state: multihost_utils.process_allgather(state.diverged, tiled=True),
-        rows=by_split,
-    )
+    probes = {
+        split: osrjax.analysis.probe_sets(data, probe_images=config.probe_images, probe_pairs=1, seed=split)
+        for split, (_, data) in datasets.items()
+        if config.probe_images
+    }
+    cells, trained = [], {}
+    for arm, recipe in arms.items():
+        for split, (_, data) in datasets.items():
+            task = osrjax.methods.Task(len(data.known_classes), data.train.images.shape[1:], recipe.steps)
+            with naming(arm, arms):
+                method = osrjax.methods.make_method(recipe, task)
+                osrjax.methods.check_data(method, data, batch_size=recipe.batch_size)
+            check_others(arm, recipe, method, trained, arms)
+            for seed in range(config.seeds):
+                name = f"{arm}, split {split}, seed {seed}"
+                lane = osrjax.run.Lane(name, method, data, seed, probes.get(split))
+                cells.append(Cell(arm, recipe, split, seed, lane))
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(structure(cell), []).append(cell)
+    meshes = [
+        osrjax.train.lane_mesh(len(members), batch_size=members[0].recipe.batch_size, devices=config.devices)
+        for members in groups.values()
+    ]
+    for members in groups.values():
+        osrjax.run.check_profile_steps(config.profile_steps, members[0].recipe.steps)
+    header = f"{len(cells)} lanes in {len(groups)} programs, {layout.strategy} on {meshes[0].size} devices"
+    content = {f"split {k}": osrjax.data.content_of(data, split) for k, (split, data) in datasets.items()}
+    images = datasets[config.splits[0]][1].train.images
+    return Job(header, content, images, arms, cells, list(groups.values()))
 
 
-def remembering(function: Callable[[sweep.SweepState], Any]) -> Callable[[sweep.SweepState], Any]:
-    """The function, keeping its last result: checkpoint, probe and assessment look at the same state."""
-    last: tuple[Any, Any] = (None, None)
-
-    def of_state(state: sweep.SweepState) -> Any:
-        nonlocal last
-        if last[0] is not state:
-            last = state, function(state)
-        return last[1]
-
-    return of_state
-
-
-def open_group(directory: Path, fields: dict[str, Any]) -> Run:
-    """The directory of a group; what refuses it now is no bad input any more."""
+@contextlib.contextmanager
+def naming(arm: str, arms: dict[str, Config]) -> Iterator[None]:
+    """Names the arm, of several, in whatever is refused within."""
     try:
-        return Run(directory, fields, writes=processes.is_first())
+        yield
     except ValueError as error:
-        raise FileError(str(error)) from error
+        raise ValueError(f"{error} (arm {arm!r})" if len(arms) > 1 else str(error)) from error
 
 
-def run_group(
-    config: Config, members: list[Lane], datasets: dict, probes: dict, directory: Path, stop: StopSignal
-) -> dict[str, Any] | int:
-    """Trains and evaluates the lanes of one program; the exit code where that was stopped."""
-    recipe = members[0].recipe
-    names = [f"{lane.arm}, split {lane.split}, seed {lane.seed}" for lane in members]
-    fields = {name: getattr(recipe, name) for name in STRUCTURAL} | {"lanes": names}
-    mesh = mesh_of(config, members)
-    with (
-        open_group(directory, fields) as run,
-        LaneCheckpoints(directory / "checkpoints", lanes=len(members), mesh=mesh) as kept,
-    ):
-        done = run.read_json("results.json")
-        finished = processes.gather_text("yes" if done is not None else "")[0]  # others may see process 0's file late
-        if finished:
-            processes.check_shared(directory / "results.json")
-            return done if done is not None else run.read_json("results.json")
-        program = build(config, members, datasets, probes, mesh)
-        latest: dict[str, Any] = {}
-
-        def train_step(state, inputs):
-            state, latest["metrics"] = program.step(state, inputs)
-            return state, latest["metrics"]
-
-        def mean_metrics(metrics_of: dict[str, np.ndarray]) -> dict[str, Any]:
-            """The mean of every metric over the lanes that have not diverged, and how many have."""
-            of_lanes = {name: values[: len(members)] for name, values in metrics_of.items()}  # without padding
-            alive = ~of_lanes.pop("diverged")
-            count = max(np.sum(alive), 1)
-            means = {n: np.sum(values, where=alive, dtype=np.float64) / count for n, values in of_lanes.items()}
-            return means | {"diverged_lanes": np.sum(~alive)}
-
-        def look(state: sweep.SweepState, step: int) -> str | None:
-            """Logs the training metrics of every lane and, every probe_every steps, what a probe finds."""
-            found = {}
-            if step:
-                metrics_of = {n: np.asarray(values) for n, values in latest["metrics"].items() if n != "diverged"}
-                for lane in range(len(members)):
-                    found |= {f"lane/{lane:03d}/{name}": values[lane] for name, values in metrics_of.items()}
-            if step == recipe.steps or (step and config.probe_every and step % config.probe_every == 0):
-                for lane, values in enumerate(probed_lanes(config, members, datasets, program, state)):
-                    found |= {f"lane/{lane:03d}/probe/{name}": value for name, value in values.items()}
-            if found:
-                run.log(step, {name: float(value) for name, value in found.items() if np.isfinite(value)})
-            return None
-
-        def mean_accuracy(state: sweep.SweepState) -> float:
-            predicted = program.predict(state)
-            found = []
-            for lane in np.flatnonzero(program.diverged(state)[: len(members)] == 0):
-                data = datasets[members[lane].split][1]
-                if recipe.loss == "contrastive":
-                    predictions = own_scores(members[lane], lane, data, program, predicted).validation_predictions
-                else:  # without the scores of all images
-                    predictions = predicted[0][program.rows[members[lane].split][0], lane].argmax(-1)
-                found.append(metrics.closed_set_accuracy(predictions, data.validation.labels))
-            return float(np.mean(found)) if found else 0.0
-
-        trained = train_loop(
-            run,
-            kept,
-            stop,
-            program.new_state(),
-            train_step,
-            lambda start: map(program.batches, itertools.count(start)),
-            script="ablation.py",
-            steps=recipe.steps,
-            batch_size=recipe.batch_size * len(members),
-            log_every=config.log_every,
-            save_every=config.save_every,
-            validate=mean_accuracy,
-            on_host=mean_metrics,
-            remedy="Lower the learning rate",
-            probe=look,
-            probe_every=math.gcd(config.log_every, config.probe_every),
-            profile_steps=config.profile_steps,
-        )
-        if trained.exit_code:
-            return trained.exit_code
-        lanes = assessed_lanes(config, members, datasets, program, trained.state)
-        outputs = program.predict(trained.state)[0][:, : len(members)]
-        name = "projection" if recipe.loss == "contrastive" else "logits"
-        images = {
-            f"split {split} {part}": found
-            for split, parts in program.rows.items()
-            for part, found in zip(("validation", "test_known", "test_unknown", "train"), parts, strict=False)
-        }
-        run.write_arrays("outputs.npz", {name: outputs.swapaxes(0, 1), **images})
-        result = {"lanes": lanes, "history": history_of(run.directory / "metrics.jsonl") if run.writes else []}
-        run.write_json("results.json", result)
-        return result
+def check_arm(recipe: Config) -> None:
+    """Refuses fields that the arm's method does not read, and what its options refuse."""
+    _, kind = osrjax.methods.find_method(recipe.method)
+    options = options_of(recipe, kind)
+    check_fields(options)
+    read = {field.name for field in dataclasses.fields(kind)}
+    unchanged = osrjax.data.resolve_data(Config(data=recipe.data))
+    for name in RECIPE:
+        if name not in read and getattr(recipe, name) != getattr(unchanged, name):
+            raise ValueError(
+                f"{name}={getattr(recipe, name)!r} does nothing with method={recipe.method!r}: leave it out"
+            )
+    check_above_zero(recipe, ["steps", "batch_size"])
 
 
-def outputs_of(
-    member: Lane, lane: int, data: OpenSetData, program: Program, predicted: tuple[np.ndarray, np.ndarray]
-) -> OpenSetOutputs:
-    """What one lane's network gave for the images of its split."""
-    (validation, known, unknown, *_), (logits, embedding) = program.rows[member.split], predicted
-    return OpenSetOutputs(
-        logits[validation, lane],
-        data.validation.labels,
-        logits[known, lane],
-        embedding[known, lane],
-        data.test_known.labels,
-        logits[unknown, lane],
-        embedding[unknown, lane],
-        data.test_unknown.labels,
+def check_others(
+    arm: str, recipe: Config, method: "osrjax.methods.Method", trained: dict[tuple, str], arms: dict[str, Config]
+) -> None:
+    """Refuses two arms that train the same networks."""
+    what = (structure_of(method.options), recipe.steps, recipe.batch_size, tuple(sorted(method.hyper.items())))
+    other = trained.setdefault(what, arm)
+    if other != arm:
+        unread = [name for name in TRACED if getattr(recipe, name) != getattr(arms[other], name)]
+        why = f" ({', '.join(unread)} does nothing there)" if unread else ""
+        raise ValueError(f"arms {other!r} and {arm!r} train the same networks{why}: leave one out")
+
+
+def structure(cell: Cell) -> tuple:
+    """What the lanes of one program have in common."""
+    data, recipe = cell.lane.data, cell.recipe
+    shape = (len(data.known_classes), data.train.images.shape[1:])
+    return (structure_of(cell.lane.method.options), recipe.steps, recipe.batch_size, *shape)
+
+
+def layout_of(config: Config) -> Any:
+    """How the lanes of a device are computed."""
+    return osrjax.train.choose_layout(
+        strategy=config.strategy, convolutions=config.convolutions, lanes_at_once=config.lanes_at_once
     )
 
 
-def features_of(member: Lane, lane: int, program: Program, predicted: tuple[np.ndarray, np.ndarray]) -> OpenSetFeatures:
-    """What one contrastive lane's network gave, in the space that its loss sees."""
-    validation, known, unknown, train = (predicted[0][rows, lane] for rows in program.rows[member.split])
-    return OpenSetFeatures(train, validation, known, unknown)
-
-
-def own_scores(
-    member: Lane, lane: int, data: OpenSetData, program: Program, predicted: tuple[np.ndarray, np.ndarray]
-) -> ScoredImages:
-    """The score that belongs to a lane's loss, and its predictions."""
-    recipe, score = member.recipe, score_of(member.recipe)
-    if recipe.loss == "contrastive":
-        features = features_of(member, lane, program, predicted)
-        classes = len(data.known_classes)
-        return open_set_feature_scores(features, data.train.labels, classes=classes, neighbours=NEIGHBOURS)[score]
-    outputs = outputs_of(member, lane, data, program, predicted)
-    logits = (outputs.validation_logits, outputs.known_logits, outputs.unknown_logits)
-    head = CLASS_LOSSES[recipe.loss].head
-    scores = [open_set_scores(part, head=head, scale=recipe.scale, margin=recipe.margin)[score] for part in logits]
-    return ScoredImages(*scores, *(part.argmax(-1) for part in logits))
-
-
-def assess_lane(
-    config: Config,
-    member: Lane,
-    lane: int,
-    data: OpenSetData,
-    program: Program,
-    predicted: tuple[np.ndarray, np.ndarray],
-) -> dict[str, Any]:
-    """All scores x all metrics of one lane."""
-    recipe = member.recipe
-    if recipe.loss == "contrastive":
-        return assess_features(
-            features_of(member, lane, program, predicted),
-            OpenSetLabels(data.train.labels, data.validation.labels, data.test_known.labels),
-            classes=len(data.known_classes),
-            neighbours=NEIGHBOURS,
-            reject_share=config.reject_share,
-            resamples=config.resamples,
-        )
-    return assess(
-        outputs_of(member, lane, data, program, predicted),
-        head=CLASS_LOSSES[recipe.loss].head,
-        scale=recipe.scale,
-        margin=recipe.margin,
-        reject_share=config.reject_share,
-        resamples=config.resamples,
-    )
-
-
-def norm_metrics(norms: np.ndarray, known: int) -> dict[str, float]:
-    """JND and mean norms of one lane."""
-    norms_known, norms_unknown = np.split(norms, [known])
-    return {
-        "jnd": metrics.jacobian_norm_difference(norms_known, norms_unknown),
-        "norm_known": float(norms_known.mean(dtype=np.float64)),
-        "norm_unknown": float(norms_unknown.mean(dtype=np.float64)),
-    }
-
-
-def probed_lanes(
-    config: Config, members: list[Lane], datasets: dict, program: Program, state: sweep.SweepState
-) -> list[dict[str, float]]:
-    """The figures of HISTORY for every lane; nothing for one whose outputs are not finite."""
-    predicted = program.predict(state)
-    norms = program.norms(state) if program.norms else None
-    found = []
-    for lane, member in enumerate(members):
-        data = datasets[member.split][1]
-        if not np.isfinite(predicted[0][:, lane]).all():
-            found.append({})
-            continue
-        scored = own_scores(member, lane, data, program, predicted)
-        # The embedding that the loss sees, at unit norm: a classifier's second output, a contrastive network's first.
-        embedding = predicted[0 if member.recipe.loss == "contrastive" else 1][program.rows[member.split][1], lane]
-        values = {
-            "auroc": metrics.auroc(scored.known, scored.unknown),
-            "accuracy": metrics.closed_set_accuracy(scored.known_predictions, data.test_known.labels),
-            "davies_bouldin": metrics.davies_bouldin(embedding, data.test_known.labels),
-        }
-        if norms is not None and np.isfinite(norms[lane]).all():
-            values |= norm_metrics(norms[lane], config.probe_images)
-        found.append(values)
-    return found
-
-
-def assessed_lanes(
-    config: Config, members: list[Lane], datasets: dict, program: Program, state: sweep.SweepState
-) -> list[dict[str, Any]]:
-    """The results of every lane: the metrics of its loss's own score, norms, and where it diverged."""
-    predicted = program.predict(state)
-    norms = program.norms(state) if program.norms else None
-    diverged = program.diverged(state)
-    found = []
-    for lane, member in enumerate(members):
-        ended_well = np.isfinite(predicted[0][:, lane]).all()  # the last update may break what no step sees any more
-        values: dict[str, Any] = {"diverged_at": int(diverged[lane]) or (None if ended_well else member.recipe.steps)}
-        if values["diverged_at"] is None:
-            assessment = assess_lane(config, member, lane, datasets[member.split][1], program, predicted)
-            scored = assessment["scores"][score_of(member.recipe)]
-            values |= {name: scored[name]["value"] for name in METRICS}
-            values["davies_bouldin"] = assessment["davies_bouldin"]
-            values["scores"] = assessment["scores"]
-            if norms is not None and np.isfinite(norms[lane]).all():
-                values |= norm_metrics(norms[lane], config.probe_images)
-        found.append(values)
-    return found
-
-
-def history_of(path: Path) -> list[dict[str, Any]]:
-    """The probes in a group's metrics.jsonl: lane, step and figures."""
+def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
+    """All groups, one after another, and what they found together; returns the exit code."""
+    found: dict[int, dict] = {}
     history = []
-    for line in path.read_text().splitlines():
-        logged = json.loads(line)
-        lanes: dict[int, dict[str, Any]] = {}
-        for name, value in logged.items():
-            _, *path_of = name.split("/")
-            if len(path_of) == 3 and path_of[1] == "probe":
-                lanes.setdefault(int(path_of[0]), {})[path_of[2]] = value
-        history += [{"lane": lane, "step": logged["step"], **values} for lane, values in lanes.items()]
-    return history
+    with osrjax.run.StopSignal() as stop:
+        for number, members in enumerate(job.groups):
+            recipe = members[0].recipe
+            ended = osrjax.run.train_lanes(
+                run.directory / f"group-{number}",
+                [cell.lane for cell in members],
+                steps=recipe.steps,
+                batch_size=recipe.batch_size,
+                config={name: getattr(recipe, name) for name in STRUCTURAL},
+                layout=layout_of(config),
+                devices=config.devices,
+                log_every=config.log_every,
+                save_every=config.save_every,
+                probe_every=config.probe_every,
+                eval_batch_size=config.eval_batch_size,
+                reject_share=config.reject_share,
+                resamples=config.resamples,
+                profile_steps=config.profile_steps,
+                stop=stop,
+                script="ablation.py",
+            )
+            if ended.exit_code:
+                return ended.exit_code
+            numbers = [job.cells.index(cell) for cell in members]
+            found |= dict(zip(numbers, ended.lanes, strict=True))
+            history += [{**row, "lane": numbers[row["lane"]]} for row in ended.history]
+    if run.writes:
+        summarise(config, job, found, history, run)
+    osrjax.devices.processes.gather_text("")  # process 0 is still writing: who leaves is missed
+    return 0
 
 
 # --------------------------------------------------------------------------------------- tables, figures
 
 
-def summarise(config: Config, job: Job, results: list[dict]) -> None:
+def summarise(config: Config, job: Job, found: dict[int, dict], history: list[dict], run: "osrjax.run.Run") -> None:
     """Writes and prints what the lanes of all groups found together."""
-    arms, lanes, groups, *_, run = job
-    found, history = {}, []
-    for members, result in zip(groups, results, strict=True):
-        found |= dict(zip(members, result["lanes"], strict=True))
-        history += [{**row, "lane": lanes.index(members[row["lane"]])} for row in result["history"]]
+    write, metrics = osrjax.files.write_whole, osrjax.run.LANE_METRICS
     table = [
         {
             "lane": number,
-            "arm": lane.arm,
-            "split": lane.split,
-            "seed": lane.seed,
-            **{name: getattr(lane.recipe, name) for name in (*STRUCTURAL, *TRACED)},
-            "score": score_of(lane.recipe),
-            "diverged_at": found[lane]["diverged_at"],
-            **{name: found[lane].get(name) for name in LANE_METRICS},
-            "command": command_of(config, lane),
+            "arm": cell.arm,
+            "split": cell.split,
+            "seed": cell.seed,
+            **{name: getattr(cell.recipe, name) for name in (*STRUCTURAL, *TRACED, "hyper")},
+            "score": cell.lane.method.score,
+            "diverged_at": found[number]["diverged_at"],
+            **{name: found[number].get(name) for name in metrics},
+            "command": command_of(cell),
         }
-        for number, lane in enumerate(lanes)
+        for number, cell in enumerate(job.cells)
     ]
-    write_whole(run.directory / "results.csv", csv_text(table).encode())
+    write(run.directory / "results.csv", csv_text(table).encode())
     if history:
-        rows = [{name: row.get(name) for name in ("lane", "step", *HISTORY)} for row in history]
-        write_whole(run.directory / "history.csv", csv_text(rows).encode())
-    values = {name: {arm: lane_array(config, table, arm, name) for arm in arms} for name in LANE_METRICS}
-    text, numbers = tabulate(config, arms, table, values)
-    with writing(run.directory / "figures"):
-        draw(config, arms, lanes, values, history, run.directory / "figures")
-    write_whole(run.directory / "results.txt", (text + "\n").encode())
+        names = ("lane", "step", *osrjax.run.LANE_HISTORY)
+        write(run.directory / "history.csv", csv_text([{n: row.get(n) for n in names} for row in history]).encode())
+    values = {name: {arm: lane_array(config, table, arm, name) for arm in job.arms} for name in metrics}
+    text, numbers = tabulate(config, job.arms, table, values)
+    with osrjax.files.writing(run.directory / "figures"):
+        draw(config, job, values, history, run.directory / "figures")
+    write(run.directory / "results.txt", (text + "\n").encode())
     run.write_json("results.json", {**numbers, "table": text})
     print(text)
+
+
+def command_of(cell: Cell) -> str:
+    """The single run that a lane equals."""
+    kind = next(kind for kind in SCRIPTS if isinstance(cell.lane.method.options, kind))
+    read = {field.name for field in dataclasses.fields(kind)} - {"hyper"}
+    words = [f"python experiments/{SCRIPTS[kind]}.py", f"--split {cell.split}", f"--seed {cell.seed}"]
+    for name in (*(f.name for f in dataclasses.fields(ImagesConfig)), *STRUCTURAL, *TRACED, "hyper"):
+        if name in RECIPE and name not in (read | {"hyper"}):
+            continue
+        value, option = getattr(cell.recipe, name), "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(option if value else "--no-" + option[2:])
+        elif isinstance(value, tuple):
+            words += [f"{option} {' '.join(map(str, value))}"] if value else []
+        elif value is not None:
+            words.append(f"{option} {shlex.quote(str(value))}")
+    return " ".join(words)
 
 
 def lane_array(config: Config, table: list[dict], arm: str, name: str) -> np.ndarray:
@@ -673,7 +505,7 @@ def tabulate(
 ) -> tuple[str, dict[str, Any]]:
     """Mean and interval of every arm, differences to the first one, and the lanes that diverged."""
     diverged = [row for row in table if row["diverged_at"] is not None]
-    text, numbers = sweep_report.arms_table(
+    text, numbers = osrjax.report.arms_table(
         {name: values[name] for name in COLUMNS},
         {arm: sum(row["arm"] == arm for row in diverged) for arm in arms},
     )
@@ -689,11 +521,35 @@ def tabulate(
     return "\n".join([title, text, *lines]), numbers
 
 
-def draw(
-    config: Config, arms: dict[str, Config], lanes: list[Lane], values: dict, history: list[dict], directory: Path
-) -> None:
+def draw(config: Config, job: Job, values: dict, history: list[dict], directory: Path) -> None:
     """AUROC along each varied field; AUROC against JND over all arms; what changes over training."""
     directory.mkdir(exist_ok=True)
+    report, arms = osrjax.report, job.arms
+    if panels := response_panels(arms, values["auroc"]):
+        report.save_figure(report.response_figure(panels, metric="AUROC"), directory / "auroc_by_value")
+    if len(arms) > 1 and not all(np.isnan(found).all() for found in values["jnd"].values()):
+        figure = report.arms_figure(values["jnd"], values["auroc"], x="JND", y="AUROC")
+        report.save_figure(figure, directory / "auroc_and_jnd")
+    steps = sorted({row["step"] for row in history})
+    if config.probe_every and len(steps) > 1:
+        shape = (len(config.splits), config.seeds, len(steps))
+        curves = {title: {arm: np.full(shape, np.nan) for arm in arms} for title in ("JND", "DBI", "AUROC")}
+        for row in history:
+            cell = job.cells[row["lane"]]
+            place = (config.splits.index(cell.split), cell.seed, steps.index(row["step"]))
+            for title, name in (("JND", "jnd"), ("DBI", "davies_bouldin"), ("AUROC", "auroc")):
+                curves[title][cell.arm][place] = row.get(name, np.nan)
+        shown = {
+            title: {arm: found for arm, found in by_arm.items() if not np.isnan(found).all()}
+            for title, by_arm in curves.items()
+        }
+        shown = {title: by_arm for title, by_arm in shown.items() if by_arm}
+        if shown:
+            report.save_figure(report.dynamics_figure(np.array(steps), shown), directory / "dynamics")
+
+
+def response_panels(arms: dict[str, Config], auroc: dict[str, np.ndarray]) -> dict[str, tuple[list, np.ndarray]]:
+    """For each field that more than two arms differ in alone: its values and the AUROC at each."""
     panels = {}
     for field in TRACED:
         along: dict[Config, dict[float, str]] = {}  # arms that differ in this field alone
@@ -706,28 +562,8 @@ def draw(
             others = [name for name in TRACED if name != field and len({getattr(r, name) for r in arms.values()}) > 1]
             several = sum(len(found) == len(longest) for found in along.values()) > 1
             at = f" ({', '.join(f'{name} {fixed[name]:g}' for name in others)})" if several else ""
-            panels[field + at] = (list(longest), np.stack([values["auroc"][arm] for arm in longest.values()]))
-    if panels:
-        report.save_figure(sweep_report.response_figure(panels, metric="AUROC"), directory / "auroc_by_value")
-    if len(arms) > 1 and not all(np.isnan(found).all() for found in values["jnd"].values()):
-        figure = sweep_report.arms_figure(values["jnd"], values["auroc"], x="JND", y="AUROC")
-        report.save_figure(figure, directory / "auroc_and_jnd")
-    steps = sorted({row["step"] for row in history})
-    if config.probe_every and len(steps) > 1:
-        shape = (len(config.splits), config.seeds, len(steps))
-        curves = {title: {arm: np.full(shape, np.nan) for arm in arms} for title in ("JND", "DBI", "AUROC")}
-        for row in history:
-            lane = lanes[row["lane"]]
-            place = (config.splits.index(lane.split), lane.seed, steps.index(row["step"]))
-            for title, name in (("JND", "jnd"), ("DBI", "davies_bouldin"), ("AUROC", "auroc")):
-                curves[title][lane.arm][place] = row.get(name, np.nan)
-        shown = {
-            title: {arm: found for arm, found in by_arm.items() if not np.isnan(found).all()}
-            for title, by_arm in curves.items()
-        }
-        shown = {title: by_arm for title, by_arm in shown.items() if by_arm}
-        if shown:
-            report.save_figure(jacobian_report.dynamics_figure(np.array(steps), shown), directory / "dynamics")
+            panels[field + at] = (list(longest), np.stack([auroc[arm] for arm in longest.values()]))
+    return panels
 
 
 if __name__ == "__main__":

@@ -82,7 +82,14 @@ PRESETS = {
         epochs=10,
     ),
 }
-SMOKE: dict[str, Any] = {"data": "digits", "network": "small_cnn", "hidden": 32, "features": 16, "unknown_data": None, "dataset": None}
+SMOKE: dict[str, Any] = {
+    "data": "digits",
+    "network": "small_cnn",
+    "hidden": 32,
+    "features": 16,
+    "unknown_data": None,
+    "dataset": None,
+}
 SMOKE |= {"known": (), "steps": 10, "epochs": None, "first_stage_steps": 0, "first_stage_epochs": None}
 SMOKE |= {"batch_size": 32, "save_every": 5, "log_every": 5, "resamples": 50}
 MASSES = ("mass_in_box", "mass_in_random_box")
@@ -96,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         presets=PRESETS,
         smoke=SMOKE,
-        prefix="contrastive-",
+        prefix="contrastive",
         before=lambda _: osrjax.devices.cpu.reuse_host_memory(),
         arguments=arguments,
     )

@@ -42,7 +42,8 @@ from osrjax.augment.views import make_contrastive_augmentation, make_crop_and_fl
 from osrjax.devices import sharding
 from osrjax.devices.cpu import compiler_options
 from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
-from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.methods.gradmix import make_contrastive_objective
+from osrjax.methods.masks import Attribution, GradMix
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork, zero_taps
 from osrjax.train.batches import gather_batch
@@ -244,7 +245,7 @@ def lowered_step(program: Program, devices: int, batch: int, platform: str) -> A
         optimizer = make_sgd(total_steps=1000)
     else:
         network = ContrastiveNetwork(backbone)
-        mix = GradMix(last_layers(len(zero_taps(network, program.image_shape, 1))))
+        mix = GradMix(Attribution(last_layers(len(zero_taps(network, program.image_shape, 1)))))
         make_objective = functools.partial(
             make_contrastive_objective, augmentation=make_contrastive_augmentation(), mix=mix
         )

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from osrjax.attribution.maps import last_layers
 from osrjax.augment.pixels import to_float
-from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.methods.gradmix import make_contrastive_objective
+from osrjax.methods.masks import Attribution, GradMix
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import ContrastiveNetwork, zero_taps
 from osrjax.train.objective import Batch
@@ -47,7 +48,7 @@ def training_step(
     """Our GradMix training step: calling it makes one and gives its loss."""
     model = ContrastiveNetwork(NETWORKS[network]())
     stages = len(zero_taps(model, image_shape, batch))
-    mix = GradMix(layers=last_layers(stages))
+    mix = GradMix(Attribution(last_layers(stages)))
     objective, optimizer = make_contrastive_objective(model, view, mix=mix), make_adam()
     hyper = {name: jnp.float32(value) for name, value in HYPER.items()}
     init_key, image_key, step_key = jax.random.split(jax.random.key(0), 3)

@@ -18,13 +18,13 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
-from osrjax.evaluation.config import AssessmentConfig
-from osrjax.run.launch import SingleRunConfig, launch_run
 
 import osrjax
 from osrjax.data.choice import DataConfig
+from osrjax.evaluation.config import AssessmentConfig
 from osrjax.fields import check_above_zero, check_not_negative
 from osrjax.methods.options import ClassifyOptions
+from osrjax.run.launch import SingleRunConfig, launch_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,13 @@ PRESETS = {
         data="cifar10", network="wrn16_4", scale=32.0, steps=20_000, save_every=1000, log_every=100, rotations="all"
     ),
 }
-SMOKE: dict[str, Any] = {"data": "digits", "network": "small_cnn", "rotations": "none", "unknown_data": None, "dataset": None}
+SMOKE: dict[str, Any] = {
+    "data": "digits",
+    "network": "small_cnn",
+    "rotations": "none",
+    "unknown_data": None,
+    "dataset": None,
+}
 SMOKE |= {"steps": 20, "epochs": None, "batch_size": 32, "save_every": 10, "log_every": 5, "resamples": 50}
 
 
@@ -84,7 +90,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def keep_memory(config: Config) -> None:
     """For all networks but small_cnn, whose steps are small enough to lose by it."""
-
     if config.network != "small_cnn":
         osrjax.devices.cpu.reuse_host_memory()
 
@@ -134,7 +139,6 @@ def build(config: Config) -> Job:
 
 def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
     """The whole run; returns the exit code."""
-
     data, method = job.data, job.method
 
     # --------------------------------------------------------------------------------- train
@@ -221,7 +225,6 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
 
 def take_probe(run: "osrjax.run.Run", probe: Any, variables: dict, step: int) -> str | None:
     """Takes a probe and keeps it, for probe.npz and as a line of the log; says what was not finite, if anything."""
-
     trouble = ""
     if probe is not None:
         try:
@@ -236,7 +239,6 @@ def take_probe(run: "osrjax.run.Run", probe: Any, variables: dict, step: int) ->
 
 def norms_of_test_images(job: Job, states: dict[str, Any], run: "osrjax.run.Run") -> dict:
     """Input-Jacobian norms of every test image; a killed computation goes on where it was."""
-
     space = job.method.space
     functions = {space: job.method.functions[space]}
     parts = {"known": job.data.test_known, "unknown": job.data.test_unknown}
@@ -254,7 +256,6 @@ def norms_of_test_images(job: Job, states: dict[str, Any], run: "osrjax.run.Run"
 
 def results_text(found: dict[str, "osrjax.evaluation.Assessment"], job: Job, config: Config) -> str:
     """The final table: one row per score, then the own score of the untrained network."""
-
     trained, untrained = found["trained"].results, found["untrained"].results
     what = "validation images, held-out classes as unknown" if config.held_out else "test images"
     own = trained["scores"][job.method.score]

@@ -37,7 +37,9 @@ from osrjax.augment.policies import (
 )
 from osrjax.augment.views import (
     VIEW_MIXINGS,
-    MixViews,
+    MixedViews,
+    PartnerMixing,
+    SeparateMask,
     make_contrastive_augmentation,
     make_crop_and_flip,
     view_mixings,
@@ -47,8 +49,10 @@ __all__ = [
     "POLICIES",
     "VIEW_MIXINGS",
     "Fill",
-    "MixViews",
     "Mixed",
+    "MixedViews",
+    "PartnerMixing",
+    "SeparateMask",
     "Weight",
     "aug_mix",
     "color_jitter",

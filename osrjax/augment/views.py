@@ -1,15 +1,27 @@
 """Augmentations of a batch, from stored uint8 images to floats, and the mixings of two such views."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import jax
-from jaxtyping import Array
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from osrjax import augment
 from osrjax.augment import mixing
+from osrjax.augment.pixels import Images
 
-__all__ = ["VIEW_MIXINGS", "MixViews", "make_contrastive_augmentation", "make_crop_and_flip", "view_mixings"]
+__all__ = [
+    "VIEW_MIXINGS",
+    "MixedViews",
+    "PartnerMixing",
+    "SeparateMask",
+    "make_contrastive_augmentation",
+    "make_crop_and_flip",
+    "view_mixings",
+]
 
 
 def make_crop_and_flip(*, crop_padding: int = 4, flip: bool = True) -> Callable[[Array, Array], Array]:
@@ -100,51 +112,97 @@ def make_contrastive_augmentation(
     return views
 
 
-MixViews = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
+class MixedViews(NamedTuple):
+    """What a mixing makes of the views of a batch.
+
+    Attributes:
+      views: the mixed views, first view first; shorter than the views given where the last ones stay as they are.
+      kept: weight of the mixed term for each image: the share of its own content, a mean over the mixed views.
+      metrics: scalars to report beside the loss.
+    """
+
+    views: tuple[Images, ...]
+    kept: Float[Array, " batch"]
+    metrics: dict[str, Float[Array, ""]]
 
 
-def _pairs(function: Callable[..., mixing.Mixed]) -> MixViews:
-    """Both views mixed with the other view of one partner, by the same draw."""
+@dataclasses.dataclass(frozen=True)
+class PartnerMixing:
+    """Each view mixed with the other view of a partner, by the same draw: partner, share and place are those of both.
 
-    def mix(key: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
-        keys = jax.random.clone(key), jax.random.clone(key)  # the same partner, share and place on purpose
-        one, two = function(keys[0], first, others=second), function(keys[1], second, others=first)
-        return one.images, two.images, (one.kept + two.kept) / 2  # boxes that follow the partner's saliency differ
+    One view alone is mixed with the same view of the partner.
 
-    return mix
+    Attributes:
+      function: ``(key, images, *, others) -> Mixed``, such as :func:`osrjax.augment.mixup`.
+    """
+
+    function: Callable[..., mixing.Mixed]
+    attribution: ClassVar[None] = None
+    hyper: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(
+        self, key: Array, views: tuple[Array, ...], maps: Array | None, hyper: Mapping[str, Any]
+    ) -> MixedViews:
+        """The mixed views; ``maps`` and ``hyper`` are not read."""
+        del maps, hyper
+        pairs = zip(views, reversed(views), strict=True)
+        return _mixed_views([self.function(jax.random.clone(key), own, others=other) for own, other in pairs])
 
 
-def _masks(function: Callable[..., mixing.Mixed]) -> MixViews:
-    """Both views masked, each by its own draw."""
+@dataclasses.dataclass(frozen=True)
+class SeparateMask:
+    """Each view masked by its own draw.
 
-    def mix(key: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
-        first_key, second_key = jax.random.split(key)
-        one, two = function(first_key, first), function(second_key, second)
-        return one.images, two.images, (one.kept + two.kept) / 2
+    Attributes:
+      function: ``(key, images) -> Mixed``.
+    """
 
-    return mix
+    function: Callable[[Array, Array], mixing.Mixed]
+    attribution: ClassVar[None] = None
+    hyper: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(
+        self, key: Array, views: tuple[Array, ...], maps: Array | None, hyper: Mapping[str, Any]
+    ) -> MixedViews:
+        """The masked views; ``maps`` and ``hyper`` are not read."""
+        del maps, hyper
+        keys = jax.random.split(key, len(views))
+        return _mixed_views([self.function(own_key, own) for own_key, own in zip(keys, views, strict=True)])
 
 
-def view_mixings(alpha: float) -> dict[str, MixViews]:
-    """The mixings of images without attribution, for two views, by name.
+def _mixed_views(mixed: Sequence[mixing.Mixed]) -> MixedViews:
+    # Boxes that follow the partner's saliency differ between the views, and so do the shares.
+    kept = sum(one.kept for one in mixed) / len(mixed)
+    return MixedViews(tuple(one.images for one in mixed), jnp.asarray(kept), {})
+
+
+def view_mixings(alpha: float) -> dict[str, PartnerMixing | SeparateMask]:
+    """The mixings of views that need no attribution, by name, as values for the objectives of :mod:`osrjax.methods`.
 
     Args:
       alpha: of lambda ~ Beta(alpha, alpha), above 0; Cutout has none, its square is half as high as the image.
 
     Returns:
-      Functions ``(key, first view, second view) -> (mixed first, mixed second, kept [batch])``.
+      Callables ``(key, views, maps, hyper) -> MixedViews``, which read neither maps nor hyper-parameters.
 
     Raises:
       ValueError: an alpha at or below 0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> views = jnp.zeros((2, 4, 4, 1)), jnp.ones((2, 4, 4, 1))
+      >>> mixed = view_mixings(1.0)["mixup"](jax.random.key(0), views, None, {})
+      >>> [view.shape for view in mixed.views], mixed.kept.shape
+      ([(2, 4, 4, 1), (2, 4, 4, 1)], (2,))
     """
     if not alpha > 0:
         raise ValueError(f"{alpha=} is not positive: give a parameter of a Beta distribution, such as 1")
     return {
-        "mixup": _pairs(partial(mixing.mixup, alpha=alpha)),
-        "cutmix": _pairs(partial(mixing.cutmix, alpha=alpha)),
-        "saliency_mix": _pairs(partial(mixing.saliency_mix, alpha=alpha)),
-        "fmix": _pairs(partial(mixing.fmix, alpha=alpha)),
-        "cutout": _masks(lambda key, images: mixing.cutout(key, images, size=images.shape[1] // 2)),
+        "mixup": PartnerMixing(partial(mixing.mixup, alpha=alpha)),
+        "cutmix": PartnerMixing(partial(mixing.cutmix, alpha=alpha)),
+        "saliency_mix": PartnerMixing(partial(mixing.saliency_mix, alpha=alpha)),
+        "fmix": PartnerMixing(partial(mixing.fmix, alpha=alpha)),
+        "cutout": SeparateMask(lambda key, images: mixing.cutout(key, images, size=images.shape[1] // 2)),
     }
 
 

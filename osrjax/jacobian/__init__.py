@@ -16,6 +16,7 @@ from osrjax.jacobian.exact import (
     input_jacobian,
     input_jacobian_norm,
     input_jacobian_norms,
+    jacfwd_norm,
     largest_singular_value,
 )
 from osrjax.jacobian.paths import (
@@ -33,6 +34,7 @@ __all__ = [
     "input_jacobian_norm",
     "input_jacobian_norms",
     "interpolation_profile",
+    "jacfwd_norm",
     "jacobian_estimate",
     "largest_singular_value",
     "mean_estimate",

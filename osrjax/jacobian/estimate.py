@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, Num
 from scipy import special
 
 from osrjax.jacobian.passes import (
-    along as _along,
-    check_floating as _check_floating,
-    for_batch_of_one as _for_batch_of_one,
-    linear_map as _linear_map,
-    real_outputs as _real_outputs,
-    square_root as _square_root,
-    sum_of_squares as _sum_of_squares,
+    broadcast_like,
+    check_floating,
+    for_batch_of_one,
+    linear_map,
+    real_outputs,
+    square_root,
+    sum_of_squares,
 )
 
 __all__ = ["JacobianEstimate", "jacobian_estimate", "mean_estimate", "projected_squares"]
@@ -88,22 +88,20 @@ def projected_squares(
       Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989; of a Jacobian: Hoffman et al.,
       Robust Learning with Jacobian Regularization, arXiv 1908.02729, sec. 2.
     """
-    _check_floating("x", x)
+    check_floating("x", x)
     if samples < 1:
         raise ValueError(f"{samples=} is below 1: give the number of projections, 2 or more for an interval")
     if distribution not in ("rademacher", "gaussian"):
         raise ValueError(f'{distribution=} is not one of "rademacher", "gaussian"')
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"{chunk_size=} is below 1: give the number of passes at a time, such as 16")
-    if mode not in ("reverse", "forward"):
-        raise ValueError(f'{mode=} is not one of "reverse", "forward"')
     draw = jax.random.rademacher if distribution == "rademacher" else jax.random.normal
     with jax.default_matmul_precision("highest"):
-        _real_outputs(fn, x)
-        apply, directions = _linear_map(_for_batch_of_one(fn), x[None], mode)
+        real_outputs(fn, x)
+        apply, directions = linear_map(for_batch_of_one(fn), x[None], mode)
 
         def square(direction: Array) -> Array:
-            return _sum_of_squares(apply(_along(directions, direction)))
+            return sum_of_squares(apply(broadcast_like(direction, directions)))
 
         # Drawn at once: a projection is no larger than the outputs, a pass through the network is.
         drawn = draw(key, (samples, *directions.shape), directions.dtype)
@@ -114,7 +112,7 @@ def jacobian_estimate(squares: Float[Array, "*batch samples"], *, level: float =
     """Estimate of each example's squared Jacobian norm, with a t interval, from its projections.
 
     The interval supposes normal projections; squares are skewed, so with few samples it covers somewhat less than
-    its level (experiments/README.md has measured coverages).
+    its level (``experiments/results/estimator.md`` has measured coverages).
 
     Args:
       squares: :func:`projected_squares` of each example, at least 2 samples.
@@ -178,7 +176,7 @@ def mean_estimate(squares: Float[Array, "examples samples"], *, level: float = 0
 
 def _estimate(squared_norm: Array, standard_error: Array, degrees: int, level: float) -> JacobianEstimate:
     half_width = float(special.stdtrit(degrees, (1 + level) / 2)) * standard_error
-    norm = _square_root(squared_norm)
+    norm = square_root(squared_norm)
     zero = norm == 0
     bias = jnp.where(zero, 0, -jnp.square(standard_error) / (8 * jnp.where(zero, 1, norm) ** 3))
     low = jnp.maximum(squared_norm - half_width, 0)

@@ -1,23 +1,40 @@
-r"""Norms of input Jacobians: exact, along a direction, and estimated by projections.
+r"""Norms of input Jacobians: the definition, the same number in less memory and time, and single directions.
 
-For a function f of one example x, the input Jacobian is :math:`J(x) = \partial f / \partial x`, a matrix of outputs
-x inputs, and its Frobenius norm :math:`\lVert J \rVert_F`. A function here takes ONE example and a plain
-callable, and the caller vmaps; :func:`input_jacobian_norms` takes a whole batch and is the faster way for networks.
+For a function f of one example x with n entries and m outputs, the input Jacobian is the m x n matrix
+:math:`J(x) = \partial f / \partial x`, and its Frobenius norm
 
-*Which norm.* The callable decides: the paper's analysis is on the unit-normalised embedding, for every
-method compared. Norms of the raw embedding and of the logits are other quantities. They are per unit of x,
-and any further preprocessing belongs inside the callable.
+.. math:: \lVert J(x) \rVert_F = \Big(\sum_{ij} (\partial f_i / \partial x_j)^2\Big)^{1/2},
+          \qquad\text{in code}\quad \mathtt{norm(jax.jacfwd(f)(x))}.
+
+That line is the body of :func:`jacfwd_norm`. Three functions give this number:
+
+* :func:`jacfwd_norm` is the definition: n passes at once and the whole matrix in memory. For small functions, and to
+  test the others against.
+* :func:`input_jacobian_norm` needs min(n, m) passes, ``chunk_size`` of them in memory, and never holds the
+  matrix. For one example of any callable; ``jax.vmap`` it over examples or stacked checkpoints.
+* :func:`input_jacobian_norms` takes a batch and linearises it once. For networks.
+
+For many images within a memory budget, on one device or several, see
+:func:`osrjax.analysis.norms.dataset_jacobian_norms`.
+
+*Modes*. A forward (tangent) pass gives a column of J, a reverse (cotangent) pass a row, and both take about as long.
+``mode="auto"`` takes the one that needs fewer: reverse for a usual network with many pixels and a few hundred
+features, where forward takes 11 to 33 times as long, and forward where there are more outputs than inputs. The values
+agree to rounding. Name the mode where a function has only one: ``jax.custom_vjp`` has no forward mode,
+``jax.lax.while_loop`` no reverse mode.
+
+*Which norm*. The callable decides. The paper's analysis is on the unit-normalised embedding; norms of the raw embedding
+and of the logits are other quantities. They are per unit of x, and any further preprocessing belongs inside the
+callable.
 
 *Exact* means float32 rounding: everything is computed at the highest matmul and convolution precision, whatever the
-process has set, and summed in float32 or better. The matrix itself is never held: its rows (reverse
-mode) or columns (forward mode) are made ``chunk_size`` at a time and reduced to squares at once. Every norm can be
-differentiated, with 0 as gradient where the Jacobian is 0; the passes are then computed again, chunk by
-chunk, rather than kept. Squares are summed without scaling, so derivatives have to lie between about 1e-19 and
-1e19 in float32.
+process has set, and summed in float32 or better. Every norm can be differentiated, with 0 as gradient where the
+Jacobian is 0; the passes are then computed again, chunk by chunk, rather than kept. Squares are summed without
+scaling, so derivatives have to lie between about 1e-19 and 1e19 in float32.
 
-On a CPU, jit with :func:`osrjax.devices.cpu.compiler_options`. To differentiate a norm of a convolutional network by
+*On a CPU*, jit with :func:`osrjax.devices.cpu.compiler_options`. To differentiate a norm of a convolutional network by
 its parameters there, one chunk for all passes is faster: the gradient's convolutions are slow inside a loop
-(:mod:`osrjax.devices.convolutions`). A function with ``jax.custom_vjp`` has no forward mode: ask for "reverse".
+(:mod:`osrjax.devices.convolutions`).
 """
 
 import math
@@ -31,16 +48,17 @@ from jaxtyping import Array, Float, Num
 
 from osrjax.devices.convolutions import canonical_convolutions
 from osrjax.jacobian.passes import (
-    ROWS as _ROWS,
+    ROWS,
     Mode,
-    along as _along,
-    check_floating as _check_floating,
-    check_same_shape as _check_same_shape,
-    for_batch_of_one as _for_batch_of_one,
-    linear_map as _linear_map,
-    real_outputs as _real_outputs,
-    square_root as _square_root,
-    sum_of_squares as _sum_of_squares,
+    broadcast_like,
+    check_floating,
+    check_same_shape,
+    for_batch_of_one,
+    linear_map,
+    norm,
+    real_outputs,
+    square_root,
+    sum_of_squares,
 )
 
 __all__ = [
@@ -49,8 +67,42 @@ __all__ = [
     "input_jacobian",
     "input_jacobian_norm",
     "input_jacobian_norms",
+    "jacfwd_norm",
     "largest_singular_value",
 ]
+
+
+def jacfwd_norm(fn: Callable[[Array], Array], x: Num[Array, "*inputs"]) -> Float[Array, ""]:
+    r"""Frobenius norm of the input Jacobian of one example, by its definition.
+
+    .. math:: \lVert J(x) \rVert_F = \mathtt{norm(jax.jacfwd(f)(x))}.
+
+    *Cost*: ``x.size`` tangent passes, all at once, and the whole matrix; :func:`input_jacobian_norm` gives the same
+    number in less memory and, for most networks, much less time.
+
+    Args:
+      fn: maps one example to an array of any shape; any framework.
+      x: floating-point example of any shape.
+
+    Returns:
+      The norm, not negative; float32, or float64 for float64.
+
+    Raises:
+      ValueError: an integer example, or outputs that are not one array of floats.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> weights = jnp.array([[1.0, 2.0], [2.0, 0.0]])
+      >>> print(jacfwd_norm(lambda x: weights @ x, jnp.zeros(2)))
+      3.0
+
+    References:
+      Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
+    """
+    check_floating("x", x)
+    with jax.default_matmul_precision("highest"):
+        real_outputs(fn, x)
+        return norm(jax.jacfwd(fn)(x))
 
 
 def input_jacobian(
@@ -81,29 +133,29 @@ def input_jacobian(
     References:
       Park et al., arXiv 2209.11436, sec. 3 (J(x), the derivative of the embedding by the input).
     """
-    _check_floating("x", x)
+    check_floating("x", x)
     if mode not in ("forward", "reverse"):
         raise ValueError(f'{mode=} is not one of "forward", "reverse"')
     transform = jax.jacfwd if mode == "forward" else jax.jacrev
     with jax.default_matmul_precision("highest"):
-        _real_outputs(fn, x)
+        real_outputs(fn, x)
         return transform(fn)(x)
 
 
 def input_jacobian_norm(
-    fn: Callable[[Array], Array], x: Num[Array, "*inputs"], *, mode: Mode = "forward", chunk_size: int | None = None
+    fn: Callable[[Array], Array], x: Num[Array, "*inputs"], *, mode: Mode = "auto", chunk_size: int | None = None
 ) -> Float[Array, ""]:
-    r"""Frobenius norm of the input Jacobian of one example.
+    r"""Frobenius norm of the input Jacobian of one example: :func:`jacfwd_norm` in less memory and time.
 
     .. math:: \lVert J(x) \rVert_F = \Big(\sum_{ij} (\partial f_i / \partial x_j)^2\Big)^{1/2}.
 
-    *Cost*: one linearisation and ``x.size`` tangent passes (forward, the definition by ``jax.jacfwd``) or one cotangent
-    pass for each output (reverse); memory for ``chunk_size`` passes, times the examples that the caller vmaps over.
+    *Cost*: one linearisation, then ``x.size`` tangent passes (forward) or one cotangent pass for each output (reverse);
+    memory for ``chunk_size`` passes, times the examples that the caller vmaps over.
 
     Args:
       fn: maps one example to an array of any shape; any framework.
       x: floating-point example of any shape.
-      mode: "forward", "reverse", or "auto", which takes :func:`automatic_mode`; the values agree to rounding.
+      mode: "forward", "reverse", or "auto" for the one with fewer passes (:func:`automatic_mode`).
       chunk_size: passes at a time, at least 1; None for 16.
 
     Returns:
@@ -122,10 +174,10 @@ def input_jacobian_norm(
     References:
       Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
     """
-    _check_floating("x", x)
+    check_floating("x", x)
     if chunk_size is None:
         chunk_size = 16
-    return input_jacobian_norms(_for_batch_of_one(fn), x[None], mode=mode, chunk_size=chunk_size)[0]
+    return input_jacobian_norms(for_batch_of_one(fn), x[None], mode=mode, chunk_size=chunk_size)[0]
 
 
 def input_jacobian_norms(
@@ -138,8 +190,8 @@ def input_jacobian_norms(
     r"""Frobenius norms of the input Jacobians of a batch, from one linearisation of the whole batch.
 
     Equal to :func:`input_jacobian_norm` vmapped over the batch where examples do not interact: row i of the
-    outputs depends on image i alone. A network has to use running statistics;
-    ``osrjax.jacobian_dataset`` looks whether it does.
+    outputs depends on image i alone. A network has to use running statistics, which
+    :func:`osrjax.analysis.norms.dataset_jacobian_norms` checks.
 
     *Cost*: as many passes over the batch as an image has values (forward) or outputs (reverse), nothing else of note:
     no parameter is differentiated. Memory for ``batch * chunk_size`` images on their way back through the network.
@@ -147,7 +199,7 @@ def input_jacobian_norms(
     Args:
       fn: maps a batch to an array with the same leading axis and any others.
       images: floating-point batch.
-      mode: "forward", "reverse", or "auto", which takes :func:`automatic_mode`; the values agree to rounding.
+      mode: "forward", "reverse", or "auto" for the one with fewer passes (:func:`automatic_mode`).
       chunk_size: passes at a time, at least 1; None for as many as make 128 images, at least one.
 
     Returns:
@@ -165,37 +217,37 @@ def input_jacobian_norms(
     References:
       Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
     """
-    _check_floating("images", images)
+    check_floating("images", images)
     if images.ndim == 0 or images.shape[0] == 0:
         raise ValueError(f"images of shape {images.shape} hold no example: give a batch of at least one")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"{chunk_size=} is below 1: give the number of passes at a time, such as 16")
     batch = images.shape[0]
     with jax.default_matmul_precision("highest"):
-        outputs = _real_outputs(fn, images)
+        outputs = real_outputs(fn, images)
         if outputs.shape[:1] != (batch,):
             raise ValueError(f"fn(images) has shape {outputs.shape} for {batch} images: keep the batch's axis first")
         inputs, outputs = images.size // batch, math.prod(outputs.shape[1:])
-        apply, directions = _linear_map(fn, images, automatic_mode(inputs, outputs) if mode == "auto" else mode)
+        apply, directions = linear_map(fn, images, automatic_mode(inputs, outputs) if mode == "auto" else mode)
         size = math.prod(directions.shape[1:])
 
         def squares(index: Array) -> Array:
             direction = jax.nn.one_hot(index, size, dtype=directions.dtype).reshape(directions.shape[1:])
-            return _sum_of_squares(apply(_along(directions, direction[None])), axes=1)
+            return sum_of_squares(apply(broadcast_like(direction[None], directions)), axes=1)
 
         # Recomputed when differentiated: what a pass leaves behind is as large as the matrix.
         rows = lax.map(
             jax.checkpoint(squares),
             jnp.arange(size),
-            batch_size=min(chunk_size or max(1, _ROWS // batch), max(size, 1)),
+            batch_size=min(chunk_size or max(1, ROWS // batch), max(size, 1)),
         )
-    return _square_root(jnp.sum(rows, axis=0))
+    return square_root(jnp.sum(rows, axis=0))
 
 
 def automatic_mode(inputs: int, outputs: int) -> Literal["forward", "reverse"]:
     """Mode of differentiation that needs fewer passes.
 
-    A tangent pass and a cotangent pass through a network take about the same time, so their numbers decide.
+    A tangent pass and a cotangent pass take about the same time, so their numbers decide.
 
     Args:
       inputs: values of one example, at least 1.
@@ -243,13 +295,13 @@ def directional_norm(
     References:
       Park et al., arXiv 2209.11436, sec. 4 (projected path length).
     """
-    _check_floating("x", x)
-    _check_floating("direction", direction)
-    _check_same_shape("direction", direction, "x", x)
+    check_floating("x", x)
+    check_floating("direction", direction)
+    check_same_shape("direction", direction, "x", x)
     with jax.default_matmul_precision("highest"):
-        _real_outputs(fn, x)
+        real_outputs(fn, x)
         _, velocity = jax.jvp(fn, (x,), (direction.astype(x.dtype),))
-    return _square_root(_sum_of_squares(velocity))
+    return norm(velocity)
 
 
 def largest_singular_value(
@@ -284,24 +336,24 @@ def largest_singular_value(
     References:
       Park et al., arXiv 2209.11436, sec. 3 (J(x)); the power method is textbook.
     """
-    _check_floating("x", x)
+    check_floating("x", x)
     if iterations < 1:
         raise ValueError(f"{iterations=} is below 1: give the number of power iterations, such as 32")
     with jax.default_matmul_precision("highest"):
-        _real_outputs(fn, x)
+        real_outputs(fn, x)
         _, pushforward = jax.linearize(fn, x)
         pushforward = canonical_convolutions(pushforward)
         pullback = canonical_convolutions(jax.linear_transpose(pushforward, x))
 
         def unit(v: Array) -> Array:
             v = v / jnp.maximum(jnp.max(jnp.abs(v), initial=0), jnp.finfo(v.dtype).tiny)  # its square cannot overflow
-            length = jnp.sqrt(_sum_of_squares(v)).astype(v.dtype)
+            length = jnp.sqrt(sum_of_squares(v)).astype(v.dtype)
             return v / jnp.where(length > 0, length, 1)
 
         def iterate(v: Array, _: None) -> tuple[Array, None]:
             (v,) = pullback(unit(pushforward(v)))
             return unit(v), None
 
-        start = _along(x, jax.random.normal(key, x.shape, x.dtype))
+        start = broadcast_like(jax.random.normal(key, x.shape, x.dtype), x)
         v, _ = lax.scan(iterate, unit(start), None, length=iterations)
         return directional_norm(fn, x, lax.stop_gradient(v))

@@ -1,56 +1,74 @@
-"""The passes that every norm here is made of: linear maps at a point, squares, checks of what is differentiated."""
+"""What every norm here is made of: a linear map at a point, a norm of arrays, checks of what is differentiated."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from osrjax.devices.convolutions import canonical_convolutions
 
 Mode = Literal["forward", "reverse", "auto"]
 
-
-# Live example-directions that keep a CPU busy; larger ones do not run faster there.
+# Examples times passes at a time that keep a CPU busy; more do not run faster there.
 ROWS = 128
 
 
-def linear_map(fn: Callable[[Array], Array], x: Array, mode: str) -> tuple[Callable[[Array], Array], Any]:
-    """The derivative at x as a function of one direction for the batch, and the shape and dtype of directions."""
+def linear_map(
+    fn: Callable[[Array], Array], x: Array, mode: Literal["forward", "reverse"]
+) -> tuple[Callable[[Array], Array], Array]:
+    """The derivative of a function at x, linearised once, to be applied to one direction after another.
+
+    Args:
+      fn: maps x to an array.
+      x: where to differentiate.
+      mode: "forward" maps an input direction to J v, "reverse" an output direction to J^T v.
+
+    Returns:
+      The map, and an array of the shape and dtype of its directions: x, or the outputs.
+
+    Raises:
+      ValueError: an unknown mode.
+    """
     if mode == "forward":
         _, pushforward = jax.linearize(fn, x)
         return canonical_convolutions(pushforward), x
     if mode != "reverse":
-        raise ValueError(f'{mode=} is not one of "forward", "reverse", "auto"')
+        raise ValueError(f'{mode=} is no mode: give "forward" or "reverse" (for a norm also "auto")')
     outputs, pullback = jax.vjp(fn, x)
     return canonical_convolutions(lambda cotangent: pullback(cotangent)[0]), outputs
 
 
-def along(like: Array, direction: Array) -> Array:
-    """The direction broadcast to an array's shape; inside ``shard_map`` it also varies over the same mesh axes."""
-    return jnp.zeros_like(like) + direction
+def broadcast_like(direction: Array, x: Array) -> Array:
+    """The direction in the shape of x; inside ``jax.shard_map`` it also varies over the mesh axes of x."""
+    return jnp.zeros_like(x) + direction
 
 
 def for_batch_of_one(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A function of one row from one of batches."""
+    """A function of batches of one example from a function of one example."""
     return lambda x: fn(x[0])[None]
 
 
-def sum_of_squares(values: Array, *, axes: int = 0) -> Array:
-    """Over all axes but the first ``axes``, in float32 at least."""
+def norm(values: Array) -> Float[Array, ""]:
+    """Square root of the sum of all squares, summed in float32 at least; gradient 0 at 0."""
+    return square_root(sum_of_squares(values))
+
+
+def sum_of_squares(values: Array, *, axes: int = 0) -> Float[Array, "..."]:
+    """Sum over all but the first ``axes`` axes, in float32 at least."""
     wide = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     return jnp.sum(jnp.square(wide), axis=tuple(range(axes, values.ndim)))
 
 
-def square_root(squares: Array) -> Array:
+def square_root(squares: Array) -> Float[Array, "..."]:
     """The square root with gradient 0 at 0; the inner replacement keeps ``0 * inf`` out of the gradient."""
     zero = squares == 0  # not "positive": NaN has to stay NaN
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def real_outputs(fn: Callable[[Array], Array], x: Array) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of the outputs, which have to be one array of floats: other derivatives would be wrong."""
+    """Shape and dtype of ``fn(x)``; refuses outputs other than one array of floats: derivatives would be wrong."""
     outputs = jax.eval_shape(fn, x)
     if not hasattr(outputs, "dtype"):
         raise ValueError(f"fn gives a {type(outputs).__name__}: return one array")

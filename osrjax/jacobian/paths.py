@@ -1,20 +1,15 @@
 """Input-Jacobian norms along lines between two images; conventions as in :mod:`osrjax.jacobian.exact`."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Num
 
-from osrjax.jacobian.exact import directional_norm, input_jacobian_norms
-from osrjax.jacobian.passes import (
-    Mode,
-    check_floating as _check_floating,
-    check_same_shape as _check_same_shape,
-    real_outputs as _real_outputs,
-    square_root as _square_root,
-    sum_of_squares as _sum_of_squares,
-)
+from osrjax.jacobian.exact import directional_norm, input_jacobian_norm, input_jacobian_norms
+from osrjax.jacobian.passes import Mode, check_floating, check_same_shape, real_outputs, square_root, sum_of_squares
 
 __all__ = ["chord_length", "interpolation_profile", "path_length"]
 
@@ -27,12 +22,13 @@ def interpolation_profile(
     *,
     mode: Mode = "auto",
     chunk_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Float[Array, " points"]:
     r"""Norms of the input Jacobian along the straight line between two examples.
 
     .. math:: \lVert J(x_t) \rVert_F, \quad x_t = (1 - t)\, x_0 + t\, x_1.
 
-    *Cost*: that of :func:`input_jacobian_norms` for a batch of ``points``.
+    *Cost*: that of :func:`input_jacobian_norms` for all points; memory for ``batch_size * chunk_size`` passes.
 
     Args:
       fn: maps one example to an array of any shape.
@@ -40,7 +36,8 @@ def interpolation_profile(
       end: x_1, of the same shape.
       fractions: the values of t; 0 is ``start`` and 1 is ``end``.
       mode: as in :func:`input_jacobian_norms`.
-      chunk_size: as in :func:`input_jacobian_norms`.
+      chunk_size: passes at a time, as in :func:`input_jacobian_norms`.
+      batch_size: points at a time; None for all.
 
     Returns:
       One norm for each fraction.
@@ -60,7 +57,10 @@ def interpolation_profile(
     _check_line(start, end)
     t = fractions.astype(start.dtype).reshape(-1, *(1 for _ in start.shape))
     points = (1 - t) * start[None] + t * end[None]
-    return input_jacobian_norms(jax.vmap(fn), points, mode=mode, chunk_size=chunk_size)
+    if batch_size is None or batch_size >= len(points):
+        return input_jacobian_norms(jax.vmap(fn), points, mode=mode, chunk_size=chunk_size)
+    norm = partial(input_jacobian_norm, fn, mode=mode, chunk_size=chunk_size)
+    return lax.map(norm, points, batch_size=batch_size)
 
 
 def path_length(
@@ -141,13 +141,13 @@ def chord_length(
         raise ValueError(f"{points=} is below 1: give the number of steps between the examples, such as 16")
     fractions = jnp.linspace(0, 1, points + 1, dtype=start.dtype)
     with jax.default_matmul_precision("highest"):
-        _real_outputs(fn, start)
+        real_outputs(fn, start)
         outputs = jax.vmap(lambda t: fn((1 - t) * start + t * end))(fractions)
     steps = jnp.diff(outputs, axis=0)
-    return jnp.sum(_square_root(_sum_of_squares(steps, axes=1)))
+    return jnp.sum(square_root(sum_of_squares(steps, axes=1)))
 
 
 def _check_line(start: Array, end: Array) -> None:
-    _check_floating("start", start)
-    _check_floating("end", end)
-    _check_same_shape("end", end, "start", start)
+    check_floating("start", start)
+    check_floating("end", end)
+    check_same_shape("end", end, "start", start)

@@ -16,9 +16,17 @@ from .contrast import (
     contrast as contrast,
 )
 from .gradmix import (
-    GradMix as GradMix,
     make_contrastive_objective as make_contrastive_objective,
+)
+from .masked import (
     make_masked_classify_objective as make_masked_classify_objective,
+)
+from .masks import (
+    Attribution as Attribution,
+    Box as Box,
+    GradMix as GradMix,
+    RandomBox as RandomBox,
+    ViewMixing as ViewMixing,
 )
 from .method import (
     Attributed as Attributed,
@@ -36,11 +44,19 @@ from .method import (
 from .options import (
     ClassifyOptions as ClassifyOptions,
     ContrastOptions as ContrastOptions,
+    ContrastWeights as ContrastWeights,
     Options as Options,
     Traced as Traced,
     options_of as options_of,
     structure_of as structure_of,
     traced_fields as traced_fields,
+)
+from .passes import (
+    TappedPass as TappedPass,
+    attribute as attribute,
+    check_batch as check_batch,
+    tapped_pass as tapped_pass,
+    train_pass as train_pass,
 )
 from .table import (
     METHODS as METHODS,

@@ -18,9 +18,11 @@ from osrjax import augment, losses
 from osrjax.attribution.maps import check_layers, last_layers
 from osrjax.augment.pixels import to_float
 from osrjax.augment.views import make_crop_and_flip
+from osrjax.data.table import DataSet
 from osrjax.evaluation.assessment import open_set_scores
 from osrjax.methods.class_losses import CLASS_LOSSES, ClassLoss
-from osrjax.methods.gradmix import GradMix, make_masked_classify_objective
+from osrjax.methods.masked import make_masked_classify_objective
+from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
 from osrjax.methods.method import Attributed, Method, Needs, Task
 from osrjax.methods.options import ClassifyOptions
 from osrjax.models.backbones import NETWORKS
@@ -39,6 +41,9 @@ __all__ = [
     "ovr",
     "softmax",
 ]
+
+
+UNNAMED = DataSet()  # what is implied where no data set was named
 
 
 def m_ovr(options: ClassifyOptions, task: Task) -> Method:
@@ -94,7 +99,10 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
         return OpenSetNetwork(NETWORKS[options.network](dtype=jnp.dtype(dtype)), task.classes, class_loss.head)
 
     network = make_network(jnp.float32)
-    augmentation = make_crop_and_flip(crop_padding=options.crop_padding, flip=options.flip)
+    augmentation = make_crop_and_flip(
+        crop_padding=UNNAMED.crop_padding if options.crop_padding is None else options.crop_padding,
+        flip=UNNAMED.flip if options.flip is None else options.flip,
+    )
     names = ("learning_rate", "final_learning_rate", "weight_decay", *class_loss.hyper)
     make_objective = partial(
         make_classify_objective, class_loss=class_loss, augmentation=augmentation, rotations=options.rotations
@@ -106,11 +114,13 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
         layers = options.cam_layers or last_layers(stages)
         check_layers(layers, stages)
     if options.mixing != "none":
-        mix = GradMix(layers, sign=options.cam_sign if options.mixing == "gradmix" else 0, fill=options.fill)
+        box = Box(fill=options.fill)
+        attributed = Attribution(layers=layers, sign=options.cam_sign)
+        mix = GradMix(attributed, box) if options.mixing == "gradmix" else RandomBox(box)
         make_objective = partial(
             make_masked_classify_objective, class_loss=class_loss, augmentation=augmentation, mix=mix
         )
-        names += ("mixed_weight", "smallest_kept", "largest_kept")
+        names += ("mixed_weight", *mix.hyper)
     hyper = {name: own[name] if name in own else getattr(options, name) for name in names}
 
     def outputs(variables: PyTree, images: Array) -> dict[str, Array]:

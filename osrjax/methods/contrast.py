@@ -15,10 +15,12 @@ from jaxtyping import Array
 
 from osrjax.attribution.maps import check_layers, last_layers
 from osrjax.augment.policies import POLICIES
-from osrjax.augment.views import MixViews, make_contrastive_augmentation, view_mixings
+from osrjax.augment.views import make_contrastive_augmentation, view_mixings
+from osrjax.data.table import DataSet
 from osrjax.evaluation.assessment import FeatureBank, fit_feature_scores, open_set_feature_scores
 from osrjax.losses.contrastive import nt_xent_loss
-from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.methods.gradmix import make_contrastive_objective
+from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox, ViewMixing
 from osrjax.methods.method import Attributed, Method, Needs, Task
 from osrjax.methods.options import ContrastOptions
 from osrjax.models.backbones import NETWORKS
@@ -56,7 +58,7 @@ def contrast(options: ContrastOptions, task: Task) -> Method:
     mix = mixed_term(options, len(zero_taps(network, task.image_shape, 1)))
     augmentation = make_contrastive_augmentation(
         crop_scale=(0.2, 1.0) if options.crop else None,
-        flip=options.flip,
+        flip=DataSet().flip if options.flip is None else options.flip,
         jitter=options.jitter,
         policy=POLICIES[options.policy],
     )
@@ -71,10 +73,9 @@ def contrast(options: ContrastOptions, task: Task) -> Method:
         block_size=options.block_size,
     )
     names = ("learning_rate", "final_learning_rate", "supcon_weight", "ssl_weight", "temperature")
-    if options.mixing in ("gradmix", "random_box"):
-        names += ("smallest_kept", "largest_kept")
-    hyper = {name: getattr(options, name) for name in names} | {"schedule_steps": float(task.steps)}
-    if options.mixing == "gradmix":
+    hyper = {name: getattr(options, name) for name in (*names, *(mix.hyper if mix else ()))}
+    hyper["schedule_steps"] = float(task.steps)
+    if mix is not None and mix.attribution is not None:
         hyper["attribution_temperature"] = options.cam_temperature or options.temperature
 
     def outputs(variables: PyTree, images: Array) -> dict[str, Array]:
@@ -116,7 +117,7 @@ def contrast(options: ContrastOptions, task: Task) -> Method:
     )
 
 
-def mixed_term(options: ContrastOptions, stages: int) -> GradMix | MixViews | None:
+def mixed_term(options: ContrastOptions, stages: int) -> ViewMixing | None:
     """The mixed term that options ask for, for a network of so many stages.
 
     Args:
@@ -133,14 +134,9 @@ def mixed_term(options: ContrastOptions, stages: int) -> GradMix | MixViews | No
     check_layers(layers, stages)
     if options.mixing == "none":
         return None
-    if (found := view_mixings(options.mixing_alpha).get(options.mixing)) is not None:
-        return found
-    return GradMix(
-        layers=layers,
-        sign=options.cam_sign if options.mixing == "gradmix" else 0,
-        method=options.cam_method,
-        aggregation=options.cam_aggregation,
-        statistics=options.cam_statistics,
+    if options.mixing not in ("gradmix", "random_box"):
+        return view_mixings(options.mixing_alpha)[options.mixing]
+    box = Box(
         fill=options.fill,
         views=options.mask_views,
         per_image=options.per_image,
@@ -148,3 +144,13 @@ def mixed_term(options: ContrastOptions, stages: int) -> GradMix | MixViews | No
         alpha=options.mixing_alpha,
         beta=options.mixing_beta,
     )
+    if options.mixing == "random_box":
+        return RandomBox(box)
+    attribution = Attribution(
+        layers=layers,
+        sign=options.cam_sign,
+        method=options.cam_method,
+        aggregation=options.cam_aggregation,
+        statistics=options.cam_statistics,
+    )
+    return GradMix(attribution, box)

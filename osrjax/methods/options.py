@@ -13,7 +13,16 @@ from osrjax.fields import check_above_zero, check_not_negative
 from osrjax.methods.table import MethodName
 from osrjax.models.table import NetworkName
 
-__all__ = ["ClassifyOptions", "ContrastOptions", "Options", "Traced", "options_of", "structure_of", "traced_fields"]
+__all__ = [
+    "ClassifyOptions",
+    "ContrastOptions",
+    "ContrastWeights",
+    "Options",
+    "Traced",
+    "options_of",
+    "structure_of",
+    "traced_fields",
+]
 
 Traced = Annotated[float, "traced"]
 T = TypeVar("T", bound="Options")
@@ -141,7 +150,26 @@ UNREAD: dict[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ContrastOptions(Options):
+class ContrastWeights:
+    """What is varied most in contrastive training."""
+
+    supcon_weight: Traced = 1.0
+    """gamma, the weight of SupCon, which reads labels; 0: self-supervised."""
+    ssl_weight: Traced = 1.2
+    """lambda_s, the weight of NT-Xent and the mixed term."""
+    temperature: Traced = 0.05
+    """T of all contrastive losses."""
+
+    def check(self) -> None:
+        """Refuses weights that leave nothing to minimise; errors as :meth:`Options.check`."""
+        check_above_zero(self, ["temperature"])
+        check_not_negative(self, ["supcon_weight", "ssl_weight"])
+        if not self.supcon_weight and not self.ssl_weight:
+            raise ValueError("supcon_weight=0 and ssl_weight=0 leave nothing to minimise: raise one of them")
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastOptions(ContrastWeights, Options):
     """Options of contrastive training: SupCon, NT-Xent and the mixed term of GradMix and its rivals."""
 
     method: MethodName = "contrast"
@@ -151,12 +179,6 @@ class ContrastOptions(Options):
     features: int = 128
     """Length of the projection."""
 
-    supcon_weight: Traced = 1.0
-    """gamma, the weight of SupCon, which reads labels; 0: self-supervised."""
-    ssl_weight: Traced = 1.2
-    """lambda_s, the weight of NT-Xent and the mixed term."""
-    temperature: Traced = 0.05
-    """T of all contrastive losses."""
     mixing: Literal["none", "gradmix", "random_box", "mixup", "cutmix", "cutout", "saliency_mix", "fmix"] = "gradmix"
     """The mixed term: gradmix masks boxes at the peaks of the attribution, random_box the same boxes anywhere."""
     cam_sign: Literal[1, -1] = 1
@@ -216,13 +238,11 @@ class ContrastOptions(Options):
     def check(self) -> None:
         """Refuses what would fail late or give a plausible wrong number; errors as :meth:`Options.check`."""
         sizes = ("neighbours", "hidden", "features")
-        check_above_zero(self, ["learning_rate", "temperature", *sizes, "mixing_alpha", "mixing_beta"])
-        check_not_negative(self, ["final_learning_rate", "supcon_weight", "ssl_weight", "jitter"])
+        check_above_zero(self, ["learning_rate", *sizes, "mixing_alpha", "mixing_beta"])
+        check_not_negative(self, ["final_learning_rate", "jitter"])
         if self.cam_temperature is not None and not self.cam_temperature > 0:
             raise ValueError(f"cam_temperature={self.cam_temperature!r} must be above 0, or left out")
         check_kept(self.smallest_kept, self.largest_kept)
-        if not self.supcon_weight and not self.ssl_weight:
-            raise ValueError("supcon_weight=0 and ssl_weight=0 leave nothing to minimise: raise one of them")
         if self.block_size is not None and self.block_size < 1:
             raise ValueError(f"block_size={self.block_size!r} must be at least 1, or left out")
         if self.jitter > 5:
@@ -270,7 +290,7 @@ def check_unread(options: Options, names: tuple[str, ...]) -> None:
             raise ValueError(f"{name}={getattr(options, name)!r} does nothing with mixing={mixing!r}: leave it out")
 
 
-def traced_fields(options: type[Options]) -> tuple[str, ...]:
+def traced_fields(options: Any) -> tuple[str, ...]:
     """Names of the fields that are traced numbers.
 
     Args:

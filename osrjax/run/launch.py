@@ -265,7 +265,8 @@ def parse(
       ValueError: an unknown preset, or steps and epochs together.
     """
     kind: Any = config_class
-    arguments = _with_values(sys.argv[1:] if arguments is None else arguments, kind)
+    arguments = [_renamed(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    arguments = _with_values(arguments, kind)
     names = [field.name for field in dataclasses.fields(kind)]
     given = _given(arguments, names)
     undone = dict.fromkeys(_undone(names, given))
@@ -322,6 +323,12 @@ def _with_values(arguments: list[str], kind: Any) -> list[str]:
         else:
             words += [positive, str(positive == word.replace("_", "-"))]
     return words
+
+
+def _renamed(word: str) -> str:
+    """The option that has taken the place of another: a loss is a method now."""
+    option, equals, value = word.partition("=")
+    return {"--loss": "--method"}.get(option, option) + equals + value
 
 
 def _given(arguments: list[str], names: list[str]) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
 from osrjax import augment
-from osrjax.augment import augment as augment_module
-from osrjax.augment import pixels
+from osrjax.augment import augment as augment_module, pixels
 
 
 def key() -> jax.Array:

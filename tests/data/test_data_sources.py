@@ -5,8 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from osrjax.data import Examples, MissingDataError, open_source
-from osrjax.data import build_fashion_mnist_small as build_module
+from osrjax.data import Examples, MissingDataError, build_fashion_mnist_small as build_module, open_source
 from osrjax.data.bundled import PATH, SHA256, examples_sha256
 from osrjax.data.idx import FASHION_MNIST_CLASSES, idx_array, idx_source
 

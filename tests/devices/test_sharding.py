@@ -20,7 +20,8 @@ import flax.linen as nn
 import jax, jax.numpy as jnp, numpy as np
 from osrjax.models import backbones
 from osrjax.devices import sharding
-from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.methods.gradmix import make_contrastive_objective
+from osrjax.methods.masks import Attribution, GradMix
 from osrjax.analysis.norms import dataset_jacobian_norms, make_norm_plan
 from osrjax.train.batches import gather_batch
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
@@ -56,7 +57,7 @@ recipes = {
     "m_ovr": (classifier, classify, make_sgd(total_steps=9)),
     "rotations": (classifier, partial(classify, rotations="one"), make_sgd(total_steps=9)),
     "gradmix": (contrastive, partial(make_contrastive_objective, augmentation=make_contrastive_augmentation(),
-        mix=GradMix((1, 2))), make_adam()),
+        mix=GradMix(Attribution((1, 2)))), make_adam()),
 }
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?[(](.*)")

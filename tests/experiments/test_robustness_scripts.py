@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_script
+from osrjax.run.features import make_feature_extractor
 from sklearn.metrics import roc_auc_score
 
 from osrjax import augment
@@ -16,7 +17,6 @@ from osrjax.data.corruptions import GENERATED_CORRUPTIONS, corrupt
 from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
 from osrjax.run.directory import Run
-from osrjax.run.features import make_feature_extractor
 from osrjax.run.finished import open_finished
 
 NARROW = partial(SmallCNN, width=4, features=32)  # an eighth of the channels: width is not what is tested here

@@ -1,5 +1,6 @@
 """Exact Jacobian norms against central differences and Jacobians by hand; what all of jacobian.py refuses."""
 
+import inspect
 import itertools
 import math
 from functools import partial
@@ -92,14 +93,17 @@ def test_jacobian_by_hand_and_by_differences(name, mode, params, x, x64):
         @jax.jit
         def both(params, x):
             fn = partial(mlp, params, activation=activation)
-            return jacobian.input_jacobian(fn, x, mode=mode), jacobian.input_jacobian_norm(fn, x, mode=mode)
+            norms = jacobian.jacfwd_norm(fn, x), jacobian.input_jacobian_norm(fn, x, mode=mode)
+            return jacobian.input_jacobian(fn, x, mode=mode), norms
 
-        found, norm = both(cast(params), cast(x))
+        found, norms = both(cast(params), cast(x))
         assert found.shape == (OUTPUTS, *INPUTS)
-        assert norm.shape == ()
-        assert found.dtype == norm.dtype == dtype
+        assert found.dtype == dtype
         np.testing.assert_allclose(found, by_hand, rtol=rtol, atol=rtol)
-        np.testing.assert_allclose(norm, np.linalg.norm(by_hand), rtol=rtol)
+        for norm in norms:
+            assert norm.shape == ()
+            assert norm.dtype == dtype
+            np.testing.assert_allclose(norm, np.linalg.norm(by_hand), rtol=rtol)
 
 
 def test_every_mode_and_chunk_size_gives_the_same_norms(params, x, rng):
@@ -198,6 +202,42 @@ def test_automatic_mode_takes_the_clearly_smaller_side(inputs, outputs, mode):
     assert jacobian.automatic_mode(inputs, outputs) == mode
 
 
+def test_one_example_and_a_batch_have_the_same_defaults():
+    alone, batched = (
+        {name: p.default for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+        for function in (jacobian.input_jacobian_norm, jacobian.input_jacobian_norms)
+    )
+    assert alone == batched == {"mode": "auto", "chunk_size": None}
+
+
+@jax.custom_vjp
+def backwards(x):
+    return 3 * x
+
+
+backwards.defvjp(lambda x: (3 * x, None), lambda _, cotangent: (3 * cotangent,))
+
+
+def forwards(x):
+    return jax.lax.while_loop(lambda carry: carry[0] < 1, lambda carry: (carry[0] + 1, 3 * carry[1]), (0, x))[1]
+
+
+def test_the_default_mode_takes_the_side_with_fewer_passes():
+    few, many = jnp.ones(2), jnp.ones(8)
+    # each function has one mode only; 8 inputs to 2 outputs, then 2 inputs to 8 outputs
+    narrow, wide = lambda x: backwards(x)[:2], lambda x: forwards(jnp.tile(x, 4))
+    for fn, x, entries, other in ((narrow, many, 2, "forward"), (wide, few, 8, "reverse")):
+        norms = (
+            jacobian.input_jacobian_norm(fn, x),
+            jacobian.input_jacobian_norms(jax.vmap(fn), x[None])[0],
+            jacobian.interpolation_profile(fn, x, -x, jnp.ones(1))[0],
+            jacobian.interpolation_profile(fn, x, -x, jnp.zeros(2), batch_size=1)[1],
+        )
+        np.testing.assert_allclose(norms, 3 * math.sqrt(entries), rtol=1e-6)
+        with pytest.raises((TypeError, ValueError), match=r"mode|custom_vjp"):
+            jacobian.input_jacobian_norm(fn, x, mode=other)
+
+
 def test_a_stack_of_checkpoints_under_vmap_and_jit(params, x, rng):
     scales = np.array([1.0, -0.5, 2.0])
     stacked = jax.tree.map(lambda leaf: single(np.stack([leaf * s for s in scales])), params)
@@ -240,6 +280,7 @@ def test_zero_jacobian_has_norm_zero_and_gradient_zero(mode):
     def norms(p, x):
         functions = (lambda x: p + jnp.zeros(2), lambda x: p * x, lambda x: jnp.zeros(4), lambda x: x**2 - 2 * x)
         alone = [jacobian.input_jacobian_norm(fn, x, mode=mode) for fn in functions]
+        alone += [jacobian.jacfwd_norm(fn, x) for fn in functions]
         batched = [jacobian.input_jacobian_norms(jax.vmap(fn), jnp.stack([x, x]), mode=mode) for fn in functions]
         return sum(alone) + jnp.concatenate(batched).sum()
 
@@ -262,6 +303,8 @@ BOTH: Any = "both"  # no mode, no distribution
 ERRORS = [
     (lambda: jacobian.input_jacobian(jnp.sin, WHOLE), "x"),
     (lambda: jacobian.input_jacobian(jnp.sin, ONES, mode=BOTH), "mode='both'"),
+    (lambda: jacobian.jacfwd_norm(jnp.sin, WHOLE), "x"),
+    (lambda: jacobian.jacfwd_norm(lambda x: x.astype(int), ONES), "fn"),
     (lambda: jacobian.input_jacobian_norm(jnp.sin, jnp.ones(3, jnp.uint8)), "x"),
     (lambda: jacobian.input_jacobian_norm(jnp.sin, ONES, mode=BOTH), "mode='both'"),
     (lambda: jacobian.input_jacobian_norm(jnp.sin, ONES, chunk_size=0), "chunk_size=0"),

@@ -167,6 +167,7 @@ LOWERED = {
     "norms reverse": lambda fn, one, x: jacobian.input_jacobian_norms(fn, x, mode="reverse"),
     "norms chunked": lambda fn, one, x: jacobian.input_jacobian_norms(fn, x, mode="reverse", chunk_size=3),
     "norm": lambda fn, one, x: jacobian.input_jacobian_norm(one, x[0], mode="forward", chunk_size=5),
+    "definition": lambda fn, one, x: jacobian.jacfwd_norm(one, x[0]),
     "jacobian": lambda fn, one, x: jacobian.input_jacobian(one, x[0], mode="reverse"),
     "directional": lambda fn, one, x: jacobian.directional_norm(one, x[0], x[1]),
     "singular value": lambda fn, one, x: jacobian.largest_singular_value(one, jax.random.key(0), x[0], iterations=3),
@@ -175,6 +176,9 @@ LOWERED = {
         one, jax.random.key(0), x[0], samples=3, mode="forward", distribution="gaussian", chunk_size=2
     ),
     "profile": lambda fn, one, x: jacobian.interpolation_profile(one, x[0], x[1], x[0, :3, 0, 0]),
+    "profile in batches": lambda fn, one, x: jacobian.interpolation_profile(
+        one, x[0], x[1], x[0, :3, 0, 0], batch_size=2
+    ),
     "path": lambda fn, one, x: jacobian.path_length(one, x[0], x[1], points=3),
     "chords": lambda fn, one, x: jacobian.chord_length(one, x[0], x[1], points=3),
     "penalty": lambda fn, one, x: jax.grad(lambda x: jacobian.input_jacobian_norms(fn, x).sum())(x),

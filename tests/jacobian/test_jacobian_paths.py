@@ -161,10 +161,11 @@ def test_interpolation_profile(mode, weights, ends):
     fractions = [0.0, 0.3, 0.5, 1.0]
     wanted = [np.linalg.norm(layers_jacobian(weights, (1 - t) * start + t * end)) for t in fractions]
     fn = partial(layers, jax.tree.map(single, weights))
-    profile = jax.jit(partial(jacobian.interpolation_profile, fn, mode=mode, chunk_size=3))
-    found = profile(single(start), single(end), jnp.array(fractions))
-    assert found.shape == (4,)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    for batch_size in (None, 1, 3, 9):  # 3 does not divide the 4 points
+        profile = jax.jit(partial(jacobian.interpolation_profile, fn, mode=mode, chunk_size=3, batch_size=batch_size))
+        found = profile(single(start), single(end), jnp.array(fractions))
+        assert found.shape == (4,)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_profile_of_a_step_peaks_between_its_ends():

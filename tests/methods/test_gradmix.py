@@ -17,7 +17,9 @@ from osrjax.augment import mixing
 from osrjax.augment.views import VIEW_MIXINGS
 from osrjax.devices import sharding
 from osrjax.methods.classify import CLASS_LOSSES
-from osrjax.methods.gradmix import GradMix, make_contrastive_objective, make_masked_classify_objective
+from osrjax.methods.gradmix import make_contrastive_objective
+from osrjax.methods.masked import make_masked_classify_objective
+from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
 from osrjax.models import backbones, networks
 from osrjax.models.backbones import ResNet, SmallCNN
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
@@ -225,17 +227,17 @@ def bilinear(length, new):
     return weights
 
 
-def plain_maps(mix, maps, gradients, height, width):
+def plain_maps(look, maps, gradients, height, width):
     total = 0.0
-    for layer in mix.layers:
+    for layer in look.layers:
         a, g = np.float64(maps[layer - 1]), np.float64(gradients[layer - 1])
-        if mix.method == "layer_cam":
-            stage = np.sum(a * np.maximum(mix.sign * g, 0), axis=-1)
+        if look.method == "layer_cam":
+            stage = np.sum(a * np.maximum(look.sign * g, 0), axis=-1)
         else:
-            stage = np.maximum(mix.sign * np.sum(a * g.mean((1, 2), keepdims=True), axis=-1), 0)
-        if mix.aggregation == "batch_minmax_sum":
+            stage = np.maximum(look.sign * np.sum(a * g.mean((1, 2), keepdims=True), axis=-1), 0)
+        if look.aggregation == "batch_minmax_sum":
             stage = (stage - stage.min()) / (stage.max() - stage.min() + 1e-8)
-        elif mix.aggregation == "sample_max_sum":
+        elif look.aggregation == "sample_max_sum":
             stage = stage / (stage.max((1, 2), keepdims=True) + 1e-8)
         total = total + bilinear(stage.shape[1], height) @ stage @ bilinear(stage.shape[2], width).T
     return total
@@ -298,24 +300,18 @@ SMALL = ContrastiveNetwork(SmallCNN(width=2, features=8, dtype=jnp.float64), hid
 TINY = ContrastiveNetwork(Tiny(), hidden=6, features=4)
 SHAPE = (8, 12, 3)  # maps of 4 x 6, 2 x 3 and 1 x 2
 CASES = {  # every switch, few programs
-    "canonical": (SMALL, {"layers": (1, 2, 3)}, {}),
+    "canonical": (SMALL, GradMix(Attribution(layers=(1, 2, 3))), {}),
     "both views": (
         TINY,
-        {
-            "layers": (2, 1),
-            "sign": -1,
-            "aggregation": "sample_max_sum",
-            "statistics": "running",
-            "fill": "paste",
-            "views": "both",
-            "per_image": True,
-            "weight": "true",
-        },
+        GradMix(
+            Attribution(layers=(2, 1), sign=-1, aggregation="sample_max_sum", statistics="running"),
+            Box(fill="paste", views="both", per_image=True, weight="true"),
+        ),
         {"statistics_from": "clean and mixed"},
     ),
     "grad-cam": (
         TINY,
-        {"layers": (1,), "method": "grad_cam", "aggregation": "raw_sum", "fill": "noise_pixel", "alpha": 2.0},
+        GradMix(Attribution(layers=(1,), method="grad_cam", aggregation="raw_sum"), Box(fill="noise_pixel", alpha=2.0)),
         {"clean_term": False, "reuse_second_view": False, "own_positive": True, "block_size": 3},
     ),
 }
@@ -324,32 +320,33 @@ CASES = {  # every switch, few programs
 def check_against_plain_form(network, variables, batch, hyper, mix, options, found, *, rtol, atol):
     loss, stats, metrics, gradients, calls = found
     size, (height, width) = len(LABELS), batch.images.shape[1:3]
+    look, box = mix.attribution, mix.box
     params, old_stats = variables["params"], variables["batch_stats"]
     both, masked = calls["images"][0], calls["images"][-1]
-    assert len(calls["images"]) == (3 if mix.statistics == "running" else 2)
+    assert len(calls["images"]) == (3 if look.statistics == "running" else 2)
     clean = np.split(both, 2)
     assert not (clean[0] == clean[1]).any()
-    own_pass = options.get("reuse_second_view", True) and mix.views == "first"
+    own_pass = options.get("reuse_second_view", True) and box.views == "first"
     assert len(masked) == (size if own_pass else 2 * size)
 
     (share,) = calls["share"]
     assert 0.5 <= share.min() <= share.max() <= 0.9
-    assert np.unique(share).size == (size if mix.per_image else 1)
+    assert np.unique(share).size == (size if box.per_image else 1)
     taps = zeros_of(network, batch.images.shape[1:], 2 * size)
-    slopes, (maps, _) = plain_gradients(network, mix.statistics)(
+    slopes, (maps, _) = plain_gradients(network, look.statistics)(
         taps, params, old_stats, both, LABELS, hyper["attribution_temperature"]
     )
-    total = plain_maps(mix, maps, slopes, height, width)
+    total = plain_maps(look, maps, slopes, height, width)
     kept = []
     for view, images in enumerate(np.split(masked, len(masked) // size)):
-        if mix.views == "first" and view == 1:  # the second view goes through untouched, bit for bit
+        if box.views == "first" and view == 1:  # the second view goes through untouched, bit for bit
             np.testing.assert_array_equal(images, clean[1])
             continue
         own_maps = total[view * size : (view + 1) * size]
         inside, nominal, true = plain_boxes(own_maps, share)
-        check_content(mix.fill, clean[view], images, inside)
+        check_content(box.fill, clean[view], images, inside)
         np.testing.assert_array_equal(calls["others"][view], clean[1 - view])
-        kept.append(nominal if mix.weight == "nominal" else true)
+        kept.append(nominal if box.weight == "nominal" else true)
         if view == 0:
             mass = np.mean((own_maps * inside).sum((1, 2)) / (own_maps.sum((1, 2)) + 1e-8))  # a map may be zero
             np.testing.assert_allclose(metrics["mass_in_box"], mass, rtol=1e-4)
@@ -369,7 +366,7 @@ def check_against_plain_form(network, variables, batch, hyper, mix, options, fou
         hyper,
         float(options.get("clean_term", True)),
         # A view that is not mixed would be its own positive: only mixed ones are.
-        np.repeat([1.0, float(mix.views == "both")], size) * options.get("own_positive", False),
+        np.repeat([1.0, float(box.views == "both")], size) * options.get("own_positive", False),
     )
     np.testing.assert_allclose(loss, wanted, rtol=rtol)
     for name, value in parts.items():
@@ -383,8 +380,7 @@ def check_against_plain_form(network, variables, batch, hyper, mix, options, fou
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_plain_form(case, double, seen):
-    network, switches, options = CASES[case]
-    mix = GradMix(**switches)
+    network, mix, options = CASES[case]
     variables, batch, hyper = drawn(network, SHAPE, np.float64), stored(*SHAPE), traced(jnp.float64)
     objective = make_contrastive_objective(network, waved, mix=mix, **options)
     program, found = run(objective, variables, batch, hyper, seen)
@@ -438,14 +434,17 @@ def test_other_mixings_and_none_in_one_program(seen):
     kept = []
 
     def recorded(mix):
-        def mixed(*args):
-            found = mix(*args)
-            kept.append(found[2])
-            return found
+        class Recorded:
+            attribution, hyper = mix.attribution, mix.hyper
 
-        return mixed
+            def __call__(self, *args):
+                found = mix(*args)
+                kept.append(found.kept)
+                return found
 
-    mixes = {"none": None, "random": GradMix(sign=0)} | {name: recorded(mix) for name, mix in VIEW_MIXINGS.items()}
+        return Recorded()
+
+    mixes = {"none": None, "random": RandomBox()} | {name: recorded(mix) for name, mix in VIEW_MIXINGS.items()}
     objectives = [
         make_contrastive_objective(network, waved, mix=mix, reuse_second_view=False) for mix in mixes.values()
     ]
@@ -516,7 +515,7 @@ def test_four_devices_equal_one_device_in_one_compilation():
     batch = Batch(jnp.asarray(images, jnp.uint8), jnp.arange(8, dtype=jnp.int32) % 3)
     network = ContrastiveNetwork(Tiny(stages=1), hidden=6, features=4)
     variables = drawn(network, SHAPE)
-    mix = GradMix(layers=(1,), statistics="running")
+    mix = GradMix(Attribution(layers=(1,), statistics="running"))
     make_objective = functools.partial(make_contrastive_objective, augmentation=waved, mix=mix)
     traces = []
 
@@ -552,7 +551,7 @@ def test_four_devices_equal_one_device_in_one_compilation():
 
 def test_nothing_leaves_the_device():
     variables = drawn(TINY, SHAPE)
-    mix = GradMix(layers=(1, 2), views="both", statistics="running", fill="paste")
+    mix = GradMix(Attribution(layers=(1, 2), statistics="running"), Box(views="both", fill="paste"))
     for objective in (
         make_contrastive_objective(TINY, waved, mix=mix),
         make_contrastive_objective(TINY, waved, mix=VIEW_MIXINGS["saliency_mix"]),
@@ -605,7 +604,9 @@ def test_operations_of_a_step(shallow):
     step = train.make_train_step(make_contrastive_objective(network, waved, mix=GradMix()), optimizer)
     compiled_unit = operations(forward, state.params, state.stats, compiled=True)
     assert 4.6 < operations(step, state, batch, key, hyper, compiled=True) / compiled_unit < 5.3
-    last = jax.value_and_grad(make_contrastive_objective(network, waved, mix=GradMix(layers=(4,))), has_aux=True)
+    last = jax.value_and_grad(
+        make_contrastive_objective(network, waved, mix=GradMix(Attribution(layers=(4,)))), has_aux=True
+    )
     assert 4.3 < operations(last, state.params, state.stats, batch, key, hyper) / unit < 4.7
     assert 8.5 < operations(plain_gradients_of, state.params, state.stats) / unit < 9.5
 
@@ -620,7 +621,7 @@ def test_masked_classification_equals_the_plain_form(double, seen):
     network = OpenSetNetwork(Tiny(), 3, "linear")
     variables, batch, hyper = drawn(network, SHAPE, np.float64), stored(*SHAPE), traced(jnp.float64)
     params, old_stats = variables["params"], variables["batch_stats"]
-    mix = GradMix(layers=(1, 2), sign=-1, views="both")  # there is one view only
+    mix = GradMix(Attribution(layers=(1, 2), sign=-1), Box(views="both"))  # there is one view only
     objective = make_masked_classify_objective(network, CLASS_LOSSES["softmax"], waved, mix=mix)
     _, (loss, stats, metrics, gradients, calls) = run(objective, variables, batch, hyper, seen)
     clean, masked = map(jnp.asarray, calls["images"])
@@ -635,7 +636,7 @@ def test_masked_classification_equals_the_plain_form(double, seen):
 
     taps = zeros_of(network, SHAPE, 4)
     slopes, maps = jit(jax.grad(attributed, has_aux=True))(taps, params)
-    own_maps = plain_maps(mix, maps, slopes, *SHAPE[:2])
+    own_maps = plain_maps(mix.attribution, maps, slopes, *SHAPE[:2])
     inside, kept, _ = plain_boxes(own_maps, calls["share"][0])
     check_content("noise", np.asarray(clean), np.asarray(masked), inside)
 
@@ -671,6 +672,11 @@ def shapes_of(objective, network=TINY, images=None, labels=LABELS):
     return jax.eval_shape(objective, *arguments, traced())
 
 
+def mixed_by(*parts):
+    """Traces an objective whose mixed term is a GradMix of these parts."""
+    return shapes_of(make_contrastive_objective(TINY, waved, mix=GradMix(*parts)))
+
+
 def unequal(key, images, calls=[]):  # noqa: B006
     calls.append(key)
     return waved(key, images)[:, : 8 - len(calls)]
@@ -683,29 +689,21 @@ ONE = jnp.zeros((1, *SHAPE), jnp.uint8)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: GradMix(sign=2), "sign=2"),
-        (lambda: GradMix(method="cam"), "method='cam'"),
-        (lambda: GradMix(statistics="test"), "statistics='test'"),
-        (lambda: GradMix(views="second"), "views='second'"),
-        (lambda: GradMix(layers=()), "layers=()"),
+        (lambda: Attribution(sign=2), "sign=2"),
+        (lambda: Attribution(sign=0), "RandomBox"),
+        (lambda: Attribution(method="cam"), "method='cam'"),
+        (lambda: Attribution(statistics="test"), "statistics='test'"),
+        (lambda: Box(views="second"), "views='second'"),
+        (lambda: Attribution(layers=()), "layers=()"),
         (lambda: make_contrastive_objective(TINY, waved, statistics_from="mixed"), "statistics_from='mixed'"),
-        (lambda: shapes_of(make_contrastive_objective(TINY, waved, mix=GradMix(layers=(3,)))), "stages 1 to 2"),
-        (lambda: shapes_of(make_contrastive_objective(TINY, waved, mix=GradMix(layers=(1, 1)))), "layers=(1, 1)"),
+        (lambda: mixed_by(Attribution(layers=(3,))), "stages 1 to 2"),
+        (lambda: mixed_by(Attribution(layers=(1, 1))), "layers=(1, 1)"),
         (lambda: shapes_of(make_contrastive_objective(TINY, waved), images=ONE, labels=LABELS[:1]), "holds one image"),
         (lambda: shapes_of(make_contrastive_objective(TINY, unequal)), "two views"),
-        (
-            lambda: shapes_of(make_contrastive_objective(TINY, waved, mix=GradMix(layers=(1,), fill="dots"))),
-            "fill='dots'",
-        ),
-        (
-            lambda: shapes_of(make_contrastive_objective(TINY, waved, mix=GradMix(layers=(1,), weight="some"))),
-            "weight='some'",
-        ),
-        (
-            lambda: shapes_of(make_contrastive_objective(TINY, waved, mix=GradMix(layers=(1,), aggregation="sum"))),
-            "how='sum'",
-        ),
-        (lambda: shapes_of(make_contrastive_objective(TINY, waved, mix=GradMix(layers=(1,), alpha=0.0))), "alpha=0.0"),
+        (lambda: mixed_by(Attribution(layers=(1,)), Box(fill="dots")), "fill='dots'"),
+        (lambda: mixed_by(Attribution(layers=(1,)), Box(weight="some")), "weight='some'"),
+        (lambda: mixed_by(Attribution(layers=(1,), aggregation="sum")), "how='sum'"),
+        (lambda: mixed_by(Attribution(layers=(1,)), Box(alpha=0.0)), "alpha=0.0"),
         (lambda: shapes_of(make_contrastive_objective(TINY, waved, block_size=0)), "block_size=0"),
         (
             lambda: make_masked_classify_objective(CLASSIFIER, CLASS_LOSSES["m_ovr"], waved, mix=GradMix()),
@@ -719,7 +717,9 @@ ONE = jnp.zeros((1, *SHAPE), jnp.uint8)
         ),
         (
             lambda: shapes_of(
-                make_masked_classify_objective(CLASSIFIER, CLASS_LOSSES["softmax"], waved, mix=GradMix(layers=(1,))),
+                make_masked_classify_objective(
+                    CLASSIFIER, CLASS_LOSSES["softmax"], waved, mix=GradMix(Attribution((1,)))
+                ),
                 CLASSIFIER,
                 ONE,
                 LABELS[:1],

@@ -12,7 +12,8 @@ from osrjax.analysis import costs
 from osrjax.augment.views import make_crop_and_flip
 from osrjax.devices import sharding
 from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
-from osrjax.methods.gradmix import GradMix, make_masked_classify_objective
+from osrjax.methods.masked import make_masked_classify_objective
+from osrjax.methods.masks import Attribution, GradMix
 from osrjax.models import backbones
 from osrjax.models.networks import OpenSetNetwork, zero_taps
 from osrjax.train.layout import lane_mesh
@@ -116,7 +117,7 @@ def test_masked_classification_reduces_its_gradient_once(rng):
         make_masked_classify_objective,
         class_loss=CLASS_LOSSES["m_ovr"],
         augmentation=make_crop_and_flip(),
-        mix=GradMix(layers=(1,)),
+        mix=GradMix(Attribution(layers=(1,))),
     )
     names = (*CLASS_LOSSES["m_ovr"].hyper, "mixed_weight", "smallest_kept", "largest_kept")
     hyper = dict.fromkeys(names, jnp.float32(0.5))

@@ -13,7 +13,8 @@ from osrjax.augment.views import make_crop_and_flip
 from osrjax.data import Examples, batch_indices, choose_data
 from osrjax.devices import sharding
 from osrjax.methods.classify import CLASS_LOSSES, make_classify_objective
-from osrjax.methods.gradmix import GradMix, make_contrastive_objective
+from osrjax.methods.gradmix import make_contrastive_objective
+from osrjax.methods.masks import Attribution, GradMix
 from osrjax.models.backbones import SmallCNN
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
 from osrjax.train import sweep
@@ -190,7 +191,8 @@ def test_contrastive_lanes_differ_in_temperature_and_weights(images):
     changes = {"temperature": 0.5, "supcon_weight": 0.3, "ssl_weight": 0.4, "largest_kept": 0.6}
     hypers = [base] + [{**base, name: value} for name, value in changes.items()]
     model = ContrastiveNetwork(SmallCNN(width=2, features=6), hidden=6, features=4)
-    objective = make_contrastive_objective(model, make_crop_and_flip(crop_padding=1), mix=GradMix(layers=(2, 3)))
+    mix = GradMix(Attribution(layers=(2, 3)))
+    objective = make_contrastive_objective(model, make_crop_and_flip(crop_padding=1), mix=mix)
     inputs = inputs_of(len(hypers), 4)
     singles = single_runs(objective, make_adam(), model, hypers, images, inputs)
     for layout in (LAYOUTS[0], LAYOUTS[2]):
@@ -279,7 +281,9 @@ def test_forward_and_norms_of_every_lane(images):
             expected = model.apply(own, floats, train=False)
             np.testing.assert_allclose(logits[lane], expected.logits, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(embedding[lane], expected.embedding, rtol=1e-5, atol=1e-6)
-    norms = jax.jit(sweep.make_lane_norms(lambda own, x: outputs(own, x)[1]))(variables, jnp.stack([floats[:2], floats[2:]]))
+    norms = jax.jit(sweep.make_lane_norms(lambda own, x: outputs(own, x)[1]))(
+        variables, jnp.stack([floats[:2], floats[2:]])
+    )
     for lane in range(2):
 
         def embedding_of(image, own):

@@ -1,0 +1,233 @@
+"""What an objective's mixed term is made of: GradMix, its control, and what any other mixing of views has to offer.
+
+A mixing is a value: a pure function ``(key, views, maps, hyper) -> MixedViews`` that says which maps it wants to see.
+The mixings without attribution (mixup, CutMix, ...) are :func:`osrjax.augment.view_mixings`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from osrjax import attribution
+from osrjax.attribution.maps import Aggregation
+from osrjax.augment import mixing
+from osrjax.augment.pixels import Images
+from osrjax.augment.views import MixedViews
+from osrjax.train.objective import Hyper
+
+__all__ = ["Attribution", "Box", "GradMix", "RandomBox", "ViewMixing"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribution:
+    """Which maps of a network a mask follows; the defaults are those of GradMix's code.
+
+    Attributes:
+      layers: stages whose maps are summed, 1 = the first.
+      sign: +1: what would raise the loss (the authors' code); -1: the evidence that lowers it (what "already learned"
+        says).
+      method: ``"layer_cam"``, or ``"grad_cam"``, which on the last stage alone is the authors' CamMix
+        (theirs takes a corner of the peak's cell, ours the peak of the magnified map).
+      aggregation: as :func:`osrjax.attribution.aggregate_maps`.
+      statistics: batch norm in the attribution pass: ``"train"``: the batch's, at no cost; ``"running"``: the running
+        ones, which need one more forward pass and let images interact through the loss alone.
+    """
+
+    layers: tuple[int, ...] = (2, 3, 4)
+    sign: Literal[-1, 1] = 1
+    method: Literal["layer_cam", "grad_cam"] = "layer_cam"
+    aggregation: Aggregation = "batch_minmax_sum"
+    statistics: Literal["train", "running"] = "train"
+
+    def __post_init__(self):
+        if self.sign not in (-1, 1):
+            raise ValueError(f"sign={self.sign!r} is not one of -1, 1: RandomBox is the box without an attribution")
+        if self.method not in ("layer_cam", "grad_cam"):
+            raise ValueError(f'method={self.method!r} is not one of "layer_cam", "grad_cam"')
+        if self.statistics not in ("train", "running"):
+            raise ValueError(f'statistics={self.statistics!r} is not one of "train", "running"')
+        if not self.layers:
+            raise ValueError(f"layers={self.layers!r} leaves no stage to attribute to: give some, such as (2, 3, 4)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """How large a mask is, what it holds and which views have one; the defaults are those of GradMix's code.
+
+    Attributes:
+      fill: what goes into the box, as :func:`osrjax.augment.gradmix`.
+      views: ``"first"``: the second view stays as it is; ``"both"``: each has a box of its own.
+      per_image: a lambda for each image, instead of one for the batch.
+      weight: the mixed term's weight from the ``"nominal"`` box or from its ``"true"`` area within the image.
+      alpha: first parameter of the Beta distribution of lambda, above 0.
+      beta: second parameter, above 0.
+    """
+
+    fill: mixing.Fill = "noise"
+    views: Literal["first", "both"] = "first"
+    per_image: bool = False
+    weight: mixing.Weight = "nominal"
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def __post_init__(self):
+        if self.views not in ("first", "both"):
+            raise ValueError(f'views={self.views!r} is not one of "first", "both"')
+
+
+@runtime_checkable
+class ViewMixing(Protocol):
+    """A mixed term: how it makes mixed views, and of what."""
+
+    @property
+    def attribution(self) -> Attribution | None:
+        """The maps that it is given; None: it has no use for any."""
+        ...
+
+    @property
+    def hyper(self) -> tuple[str, ...]:
+        """Names of the hyper-parameters that it reads."""
+        ...
+
+    def __call__(
+        self, key: Array, views: tuple[Array, ...], maps: Float[Array, "views batch height width"] | None, hyper: Hyper
+    ) -> MixedViews:
+        """Mixed views of one or two views of a batch."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class GradMix:
+    """Boxes on the peaks of attribution maps.
+
+    Its metrics: ``mass_in_box`` and ``mass_in_random_box``, the share of the first view's maps that lies in its boxes
+    and in equal boxes at random places.
+
+    Attributes:
+      attribution: the maps.
+      box: the box around the peak of a map.
+
+    Example:
+      >>> GradMix(Attribution(layers=(1, 2), sign=-1), Box(fill="paste")).hyper
+      ('smallest_kept', 'largest_kept')
+
+    References:
+      Xu et al., "Informed Mixing", arXiv 2505.12803, as its code does it.
+    """
+
+    attribution: Attribution = Attribution()
+    box: Box = Box()
+    hyper: ClassVar[tuple[str, ...]] = ("smallest_kept", "largest_kept")
+
+    def __call__(
+        self, key: Array, views: tuple[Images, ...], maps: Float[Array, "views batch height width"] | None, hyper: Hyper
+    ) -> MixedViews:
+        """Views with a box around the peak of each map.
+
+        Args:
+          key: consumed.
+          views: one view of a batch, or two; ``"paste"`` takes the other view of a partner, where there are two.
+          maps: one for each image of each view.
+          hyper: ``smallest_kept`` and ``largest_kept``, the range of lambda in (0, 1].
+
+        Returns:
+          The masked views.
+
+        Raises:
+          ValueError: no maps.
+        """
+        if maps is None:
+            raise ValueError("maps=None: give those of the attribution, or take RandomBox, which needs none")
+        draws = _draws(self.box, key, views, hyper)
+
+        def mask(view: int) -> mixing.Mixed:
+            return mixing.gradmix(
+                draws.keys[view],
+                views[view],
+                maps[view],
+                draws.share,
+                fill=self.box.fill,
+                others=views[-1 - view],
+                weight=self.box.weight,
+            )
+
+        _, size, height, width = maps.shape
+        random_maps = jax.random.uniform(draws.random_key, (size, height * width)).reshape(size, height, width)
+        metrics = {
+            "mass_in_box": _mass_in_box(maps[0], maps[0], draws.share),
+            "mass_in_random_box": _mass_in_box(maps[0], random_maps, draws.share),
+        }
+        return _masked_views(self.box, views, mask)._replace(metrics=metrics)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomBox:
+    """Boxes at random places: the control of :class:`GradMix`, without any attribution.
+
+    Attributes:
+      box: as there.
+
+    References:
+      A random box of noise: Zhong et al., "Random Erasing Data Augmentation", arXiv 1708.04896.
+    """
+
+    box: Box = Box()
+    attribution: ClassVar[None] = None
+    hyper: ClassVar[tuple[str, ...]] = ("smallest_kept", "largest_kept")
+
+    def __call__(self, key: Array, views: tuple[Images, ...], maps: Array | None, hyper: Hyper) -> MixedViews:
+        """Views with a box around a random pixel of each image: as :class:`GradMix`, but ``maps`` is not read."""
+        del maps
+        draws = _draws(self.box, key, views, hyper)
+
+        def mask(view: int) -> mixing.Mixed:
+            return mixing.random_box(
+                draws.keys[view],
+                views[view],
+                draws.share,
+                fill=self.box.fill,
+                others=views[-1 - view],
+                weight=self.box.weight,
+            )
+
+        return _masked_views(self.box, views, mask)
+
+
+class _Draws(NamedTuple):
+    """What both masks draw alike: the share of each image that stays, a key for each view, and one for the control."""
+
+    share: Array
+    keys: tuple[Array, Array]
+    random_key: Array
+
+
+def _draws(box: Box, key: Array, views: tuple[Array, ...], hyper: Hyper) -> _Draws:
+    share_key, first_key, second_key, random_key = jax.random.split(key, 4)
+    share = mixing.gradmix_share(
+        share_key,
+        len(views[0]),
+        smallest=hyper["smallest_kept"],
+        largest=hyper["largest_kept"],
+        alpha=box.alpha,
+        beta=box.beta,
+        per_image=box.per_image,
+    )
+    return _Draws(share, (first_key, second_key), random_key)
+
+
+def _masked_views(box: Box, views: tuple[Array, ...], mask: Callable[[int], mixing.Mixed]) -> MixedViews:
+    masked = [mask(view) for view in range(1 if box.views == "first" else len(views))]
+    kept = jnp.asarray(sum(one.kept for one in masked) / len(masked))
+    return MixedViews(tuple(one.images for one in masked), kept, {})
+
+
+def _mass_in_box(maps: Array, peaked: Array, share: Array) -> Array:
+    """Mean share of the maps' sums that lies in boxes on the peaks of other maps."""
+    _, height, width = maps.shape
+    bounds = attribution.box_bounds(attribution.map_peaks(peaked), share, height=height, width=width)
+    inside = jnp.where(attribution.box_mask(bounds, height=height, width=width), maps, 0.0)
+    return jnp.mean(jnp.sum(inside, axis=(1, 2)) / (jnp.sum(maps, axis=(1, 2)) + 1e-8))
