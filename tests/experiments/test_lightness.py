@@ -19,7 +19,7 @@ except SystemExit as end:
     code = end.code
 print(json.dumps([code, [name for name in {heavy!r} if name in sys.modules]]))
 """
-SCRIPTS = ("train", "contrastive", "ablation", "estimator", "untrained", "compare", "jacobian")
+SCRIPTS = ("train", "contrastive", "ablation", "estimator", "untrained", "compare", "jacobian", "predict")
 
 
 def ending(script, *words, cwd=None):
@@ -53,6 +53,9 @@ def test_help_and_unknown_options_load_nothing_heavy(script, option, code):
         ("jacobian smoke --only-figures", []),
         ("untrained --seeds 1", []),
         ("estimator nowhere --images 1", []),
+        ("estimator nowhere", []),
+        ("predict nowhere image.png", []),
+        ("predict nowhere", []),
     ],
 )
 def test_a_refusal_loads_nothing_that_it_does_not_need(line, loaded, tmp_path):
