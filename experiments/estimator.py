@@ -13,31 +13,25 @@ import dataclasses
 import json
 import sys
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 import osrjax
-from osrjax.run.launch import launch
+from osrjax.run.launch import FinishedConfig, launch
 
 Distribution = Literal["rademacher", "gaussian"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(FinishedConfig):
     """Measure the estimator of Jacobian norms on a trained network."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """A finished run directory of experiments/train.py or experiments/contrastive.py."""
     images: int = 1000
     """Test images, spread evenly over the run's test set."""
     repetitions: int = 500
     """Repetitions of the estimate with 32 projections (4 times as many with 8, 16 times with 2)."""
-    data_dir: Path | None = None
-    """Directory of prepared TFDS sets; default: TFDS's own."""
     seed: int = 0
     """Seed of the projections."""
     smoke: bool = False
@@ -62,10 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(config: Config) -> int:
     """The whole job; returns the exit code."""
+    finished = config.open()
     import jax
 
     osrjax.devices.cpu.reuse_host_memory()
-    finished = osrjax.run.open_finished(config.run)
     pixels, _ = osrjax.data.open_source(finished.config["data"], data_dir=config.data_dir).splits["test"]
     chosen = np.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).astype(int)
 

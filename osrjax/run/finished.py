@@ -21,7 +21,7 @@ from osrjax.devices.cpu import compiler_options
 from osrjax.files import read_json, reading
 from osrjax.methods.method import Method, Task, make_method
 from osrjax.methods.table import METHODS
-from osrjax.run.directory import read_network
+from osrjax.run.directory import check_files, read_network
 from osrjax.train.apply import apply_in_batches
 
 __all__ = ["FinishedRun", "open_finished"]
@@ -147,9 +147,7 @@ def open_finished(
     Raises:
       ValueError: a needed file is missing, or a JSON file is damaged.
     """
-    for name in needed:
-        if not (directory / name).exists():
-            raise ValueError(f"{argument}={str(directory)!r} has no {name}: finish its training first")
+    check_files(directory, needed, argument=argument)
     remedy = "restore it, or train in a new run directory"
     config, provenance = (read_json(directory / name, remedy) for name in ("config.json", "provenance.json"))
     return FinishedRun(directory, config, provenance, data_dir, own_method)

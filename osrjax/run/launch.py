@@ -104,9 +104,12 @@ class FinishedConfig:
         Raises:
           ValueError: as :func:`osrjax.run.open_finished`.
         """
-        from osrjax.run.finished import open_finished
+        from osrjax.run.directory import check_files
 
         files = ("config.json", "provenance.json", "network.npz", *needed)
+        check_files(self.run, files)
+        from osrjax.run.finished import open_finished  # JAX and Flax from here on
+
         return open_finished(self.run, needed=files, data_dir=self.data_dir, own_method=self.own_method)
 
 
