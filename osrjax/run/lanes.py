@@ -99,8 +99,8 @@ def train_lanes(
       script: begins the lines of errors.
 
     Returns:
-      The results, also in results.json of the directory; its outputs.npz has what every lane gave, and where each part's
-      images are among its rows.
+      The results, also in results.json of the directory; outputs.npz has what every lane gave, and where the images of
+      each part are among its rows.
 
     Raises:
       ValueError: no lane, hyper-parameters of other names, data that a method cannot work with, or a batch that the
