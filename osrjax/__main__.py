@@ -11,10 +11,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Starts the command that the first word names; returns the exit code."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command not in COMMANDS:
-        wanted = command in ("-h", "--help")
-        text = f"usage: python -m osrjax {{{','.join(COMMANDS)}}} ...; COMMAND --help says more"
-        print(text if wanted else f"osrjax: command={command!r} does not exist: {text}", file=sys.stdout if wanted else sys.stderr)
-        return 0 if wanted else 2
+        usage = f"usage: python -m osrjax {{{','.join(COMMANDS)}}} ...; COMMAND --help says more"
+        if command in ("-h", "--help"):
+            print(usage)
+            return 0
+        print(f"osrjax: command={command!r} does not exist: {usage}", file=sys.stderr)
+        return 2
     return load(COMMANDS[command])(rest)
 
 

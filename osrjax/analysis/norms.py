@@ -5,13 +5,8 @@ images and runs outside of ``jit``: it finds the number of passes at a time that
 images interact, pads the last batch, spreads batches over a mesh, and stores what is done.
 """
 
-import fcntl
-import hashlib
-import json
 import math
-import os
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,9 +18,10 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Float, Num
 from tqdm import tqdm
 
+from osrjax.analysis.norm_store import NormStore, claimed
 from osrjax.devices.cpu import compiler_options
-from osrjax.files import read_json, reading, write_whole, writing
 from osrjax.jacobian.exact import automatic_mode, input_jacobian_norms
+from osrjax.jacobian.passes import ROWS
 from osrjax.models.outputs import BatchFunction, PyTree
 
 __all__ = ["NormPlan", "dataset_jacobian_norms", "make_norm_plan"]
@@ -33,9 +29,8 @@ __all__ = ["NormPlan", "dataset_jacobian_norms", "make_norm_plan"]
 _GIB = 2**30
 
 
-# Images times passes at a time that keep a device busy; a CPU's caches want no more.
-_CPU_ROWS, _ACCELERATOR_ROWS = 128, 8192
-
+# Images times passes at a time that keep a device busy.
+_CPU_ROWS, _ACCELERATOR_ROWS = ROWS, 8192
 
 _CPU_BATCH, _ACCELERATOR_BATCH = 32, 128
 
@@ -212,15 +207,7 @@ def dataset_jacobian_norms(
     References:
       Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
     """
-    if not len(images):
-        raise ValueError(f"images has shape {images.shape}: give at least one image")
-    if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"images has dtype {images.dtype}: give floats in [-1, 1] (osrjax.augment.to_float)")
-    with np.errstate(over="ignore"):  # of a float64 beyond float32: infinite, and refused as such
-        images = np.asarray(images, np.float32)
-    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"images[{int(np.argmin(finite))}] is not finite ({np.sum(~finite)} such): leave them out")
+    images = _floats(images)
     if not functions:
         raise ValueError("functions is empty: give at least one named function")
     for name in functions:
@@ -236,11 +223,11 @@ def dataset_jacobian_norms(
     }
     found = {}
     with (
-        _claimed(folder, variables, images, samples),
+        claimed(folder, variables, images, samples),
         tqdm(total=len(functions) * len(images), unit="image", disable=None if progress else True) as bar,
     ):
         for name, function in functions.items():
-            store = _Store(folder, name, len(images))
+            store = NormStore(folder, name, len(images))
             if store.finished:
                 bar.update(len(images))
             else:
@@ -271,53 +258,17 @@ def dataset_jacobian_norms(
     return found
 
 
-class _Store:
-    """The norms of one function, in memory or in a file that is written batch by batch."""
-
-    def __init__(self, directory: Path | None, name: str, size: int) -> None:
-        self.finished = False
-        self._files = None
-        if directory is None:
-            self.values = np.full(size, np.nan, np.float32)
-            return
-        done, unfinished = self._files = _files(directory, name)
-        self.finished = done.exists()
-        if self.finished:
-            self.values = self._load(done, size)
-            return
-        if not unfinished.exists():  # renamed when whole: neither kill nor power cut leaves a file that is half zeros
-            fresh = directory / f".{name}.fresh.npy"
-            with writing(done):
-                with fresh.open("wb") as file:
-                    np.save(file, np.full(size, np.nan, np.float32))
-                    file.flush()
-                    os.fsync(file.fileno())
-                fresh.replace(unfinished)
-        self.values = self._load(unfinished, size, mmap_mode="r+")
-
-    @staticmethod
-    def _load(path: Path, size: int, mmap_mode: Literal["r+"] | None = None) -> np.ndarray:
-        with reading(path, "delete it and give the same command again"):
-            values = np.load(path, mmap_mode=mmap_mode)
-            if values.shape != (size,) or values.dtype != np.float32:
-                raise ValueError(f"{values.dtype} {values.shape} for {size} images")
-            return values
-
-    def has(self, rows: slice) -> bool:
-        return bool(np.isfinite(self.values[rows]).all())
-
-    def put(self, rows: slice, norms: np.ndarray) -> None:
-        self.values[rows] = norms
-        if isinstance(self.values, np.memmap):
-            with writing(str(self.values.filename)):
-                self.values.flush()
-
-    def finish(self) -> None:
-        if self._files is not None:
-            done, unfinished = self._files
-            self.values = np.array(self.values)
-            with writing(done):
-                unfinished.replace(done)
+def _floats(images: np.ndarray) -> np.ndarray:
+    if not len(images):
+        raise ValueError(f"images has shape {images.shape}: give at least one image")
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"images has dtype {images.dtype}: give floats in [-1, 1] (osrjax.augment.to_float)")
+    with np.errstate(over="ignore"):  # of a float64 beyond float32: infinite, and refused as such
+        images = np.asarray(images, np.float32)
+    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"images[{int(np.argmin(finite))}] is not finite ({np.sum(~finite)} such): leave them out")
+    return images
 
 
 def _outputs_without_interaction(
@@ -346,58 +297,6 @@ def _outputs_without_interaction(
                 " (train=False)"
             )
     return outputs[0].reshape(-1)[:8].tolist()
-
-
-@contextmanager
-def _claimed(
-    directory: Path | None, variables: PyTree, images: np.ndarray, samples: Mapping[str, list[float]]
-) -> Generator[None]:
-    """Holds a directory that belongs to these images, variables and functions; refuses any other."""
-    if directory is None:
-        yield
-        return
-    digest = hashlib.sha256()
-    for leaf in (images, *jax.tree.leaves(variables)):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"directory={str(directory)!r} is in use by another process: choose another") from error
-        except OSError as error:
-            raise ValueError(
-                f"directory={str(directory)!r} cannot be locked ({error.strerror}): choose another"
-            ) from error
-        path = directory / "content.json"
-        stored: dict[str, Any] = {"sha256": digest.hexdigest(), "samples": {}}
-        if path.exists():
-            stored = read_json(path, "it tells whose norms these are, so delete the whole directory")
-            if not isinstance(stored, dict) or not {"sha256", "samples"} <= stored.keys():
-                raise ValueError(f"{path} is no such file as this one writes: choose another directory")
-        elif any(_files(directory, name)[kind].exists() for name in samples for kind in (0, 1)):
-            raise ValueError(f"directory={str(directory)!r} holds arrays of unknown origin: choose another")
-        same = stored["sha256"] == digest.hexdigest() and all(
-            len(sample) == len(earlier) and np.allclose(earlier, sample, rtol=1e-3, atol=1e-6, equal_nan=True)
-            for name, sample in samples.items()
-            if (earlier := stored["samples"].get(name)) is not None
-        )
-        if not same:
-            raise ValueError(
-                f"directory={str(directory)!r} holds norms of other images, variables or functions: choose another"
-            )
-        stored["samples"] = {**stored["samples"], **samples}
-        write_whole(path, json.dumps(stored).encode())
-        yield
-
-
-def _files(directory: Path, name: str) -> tuple[Path, Path]:
-    """Where the norms of a function are kept when finished, and before."""
-    return directory / f"{name}.npy", directory / f".{name}.npy.partial"
 
 
 def _default_batch() -> int:

@@ -145,12 +145,13 @@ def test_only_missing_batches_are_computed(rng, variables, tmp_path):
 
 KILLED = """
 import sys, numpy as np, jax, jax.numpy as jnp
-from osrjax.jacobian_dataset import dataset_jacobian_norms
-import osrjax.jacobian_dataset as module, time
+from osrjax.analysis.norms import dataset_jacobian_norms
+from osrjax.analysis.norm_store import NormStore
+import time
 weights = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
 images = np.random.default_rng(1).normal(size=(40, 6)).astype(np.float32)
-put = module._Store.put
-module._Store.put = lambda *a: (put(*a), print("batch", flush=True), time.sleep(float(sys.argv[2])))
+put = NormStore.put
+NormStore.put = lambda *a: (put(*a), print("batch", flush=True), time.sleep(float(sys.argv[2])))
 function = lambda weights, x: jnp.tanh(x @ weights)
 found = dataset_jacobian_norms({"f": function}, weights, images, batch_size=4, directory=sys.argv[1])
 np.save(sys.argv[1] + "/result.npy", found["f"])
