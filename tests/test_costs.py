@@ -17,18 +17,26 @@ from osrjax.models import NETWORKS
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
-def load(name):
+def load(path):
     """The script as a module, with nothing run."""
-    spec = importlib.util.spec_from_file_location(f"experiments_{name}", EXPERIMENTS / f"{name}.py")
+    file = EXPERIMENTS / f"{path}.py"
+    spec = importlib.util.spec_from_file_location(f"experiments_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(file.parent))  # it imports what lies beside it
+        spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="module")
 def script():
-    return load("costs")
+    return load("benchmarks/costs")
+
+
+@pytest.fixture(scope="module")
+def steps(script):
+    return sys.modules["compiled_steps"]
 
 
 # Reading a compiled program.
@@ -151,9 +159,9 @@ def test_operations_of_a_forward_pass_by_hand():
     assert found.collectives == ()
 
 
-def compiled(script, program, devices, batch):
+def compiled(steps, program, devices, batch):
     """Costs of a step; shapes of the parameters that it trains, and those of batch norm alone."""
-    lowered = script.lowered_step(program, devices, batch, "cpu")
+    lowered = steps.lowered_step(program, devices, batch, "cpu")
     state, *_ = lowered.in_avals[0]
     leaves = jax.tree.leaves_with_path(state.params)
     norms = [leaf.shape for path, leaf in leaves if any("BatchNorm" in str(key) for key in path)]
@@ -166,10 +174,10 @@ def numbers(shapes):
     return sum(math.prod(shape) for shape in shapes)
 
 
-def test_a_classifier_on_many_devices_exchanges_gradients_and_statistics_alone(script):
-    program = script.Program("train", "small_cnn", (12, 12, 3), 3, 8)
+def test_a_classifier_on_many_devices_exchanges_gradients_and_statistics_alone(steps):
+    program = steps.Program("train", "small_cnn", (12, 12, 3), 3, 8)
     (alone, *_), (four, shapes, norms), (large, *_) = (
-        compiled(script, program, *size) for size in ((1, 8), (4, 2), (4, 6))
+        compiled(steps, program, *size) for size in ((1, 8), (4, 2), (4, 6))
     )
     assert alone.collectives == ()
     for found in (four, large):
@@ -187,10 +195,10 @@ def test_a_classifier_on_many_devices_exchanges_gradients_and_statistics_alone(s
 
 
 @pytest.mark.parametrize("kind", ["train", "contrastive"])
-def test_copies_and_views_stay_on_their_devices(script, kind):
+def test_copies_and_views_stay_on_their_devices(steps, kind):
     """No image goes to another device; of contrastive training projections do."""
-    program = script.Program(kind, "small_cnn", (12, 12, 3), 3, 8, "all")
-    found, shapes, _ = compiled(script, program, 4, 4)
+    program = steps.Program(kind, "small_cnn", (12, 12, 3), 3, 8, "all")
+    found, shapes, _ = compiled(steps, program, 4, 4)
     rows = [one for one in found.collectives if one.rows]
     if kind == "train":
         assert not rows
