@@ -233,12 +233,11 @@ def make_maps(
     """Returns ``(variables, first, second, labels) -> {sign: the fields of Found}``, compiled."""
     network, trained = finished.network, finished.config
     in_training = trained.get("cam_statistics", "train") == "train"
-    how = trained.get("cam_aggregation", "batch_minmax_sum")
+    aggregation = trained.get("cam_aggregation", "batch_minmax_sum")
     height, width, channels = finished.provenance["image_shape"]
     size = {"height": height, "width": width}
-    cam = attribution.grad_cam if method == "grad_cam" else attribution.layer_cam
 
-    def loss(taps: tuple, images: Array, variables: Any, labels: Array) -> tuple[Array, tuple]:
+    def loss(taps: tuple | None, images: Array, variables: Any, labels: Array) -> tuple[Array, tuple]:
         outputs, _ = network.apply(variables, images, train=in_training, taps=taps, mutable="batch_stats")
         if finished.is_contrastive:
             temperature = trained["cam_temperature"] or trained["temperature"]
@@ -251,21 +250,29 @@ def make_maps(
 
     def found(variables: Any, first: Array, second: Array, labels: Array) -> dict[int, tuple[Array, ...]]:
         images = jnp.concatenate([first, second]) if finished.is_contrastive else first
-        taps = zero_taps(network, (height, width, channels), len(images))
-        differentiate = jax.grad(loss, argnums=(0, 1), has_aux=True)
-        (gradients, image_gradients), activations = differentiate(taps, images, variables, labels)
+        of_first, of_stages = slice(len(first)), {}
+        if method == "input_gradient":
+            slopes, _ = jax.grad(loss, argnums=1, has_aux=True)(None, images, variables, labels)
+            of_stages[0] = jnp.array([]), attribution.input_gradient_map(slopes)[of_first]
+        else:
+            taps = zero_taps(network, (height, width, channels), len(images))
+            stages = attribution.stage_gradients(
+                lambda taps: loss(taps, images, variables, labels), taps, layers=layers
+            )
+            for sign in signs:
+                maps_of = partial(attribution.attribution_maps, **size, method=method, sign=float(sign))
+                alone = [
+                    maps_of([one], [slope], aggregation="raw_sum")[of_first] for one, slope in zip(*stages, strict=True)
+                ]
+                # As in training, the stages are scaled over both views of the batch.
+                of_stages[sign] = jnp.array(alone), maps_of(*stages, aggregation=aggregation)[of_first]
         key, share, by_sign = jax.random.key(seed), jnp.full(len(first), kept), {}
-        for sign in signs:
-            stages = [cam(activations[layer - 1], gradients[layer - 1], sign=float(sign)) for layer in layers]
-            upsampled = jnp.array([attribution.upsample_map(maps, **size)[: len(first)] for maps in stages])
-            # As in training, the stages are scaled over both views of the batch.
-            both = attribution.aggregate_maps(stages, **size, how=how) if layers else None
-            maps = (attribution.input_gradient_map(image_gradients) if both is None else both)[: len(first)]
+        for sign, (alone, maps) in of_stages.items():
             peaks = attribution.map_peaks(maps)
             boxes = attribution.box_bounds(peaks, share, **size)
             fill = trained.get("fill", "noise")
             masked = mixing.gradmix(jax.random.clone(key), first, maps, share, fill=fill, others=second)
-            by_sign[sign] = (upsampled, maps, peaks, boxes, masked.images)
+            by_sign[sign] = (alone, maps, peaks, boxes, masked.images)
         return by_sign
 
     return jax.jit(found, compiler_options=compiler_options())

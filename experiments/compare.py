@@ -29,7 +29,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from osrjax import methods, metrics, report
+from osrjax import metrics, report
 from osrjax.data.table import CORRUPTIONS
 from osrjax.fields import check_not_negative
 from osrjax.files import read_json, reading
@@ -93,10 +93,10 @@ class Comparison:
 
 
 LOSSES = {
-    "m-OvR": "--loss m_ovr",
-    "OvR": "--loss ovr",
-    "cosine softmax": "--loss cosine_softmax",
-    "softmax": "--loss softmax",
+    "m-OvR": "--method m_ovr",
+    "OvR": "--method ovr",
+    "cosine softmax": "--method cosine_softmax",
+    "softmax": "--method softmax",
 }
 MIXING = {
     "none": "--mixing none",
@@ -133,9 +133,9 @@ COMPARISONS = {
             "800 steps": "--steps 800",
             "T = 16": "--scale 16",
             "m = 0.25": "--margin 0.25",
-            "m = 0.5 on the target": "--loss m_ovr_target",
-            "OvR": "--loss ovr",
-            "softmax": "--loss softmax",
+            "m = 0.5 on the target": "--method m_ovr_target",
+            "OvR": "--method ovr",
+            "softmax": "--method softmax",
         },
         common="--preset bundled --family neal --split 0 --steps 400 --scale 32",
         groups={f"without {a} {b}": f"--held-out {a} {b}" for a, b in ((0, 1), (2, 4), (5, 9))},
@@ -143,7 +143,7 @@ COMPARISONS = {
         reference="m-OvR",
     ),
     "smoke": Comparison(
-        arms={"m-OvR": "--loss m_ovr", "softmax": "--loss softmax"},
+        arms={"m-OvR": "--method m_ovr", "softmax": "--method softmax"},
         common="--smoke",
         groups={f"neal {k}": f"--split {k}" for k in range(2)},
         seeds=1,
@@ -183,10 +183,10 @@ COMPARISONS = {
         script="contrastive.py",
     ),
     "mixing-m-ovr": Comparison(
-        arms=MASKS, common="--preset bundled --steps 200 --loss m_ovr", groups=NEAL, seeds=1, reference="random box"
+        arms=MASKS, common="--preset bundled --steps 200 --method m_ovr", groups=NEAL, seeds=1, reference="random box"
     ),
     "mixing-softmax": Comparison(
-        arms=MASKS, common="--preset bundled --steps 200 --loss softmax", groups=NEAL, seeds=1, reference="random box"
+        arms=MASKS, common="--preset bundled --steps 200 --method softmax", groups=NEAL, seeds=1, reference="random box"
     ),
     "mixing-all": Comparison(  # all classes known: the unknown images are those of another data set
         arms=MASKS,
@@ -292,10 +292,7 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
         done = [cell for cell in results if cell[0] == arm]
         if done:
             scores_of[arm] = list(results[done[0]]["trained"]["scores"])
-            own_score[arm] = results[done[0]].get("score")
-            if own_score[arm] is None:
-                loss = read_json(cells[done[0]] / "config.json", REPEAT)["loss"]
-                own_score[arm] = methods.CLASS_LOSSES[loss].score
+            own_score[arm] = results[done[0]]["score"]
     rows, numbers = [], {}
     for arm, names in scores_of.items():
         for score in names:

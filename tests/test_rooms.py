@@ -38,11 +38,6 @@ PLACES = {
     "tyro": ("run/launch.py", "commands/", "__main__.py", "data/prepare.py", "data/build_fashion_mnist_small.py"),
 }
 KNOWN_VIOLATIONS = {  # being mended: take an entry out with its cause
-    "experiments/ablation.py imports ablation_recipes",
-    "experiments/speed.py imports speed_gradmix",
-    "experiments/speed.py imports speed_jacobian",
-    "experiments/speed.py imports speed_sweep",
-    "experiments/speed.py imports torch_peers",
 }
 
 

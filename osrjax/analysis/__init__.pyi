@@ -7,6 +7,9 @@ from .claims import (
     loss_effects as loss_effects,
     series as series,
 )
+from .config import (
+    ProbeConfig as ProbeConfig,
+)
 from .costs import (
     CHIPS as CHIPS,
     PURPOSES as PURPOSES,
