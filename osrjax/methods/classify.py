@@ -47,32 +47,50 @@ UNNAMED = DataSet()  # what is implied where no data set was named
 
 
 def m_ovr(options: ClassifyOptions, task: Task) -> Method:
-    """m-OvR with the margin on all angles (Park et al., arXiv 2209.11436)."""
+    """m-OvR with the margin on all angles (Park et al., arXiv 2209.11436).
+
+    Arguments and errors are those of :func:`classify`.
+    """
     return classify(options, task, CLASS_LOSSES["m_ovr"])
 
 
 def m_ovr_target(options: ClassifyOptions, task: Task) -> Method:
-    """m-OvR with the margin on the labelled class's angle alone."""
+    """m-OvR with the margin on the labelled class's angle alone.
+
+    Arguments and errors are those of :func:`classify`.
+    """
     return classify(options, task, CLASS_LOSSES["m_ovr_target"])
 
 
 def ovr(options: ClassifyOptions, task: Task) -> Method:
-    """One-vs-rest on scaled cosines, without margin."""
+    """One-vs-rest on scaled cosines, without margin.
+
+    Arguments and errors are those of :func:`classify`.
+    """
     return classify(options, task, CLASS_LOSSES["ovr"])
 
 
 def cosine_softmax(options: ClassifyOptions, task: Task) -> Method:
-    """Cross-entropy of scaled cosines."""
+    """Cross-entropy of scaled cosines.
+
+    Arguments and errors are those of :func:`classify`.
+    """
     return classify(options, task, CLASS_LOSSES["cosine_softmax"])
 
 
 def softmax(options: ClassifyOptions, task: Task) -> Method:
-    """Cross-entropy of linear logits."""
+    """Cross-entropy of linear logits.
+
+    Arguments and errors are those of :func:`classify`.
+    """
     return classify(options, task, CLASS_LOSSES["softmax"])
 
 
 def doc(options: ClassifyOptions, task: Task) -> Method:
-    """One-vs-rest on linear logits, as DOC trains (Shu et al., EMNLP 2017)."""
+    """One-vs-rest on linear logits, as DOC trains (Shu et al., EMNLP 2017).
+
+    Arguments and errors are those of :func:`classify`.
+    """
     return classify(options, task, CLASS_LOSSES["doc"])
 
 
