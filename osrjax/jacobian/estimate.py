@@ -77,7 +77,7 @@ def projected_squares(
       One squared length a sample.
 
     Raises:
-      ValueError: an integer example, fewer than 1 sample, an unknown distribution or mode, a chunk size below 1.
+      ValueError: an integer example, or an unknown distribution or mode.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -89,12 +89,8 @@ def projected_squares(
       Robust Learning with Jacobian Regularization, arXiv 1908.02729, sec. 2.
     """
     check_floating("x", x)
-    if samples < 1:
-        raise ValueError(f"{samples=} is below 1: give the number of projections, 2 or more for an interval")
     if distribution not in ("rademacher", "gaussian"):
         raise ValueError(f'{distribution=} is not one of "rademacher", "gaussian"')
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"{chunk_size=} is below 1: give the number of passes at a time, such as 16")
     draw = jax.random.rademacher if distribution == "rademacher" else jax.random.normal
     with jax.default_matmul_precision("highest"):
         real_outputs(fn, x)
