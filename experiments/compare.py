@@ -29,13 +29,12 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from osrjax import report
-from osrjax.data.corruptions import CORRUPTIONS
+from osrjax import metrics, report
+from osrjax.data.table import CORRUPTIONS
+from osrjax.fields import check_not_negative
 from osrjax.files import read_json, reading
-from osrjax.methods.classify import CLASS_LOSSES
-from osrjax.metrics import intervals
-from osrjax.metrics.effects import detectable
 from osrjax.run.grid import REPEAT, check_finished, is_finished, run_cells
+from osrjax.run.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +70,10 @@ class Config:
     only_table: bool = False
     """Tabulate the finished runs and start none."""
 
+    def check(self) -> None:
+        """Refuses a negative number of runs at a time."""
+        check_not_negative(self, ["workers"])
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -90,10 +93,10 @@ class Comparison:
 
 
 LOSSES = {
-    "m-OvR": "--loss m_ovr",
-    "OvR": "--loss ovr",
-    "cosine softmax": "--loss cosine_softmax",
-    "softmax": "--loss softmax",
+    "m-OvR": "--method m_ovr",
+    "OvR": "--method ovr",
+    "cosine softmax": "--method cosine_softmax",
+    "softmax": "--method softmax",
 }
 MIXING = {
     "none": "--mixing none",
@@ -130,9 +133,9 @@ COMPARISONS = {
             "800 steps": "--steps 800",
             "T = 16": "--scale 16",
             "m = 0.25": "--margin 0.25",
-            "m = 0.5 on the target": "--loss m_ovr_target",
-            "OvR": "--loss ovr",
-            "softmax": "--loss softmax",
+            "m = 0.5 on the target": "--method m_ovr_target",
+            "OvR": "--method ovr",
+            "softmax": "--method softmax",
         },
         common="--preset bundled --family neal --split 0 --steps 400 --scale 32",
         groups={f"without {a} {b}": f"--held-out {a} {b}" for a, b in ((0, 1), (2, 4), (5, 9))},
@@ -140,7 +143,7 @@ COMPARISONS = {
         reference="m-OvR",
     ),
     "smoke": Comparison(
-        arms={"m-OvR": "--loss m_ovr", "softmax": "--loss softmax"},
+        arms={"m-OvR": "--method m_ovr", "softmax": "--method softmax"},
         common="--smoke",
         groups={f"neal {k}": f"--split {k}" for k in range(2)},
         seeds=1,
@@ -180,10 +183,10 @@ COMPARISONS = {
         script="contrastive.py",
     ),
     "mixing-m-ovr": Comparison(
-        arms=MASKS, common="--preset bundled --steps 200 --loss m_ovr", groups=NEAL, seeds=1, reference="random box"
+        arms=MASKS, common="--preset bundled --steps 200 --method m_ovr", groups=NEAL, seeds=1, reference="random box"
     ),
     "mixing-softmax": Comparison(
-        arms=MASKS, common="--preset bundled --steps 200 --loss softmax", groups=NEAL, seeds=1, reference="random box"
+        arms=MASKS, common="--preset bundled --steps 200 --method softmax", groups=NEAL, seeds=1, reference="random box"
     ),
     "mixing-all": Comparison(  # all classes known: the unknown images are those of another data set
         arms=MASKS,
@@ -223,11 +226,12 @@ ATTRIBUTION = {"in the box": ("attribution", "mass_in_box"), "in a random box": 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs what is missing, then prints and stores the table."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
+    return launch(Config, work, script="compare.py", description=__doc__, arguments=arguments)
+
+
+def work(config: Config) -> int:
+    """The whole job; returns the exit code."""
     comparison = COMPARISONS[config.table]
-    if config.workers < 0:
-        print(f"compare.py: workers={config.workers} must not be negative", file=sys.stderr)
-        return 2
     cells = {
         (arm, group, seed): config.out / config.table / f"{arm}-{group}-{seed}".replace(" ", "_")
         for seed in range(comparison.seeds)  # seeds outermost: a stopped comparison is still balanced
@@ -235,13 +239,9 @@ def main(arguments: list[str] | None = None) -> int:
         for arm in comparison.arms
     }
     options = {out: options_of(config, comparison, cell) for cell, out in cells.items()}
-    try:
-        if config.only_table and not any(map(is_finished, options)):
-            raise ValueError(f"out={str(config.out)!r} has no finished run of {config.table}: leave --only-table out")
-        check_finished(options)
-    except ValueError as error:
-        print(f"compare.py: {error}", file=sys.stderr)
-        return 2
+    if config.only_table and not any(map(is_finished, options)):
+        raise ValueError(f"out={str(config.out)!r} has no finished run of {config.table}: leave --only-table out")
+    check_finished(options)
     if not config.only_table:
         failed = run_cells(
             Path(__file__).with_name(comparison.script),
@@ -255,11 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     texts, numbers = [], {}
     for family in dict.fromkeys(group.split()[0] for group in comparison.groups):
         groups = {group: options for group, options in comparison.groups.items() if group.split()[0] == family}
-        try:
-            text, numbers[family] = tabulate(dataclasses.replace(comparison, groups=groups), cells)
-        except ValueError as error:
-            print(f"compare.py: {error}", file=sys.stderr)
-            return 2
+        text, numbers[family] = tabulate(dataclasses.replace(comparison, groups=groups), cells)
         texts.append(f"{config.table}, {family}: {text}")
     text = "\n\n".join(texts)
     (config.out / f"{config.table}.txt").write_text(text + "\n")
@@ -296,14 +292,11 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
         done = [cell for cell in results if cell[0] == arm]
         if done:
             scores_of[arm] = list(results[done[0]]["trained"]["scores"])
-            own_score[arm] = results[done[0]].get("score")
-            if own_score[arm] is None:
-                loss = read_json(cells[done[0]] / "config.json", REPEAT)["loss"]
-                own_score[arm] = CLASS_LOSSES[loss].score
+            own_score[arm] = results[done[0]]["score"]
     rows, numbers = [], {}
     for arm, names in scores_of.items():
         for score in names:
-            found = {metric: intervals.t_interval(score_values(arm, score, metric)) for metric in METRICS}
+            found = {metric: metrics.t_interval(score_values(arm, score, metric)) for metric in METRICS}
             if score == own_score[arm]:
                 found |= means_of({name: values(arm, *FIGURES[name]) for name in comparison.columns})
             numbers[f"{arm} / {score}"] = {metric: report.estimate_json(estimate) for metric, estimate in found.items()}
@@ -315,7 +308,7 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
         if arm == reference or arm not in own_score or reference not in own_score:
             continue
         pairs = {
-            metric: intervals.paired_difference(
+            metric: metrics.paired_difference(
                 score_values(reference, own_score[reference], metric), score_values(arm, own_score[arm], metric)
             )
             for metric in METRICS
@@ -325,7 +318,7 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
         )
         numbers[f"{reference} - {arm}"] = {metric: report.estimate_json(estimate) for metric, estimate in pairs.items()}
         texts = {metric: report.estimate_text(estimate) for metric, estimate in pairs.items()}
-        texts["auroc difference found with 80 % power"] = f"{detectable(pairs['auroc']):.3f}"
+        texts["auroc difference found with 80 % power"] = f"{metrics.detectable(pairs['auroc']):.3f}"
         differences.append({"difference of the scores marked *": f"{reference} - {arm}", **texts})
     title = (
         f"{len(results)} of {len(cells)} runs: {shape[0]} splits x {shape[1]} seeds, mean [95 % t interval over splits]"
@@ -333,7 +326,7 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
     if comparison.gate is not None:
         arm, least = comparison.gate
         if arm in own_score:
-            accuracy = intervals.t_interval(score_values(arm, own_score[arm], "closed_set_accuracy")).mean
+            accuracy = metrics.t_interval(score_values(arm, own_score[arm], "closed_set_accuracy")).mean
             met = "met" if accuracy >= least else "NOT met: no verdicts"
             title += f"\nthe arm {arm!r} should reach an accuracy of {least}: {accuracy:.3f}, {met}"
     angles, attributions = [], []
@@ -451,9 +444,9 @@ def missing_runs(found: int, cells: dict) -> str:
     return "" if found == len(cells) else f", {found} of {len(cells)} runs"
 
 
-def means_of(runs: dict[str, np.ndarray]) -> dict[str, intervals.Estimate]:
+def means_of(runs: dict[str, np.ndarray]) -> dict[str, "metrics.Estimate"]:
     """Mean and interval over splits by name, without the names that no run has."""
-    return {name: intervals.t_interval(values) for name, values in runs.items() if not np.isnan(values).all()}
+    return {name: metrics.t_interval(values) for name, values in runs.items() if not np.isnan(values).all()}
 
 
 def median_angles(out: Path) -> tuple[float, float, float]:

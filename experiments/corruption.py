@@ -17,34 +17,24 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
-from tqdm import tqdm
 
-from osrjax import report
-from osrjax.data import Examples
-from osrjax.data.corruptions import (
-    CORRUPTIONS,
-    GENERATED_CORRUPTIONS,
-    SEVERITIES,
-    corrupt,
-    mean_corruption_error,
-    published_corruption,
-)
-from osrjax.devices.cpu import reuse_host_memory
-from osrjax.metrics import intervals
-from osrjax.run.finished import FinishedRun, open_finished
-from osrjax.scores.features import class_similarities, fit_knn
+import osrjax
+from osrjax.data.table import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES
+from osrjax.evaluation.config import AssessmentConfig
+from osrjax.run.launch import FinishedConfig, launch
+
+if TYPE_CHECKING:
+    from osrjax.data import Examples
+    from osrjax.run import FinishedRun
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(AssessmentConfig, FinishedConfig):
     """Measure the corruption robustness of a run."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """A finished run directory of experiments/train.py or experiments/contrastive.py."""
     corrupted: Path | None = None
     """Folder of the published files (CIFAR-10-C or CIFAR-100-C): NAME.npy and labels.npy; default: generate."""
     corruptions: tuple[str, ...] = ()
@@ -55,37 +45,39 @@ class Config:
     """Only the first so many known test images of each class; default: all."""
     baseline: Path | None = None
     """A finished run on the same data, whose errors the relative mCE is in units of (the paper's is AlexNet)."""
-    data_dir: Path | None = None
-    """Directory of prepared TFDS sets; default: where the run found them."""
     out: Path | None = None
     """Directory of corruption.json; default: RUN/corruption-generated or RUN/corruption-published."""
     seed: int = 0
     """Seed of the generated corruptions."""
-    eval_batch_size: int = 500
-    """Images per evaluation call."""
-    resamples: int = 1000
-    """Bootstrap resamples of the 95 % intervals; 0: none."""
+
+    def check(self) -> None:
+        """Refuses what would fail late."""
+        if not self.severities or not set(self.severities) <= set(SEVERITIES):
+            raise ValueError(f"severities={list(self.severities)} must be some of 1, 2, 3, 4, 5")
+        for name, values in (("severities", self.severities), ("corruptions", self.corruptions)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}={list(values)} repeats some: give each once")
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"images={self.images} is below 1: give the number of images of each class")
+        if self.resamples < 0:
+            raise ValueError(f"resamples={self.resamples} is negative: give 0 for no intervals")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, checks, measures, tabulates; returns the exit code."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    try:
-        return measure(config)
-    except ValueError as error:
-        print(f"corruption.py: {error}", file=sys.stderr)
-        return 2
+    return launch(Config, measure, script="corruption.py", description=__doc__, arguments=arguments)
 
 
 def measure(config: Config) -> int:
     """The whole job; returns the exit code."""
-    reuse_host_memory()
+    from tqdm import tqdm
+
+    osrjax.devices.cpu.reuse_host_memory()
     published = config.corrupted is not None
     names = chosen_corruptions(config.corruptions, CORRUPTIONS if published else GENERATED_CORRUPTIONS)
-    check(config)
-    runs = [open_finished(config.run, data_dir=config.data_dir)]
+    runs = [config.open()]
     if config.baseline is not None:
-        runs.append(open_finished(config.baseline, argument="baseline", data_dir=config.data_dir))
+        runs.append(osrjax.run.open_finished(config.baseline, argument="baseline", data_dir=config.data_dir))
         check_same_images(*runs)
     data = runs[0].data
     if published and runs[0].config.get("held_out"):
@@ -97,10 +89,12 @@ def measure(config: Config) -> int:
         raise ValueError(f"out={str(out)!r} cannot be made ({error.strerror}): give another directory") from error
     clean = first_of_each_class(data.test_known, config.images)
 
-    def corrupted_images(name: str, severity: int) -> Examples:
+    def corrupted_images(name: str, severity: int) -> "Examples":
         if config.corrupted is None:
-            return Examples(corrupt(clean.images, name, severity=severity, seed=config.seed), clean.labels)
-        stored = published_corruption(config.corrupted, name, severity=severity)
+            return osrjax.data.Examples(
+                osrjax.data.corrupt(clean.images, name, severity=severity, seed=config.seed), clean.labels
+            )
+        stored = osrjax.data.published_corruption(config.corrupted, name, severity=severity)
         return first_of_each_class(known_images(stored, data.known_classes, clean.images.shape[1:]), config.images)
 
     corrupted_images(names[0], config.severities[0])  # refuses unfit files before any network is compiled
@@ -125,19 +119,6 @@ def measure(config: Config) -> int:
     return 0
 
 
-def check(config: Config) -> None:
-    """Refuses what would fail late."""
-    if not config.severities or not set(config.severities) <= set(SEVERITIES):
-        raise ValueError(f"severities={list(config.severities)} must be some of 1, 2, 3, 4, 5")
-    for name, values in (("severities", config.severities), ("corruptions", config.corruptions)):
-        if len(set(values)) < len(values):
-            raise ValueError(f"{name}={list(values)} repeats some: give each once")
-    if config.images is not None and config.images < 1:
-        raise ValueError(f"images={config.images} is below 1: give the number of images of each class")
-    if config.resamples < 0:
-        raise ValueError(f"resamples={config.resamples} is negative: give 0 for no intervals")
-
-
 def chosen_corruptions(names: tuple[str, ...], available: tuple[str, ...]) -> tuple[str, ...]:
     """The corruptions asked for, or all; "frost" finds its stand-in too."""
     by_name = {name.split(" ")[0]: name for name in available} | {name: name for name in available}
@@ -147,7 +128,7 @@ def chosen_corruptions(names: tuple[str, ...], available: tuple[str, ...]) -> tu
     return tuple(by_name[name] for name in names) or available
 
 
-def check_same_images(run: FinishedRun, baseline: FinishedRun) -> None:
+def check_same_images(run: "FinishedRun", baseline: "FinishedRun") -> None:
     """Refuses a baseline whose errors are about other images."""
     ours, theirs = run.data, baseline.data
     if ours.known_classes != theirs.known_classes or not np.array_equal(
@@ -156,16 +137,16 @@ def check_same_images(run: FinishedRun, baseline: FinishedRun) -> None:
         raise ValueError(f"baseline={str(baseline.directory)!r} has other known test images: give a run of the split")
 
 
-def first_of_each_class(examples: Examples, count: int | None) -> Examples:
+def first_of_each_class(examples: "Examples", count: int | None) -> "Examples":
     """The first `count` examples of every class, in their order; all for None."""
     if count is None:
         return examples
     rows = [np.flatnonzero(examples.labels == label)[:count] for label in np.unique(examples.labels)]
     chosen = np.sort(np.concatenate(rows))
-    return Examples(examples.images[chosen], examples.labels[chosen])
+    return osrjax.data.Examples(examples.images[chosen], examples.labels[chosen])
 
 
-def known_images(examples: Examples, known_classes: tuple[int, ...], shape: tuple[int, ...]) -> Examples:
+def known_images(examples: "Examples", known_classes: tuple[int, ...], shape: tuple[int, ...]) -> "Examples":
     """The examples of the known classes, labelled with their positions there."""
     if examples.images.shape[1:] != shape:
         raise ValueError(f"corrupted has images {examples.images.shape[1:]}, the run {shape}: give files of its data")
@@ -175,26 +156,27 @@ def known_images(examples: Examples, known_classes: tuple[int, ...], shape: tupl
     positions = np.full(examples.labels.max() + 1, -1, np.int32)
     positions[list(known_classes)] = np.arange(len(known_classes))
     labels = positions[examples.labels]
-    return Examples(examples.images[labels >= 0], labels[labels >= 0])
+    return osrjax.data.Examples(examples.images[labels >= 0], labels[labels >= 0])
 
 
-def make_classifier(run: FinishedRun, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from images to predicted positions in the known classes."""
-    extract = make_feature_extractor(run.network, run.variables, batch_size=batch_size)
-    if not run.is_contrastive:
-        return lambda images: extract(images)["logits"].argmax(-1)
-    train = run.data.train
-    bank = fit_knn(extract(train.images)["projection"], train.labels, classes=len(run.data.known_classes))
+def make_classifier(run: "FinishedRun", batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images to predicted positions in the known classes, by the run's own score."""
+    method, train = run.method, run.data.train
+    fitted = None
+    if method.fit:
+        fitted = method.fit(
+            {method.scored: run.outputs(train.images, batch_size=batch_size)[method.scored]}, train.labels
+        )
 
     def classify(images: np.ndarray) -> np.ndarray:
-        similarities = class_similarities(bank, extract(images)["projection"], neighbours=run.config["neighbours"])
-        return np.asarray(similarities).argmax(-1)
+        outputs = {method.scored: run.outputs(images, batch_size=batch_size)[method.scored]}
+        return method.scores(fitted, outputs)[method.score][1]
 
     return classify
 
 
 def summary(
-    config: Config, run: FinishedRun, names: tuple[str, ...], right_clean: np.ndarray, correct: np.ndarray
+    config: Config, run: "FinishedRun", names: tuple[str, ...], right_clean: np.ndarray, correct: np.ndarray
 ) -> dict:
     """Everything that was measured, as JSON values; intervals resample images, each with all its corruptions."""
     errors = 1.0 - correct.mean(axis=-1)  # [runs, corruptions, severities]
@@ -203,15 +185,13 @@ def summary(
     def estimate(statistic: Callable[[np.ndarray], float], images: np.ndarray) -> dict[str, float | None]:
         value, low, high = statistic(images), None, None
         if config.resamples:
-            low, high = intervals.bootstrap_interval(statistic, images, resamples=config.resamples)
+            low, high = osrjax.metrics.bootstrap_interval(statistic, images, resamples=config.resamples)
         return {"value": float(value), "low": low, "high": high}
 
     found = {
         "run": str(config.run),
         "corruptions": "generated, seed " + str(config.seed) if config.corrupted is None else str(config.corrupted),
-        "classifier": f"{run.config['neighbours']} nearest neighbours in the projection"
-        if run.is_contrastive
-        else "largest logit",
+        "classifier": run.method.classifier,
         "known_classes": list(run.data.known_names),
         "images": correct.shape[-1],
         "severities": list(config.severities),
@@ -244,7 +224,7 @@ def summary(
             found["relative_corruption_error"] = {
                 name: float(ours.sum() / theirs.sum()) for name, ours, theirs in zip(names, *errors, strict=True)
             }
-            value = {"value": mean_corruption_error(errors[0], errors[1]), "low": None, "high": None}
+            value = {"value": osrjax.data.mean_corruption_error(errors[0], errors[1]), "low": None, "high": None}
             # Resamples then hold some of the baseline's errors: none of 20 is missed but once in 10^8 or more.
             if (by_image[:, 1] > 0).sum(axis=0).min() >= 20:
                 value = estimate(relative, by_image) | {"value": value["value"]}
@@ -264,14 +244,14 @@ def results_text(config: Config, found: dict) -> str:
     rows.append({"accuracy": "mean", **{name: float(np.mean([row[name] for row in rows])) for name in columns}})
     cells = f"{len(found['accuracy'])} corruptions ({found['corruptions']}) at severities {list(config.severities)}"
     lines = [
-        report.results_table(rows),
+        osrjax.report.results_table(rows),
         f"{cells}; {found['images']} known test images; class by {found['classifier']}; [95 % bootstrap interval]",
-        f"clean accuracy {report.interval_text(found['clean_accuracy'])}",
-        f"mean accuracy {report.interval_text(found['mean_accuracy'])}",
-        f"mean corruption error, not normalised: {report.interval_text(found['mean_corruption_error'])}",
+        f"clean accuracy {osrjax.report.interval_text(found['clean_accuracy'])}",
+        f"mean accuracy {osrjax.report.interval_text(found['mean_accuracy'])}",
+        f"mean corruption error, not normalised: {osrjax.report.interval_text(found['mean_corruption_error'])}",
     ]
     if "relative_mean_corruption_error" in found:
-        text = report.interval_text(found["relative_mean_corruption_error"])
+        text = osrjax.report.interval_text(found["relative_mean_corruption_error"])
         lines.append(f"mean corruption error relative to the baseline: {text}")
     if "baseline" in found:
         base = found["baseline"]

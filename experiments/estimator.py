@@ -13,42 +13,34 @@ import dataclasses
 import json
 import sys
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import tyro
 from tqdm import tqdm
 
-from osrjax import report
-from osrjax.augment.pixels import to_float
-from osrjax.data import open_source
-from osrjax.devices.cpu import compiler_options, reuse_host_memory
-from osrjax.jacobian.estimate import jacobian_estimate, mean_estimate, projected_squares
-from osrjax.jacobian.exact import input_jacobian, input_jacobian_norms
-from osrjax.run.finished import norm_functions, open_finished
+import osrjax
+from osrjax.run.launch import FinishedConfig, launch
 
 Distribution = Literal["rademacher", "gaussian"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(FinishedConfig):
     """Measure the estimator of Jacobian norms on a trained network."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """A finished run directory of experiments/train.py or experiments/contrastive.py."""
     images: int = 1000
     """Test images, spread evenly over the run's test set."""
     repetitions: int = 500
     """Repetitions of the estimate with 32 projections (4 times as many with 8, 16 times with 2)."""
-    data_dir: Path | None = None
-    """Directory of prepared TFDS sets; default: TFDS's own."""
     seed: int = 0
     """Seed of the projections."""
     smoke: bool = False
     """Seconds-long version: 40 images, 10 repetitions."""
+
+    def check(self) -> None:
+        """Refuses numbers of which no spread can be taken."""
+        if self.images < 2 or self.repetitions < 2:
+            raise ValueError(f"images={self.images} and repetitions={self.repetitions}: give at least 2 of each")
 
 
 SAMPLES = (2, 8, 32)
@@ -58,26 +50,20 @@ BATCH = 50
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, checks, measures; returns the exit code."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    if config.smoke:
-        config = dataclasses.replace(config, images=40, repetitions=10)
-    try:
-        return measure(config)
-    except ValueError as error:
-        print(f"estimator.py: {error}", file=sys.stderr)
-        return 2
+    smoke = {"images": 40, "repetitions": 10}
+    return launch(Config, measure, script="estimator.py", description=__doc__, smoke=smoke, arguments=arguments)
 
 
 def measure(config: Config) -> int:
     """The whole job; returns the exit code."""
-    reuse_host_memory()
-    finished = open_finished(config.run)
-    if config.images < 2 or config.repetitions < 2:
-        raise ValueError(f"images={config.images} and repetitions={config.repetitions}: give at least 2 of each")
-    pixels, _ = open_source(finished.config["data"], data_dir=config.data_dir).splits["test"]
+    finished = config.open()
+    import jax
+
+    osrjax.devices.cpu.reuse_host_memory()
+    pixels, _ = osrjax.data.open_source(finished.config["data"], data_dir=config.data_dir).splits["test"]
     chosen = np.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).astype(int)
 
-    embedding = partial(norm_functions(finished.network)["embedding"], finished.variables)
+    embedding = partial(finished.method.functions["embedding"], finished.variables)
     exact, factors, projected = jacobians(embedding, pixels[chosen], jax.random.key(config.seed))
     squares = exact**2
     standard_error = np.sqrt(np.sum(np.var(projected, axis=1, ddof=1) / projected.shape[1])) / len(projected)
@@ -93,7 +79,7 @@ def measure(config: Config) -> int:
             numbers[f"{distribution} {samples}"] = found[samples]
             texts = {name: f"{value:.4f}" for name, value in found[samples].items()}
             rows.append({"projections": distribution, "n": str(samples), **texts})
-    print(report.results_table(rows))
+    print(osrjax.report.results_table(rows))
     errors = ", ".join(
         f"{100 * np.sqrt(0.95 * 0.05 / (config.repetitions * max(SAMPLES) // n)):.1f} % for n = {n}" for n in SAMPLES
     )
@@ -104,16 +90,20 @@ def measure(config: Config) -> int:
 
 def jacobians(embedding, pixels, key):
     """Exact norms, a factor C with C C^T = J J^T for each image, and the network's own projected squares."""
-    one_image = partial(input_jacobian, lambda x: embedding(x[None])[0], mode="reverse")
-    whole = jax.jit(jax.vmap(one_image), compiler_options=compiler_options())
-    norms = jax.jit(partial(input_jacobian_norms, embedding), compiler_options=compiler_options())
+    import jax
+    import jax.numpy as jnp
 
-    one = partial(projected_squares, lambda x: embedding(x[None])[0], samples=max(SAMPLES))
-    projections = jax.jit(jax.vmap(one), compiler_options=compiler_options())
+    options = osrjax.devices.cpu.compiler_options()
+    one_image = partial(osrjax.jacobian.input_jacobian, lambda x: embedding(x[None])[0], mode="reverse")
+    whole = jax.jit(jax.vmap(one_image), compiler_options=options)
+    norms = jax.jit(partial(osrjax.jacobian.input_jacobian_norms, embedding), compiler_options=options)
+
+    one = partial(osrjax.jacobian.projected_squares, lambda x: embedding(x[None])[0], samples=max(SAMPLES))
+    projections = jax.jit(jax.vmap(one), compiler_options=options)
     exact, factors, projected = [], [], []
     keys = jax.random.split(key, len(pixels))
     for start in tqdm(range(0, len(pixels), BATCH), desc="exact", unit="batch", disable=None):
-        images = to_float(jnp.asarray(pixels[start : start + BATCH]))
+        images = osrjax.augment.to_float(jnp.asarray(pixels[start : start + BATCH]))
         matrix = np.asarray(whole(images), np.float64).reshape(len(images), -1, images[0].size)
         gram = np.einsum("nij,nkj->nik", matrix, matrix, optimize=True)
         values, vectors = np.linalg.eigh(gram)
@@ -125,6 +115,8 @@ def jacobians(embedding, pixels, key):
 
 def repeated(factors, squares, config: Config, distribution: Distribution) -> dict[int, dict[str, float]]:
     """Coverage of the intervals and bias of the square root, for every number of projections."""
+    import jax
+    import jax.numpy as jnp
 
     @jax.jit
     def once(key, factors, squares):
@@ -132,7 +124,7 @@ def repeated(factors, squares, config: Config, distribution: Distribution) -> di
 
         def of_one(key, factor):
             start = jnp.zeros(factor.shape[1])
-            return projected_squares(
+            return osrjax.jacobian.projected_squares(
                 lambda x: factor @ x, key, start, samples=max(SAMPLES), distribution=distribution, chunk_size=32
             )
 
@@ -140,7 +132,7 @@ def repeated(factors, squares, config: Config, distribution: Distribution) -> di
         found = {}
         for samples in SAMPLES:
             groups = jnp.moveaxis(drawn.reshape(len(factors), -1, samples), 1, 0)  # repetitions, images, samples
-            single, mean = jacobian_estimate(groups), jax.vmap(mean_estimate)(groups)
+            single, mean = osrjax.jacobian.jacobian_estimate(groups), jax.vmap(osrjax.jacobian.mean_estimate)(groups)
             truth = jnp.mean(squares)
             found[samples] = {
                 "coverage, one image": jnp.mean((single.low <= squares[None]) & (squares[None] <= single.high)),

@@ -27,19 +27,19 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
-from osrjax import report
-from osrjax.analysis import claims
-from osrjax.analysis.probe import PROBE_METRICS
-from osrjax.files import FileError, read_json, reading
-from osrjax.metrics import effects, intervals
-from osrjax.report import jacobian as jacobian_report
+from osrjax import analysis, metrics, report
+from osrjax.fields import check_not_negative
+from osrjax.files import read_json, reading
 from osrjax.run.grid import REPEAT, check_finished, is_finished, run_cells
+from osrjax.run.launch import launch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Cell = tuple[str, str, int]  # arm, group, seed
 FigureName = Literal[
@@ -66,6 +66,10 @@ class Config:
     figures: tuple[FigureName, ...] = ()
     """Which figures to draw: those of the paper's figures 3 to 8 and 12, and of the halves of the loss; empty: all."""
 
+    def check(self) -> None:
+        """Refuses a negative number of runs at a time."""
+        check_not_negative(self, ["workers"])
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -88,10 +92,10 @@ class Table:
 
 
 ARMS = {
-    "m-OvR": "--loss m_ovr",
-    "softmax": "--loss softmax",
-    "intra half": "--loss m_ovr --intra-weight 1 --inter-weight 0",
-    "inter half": "--loss m_ovr --intra-weight 0 --inter-weight 1",
+    "m-OvR": "--method m_ovr",
+    "softmax": "--method softmax",
+    "intra half": "--method m_ovr --intra-weight 1 --inter-weight 0",
+    "inter half": "--method m_ovr --intra-weight 0 --inter-weight 1",
 }
 TABLES = {
     "bundled": Table(
@@ -99,10 +103,10 @@ TABLES = {
         groups={f"neal {k}": f"--family neal --split {k}" for k in range(5)},
         seeds=3,
         arms=ARMS,
-        known_common="--preset bundled --loss m_ovr --steps 200 --probe-every 200 --probe-images 40 --probe-pairs 4",
+        known_common="--preset bundled --method m_ovr --steps 200 --probe-every 200 --probe-images 40 --probe-pairs 4",
         counts=(2, 4, 6, 8),
         orders=5,
-        whole="--preset bundled --loss m_ovr --split 0 --probe-every 50 --test-norms",
+        whole="--preset bundled --method m_ovr --split 0 --probe-every 50 --test-norms",
     ),
     "cifar10": Table(
         common="--preset cifar10-small --steps 400 --probe-every 50 --probe-images 40 --probe-pairs 8",
@@ -122,10 +126,10 @@ TABLES = {
         groups={f"neal {k}": f"--family neal --split {k}" for k in range(2)},
         seeds=1,
         arms=ARMS,
-        known_common="--smoke --loss m_ovr --probe-every 20 --probe-images 12",
+        known_common="--smoke --method m_ovr --probe-every 20 --probe-images 12",
         counts=(2, 4),
         orders=2,
-        whole="--smoke --loss m_ovr --split 0 --probe-every 10 --probe-images 12 --test-norms",
+        whole="--smoke --method m_ovr --split 0 --probe-every 10 --probe-images 12 --test-norms",
     ),
 }
 METHOD, BASELINE = "m-OvR", "softmax"
@@ -145,7 +149,11 @@ class Found(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs what is missing, then draws the figures and prints and stores the verdicts."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
+    return launch(Config, work, script="jacobian.py", description=__doc__, arguments=arguments)
+
+
+def work(config: Config) -> int:
+    """The whole job; returns the exit code."""
     if config.smoke:
         config = dataclasses.replace(config, table="smoke")
     table = TABLES[config.table]
@@ -153,15 +161,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_of(table, config.data)
     cells = {cell: out / "-".join(map(str, cell)).replace(" ", "_") for cell in options}
     by_directory = {cells[cell]: line for cell, line in options.items()}
-    try:
-        if config.workers < 0:
-            raise ValueError(f"workers={config.workers} must not be negative")
-        if config.only_figures and not any(map(is_finished, by_directory)):
-            raise ValueError(f"out={str(config.out)!r} has no finished run of {config.table}: leave --only-figures out")
-        check_finished(by_directory)
-    except ValueError as error:
-        print(f"jacobian.py: {error}", file=sys.stderr)
-        return 2
+    if config.only_figures and not any(map(is_finished, by_directory)):
+        raise ValueError(f"out={str(config.out)!r} has no finished run of {config.table}: leave --only-figures out")
+    check_finished(by_directory)
     if not config.only_figures:
         failed = run_cells(
             Path(__file__).with_name("train.py"),
@@ -172,11 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
         if failed:
             print(f"jacobian.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
             return 1
-    try:
-        summarise(config, table, cells, options)
-    except FileError as error:
-        print(f"jacobian.py: {error}", file=sys.stderr)
-        return 2
+    summarise(config, table, cells, options)
     return 0
 
 
@@ -200,10 +198,10 @@ def summarise(
         )
     records = effects_of(found, decides=table.decides)
     # Added after the first split was seen: which classes are unknown decides the sign of JND.
-    roles = {arm: claims.class_adjusted_norms(probes) for arm, probes in present(found, *ARMS).items()}
+    roles = {arm: analysis.class_adjusted_norms(probes) for arm, probes in present(found, *ARMS).items()}
     verdicts = {
-        letter: effects.claim_verdict([record for record in records if record["claim"] == letter])
-        for letter in claims.CLAIMS
+        letter: metrics.claim_verdict([record for record in records if record["claim"] == letter])
+        for letter in analysis.CLAIMS
     }
     runs = [
         {"directory": str(cells[cell]), "options": " ".join(line), **measured(cells[cell])}
@@ -215,8 +213,8 @@ def summarise(
     stored = {
         "table": config.table,
         "rule": __doc__,
-        "accuracy_threshold": effects.ACCURACY,
-        "claims": {letter: {"text": claims.CLAIMS[letter], "verdict": v} for letter, v in verdicts.items()},
+        "accuracy_threshold": metrics.ACCURACY,
+        "claims": {letter: {"text": analysis.CLAIMS[letter], "verdict": v} for letter, v in verdicts.items()},
         "effects": records,
         "class_adjusted": roles,
         "curves": curves(found),
@@ -304,7 +302,7 @@ def measured(directory: Path) -> dict:
     if not is_finished(directory):
         return {"finished": False}
     probe = arrays_of(directory / "probe.npz")
-    ends = {name: [plain(probe[name][end]) for end in (0, -1)] for name in PROBE_METRICS}
+    ends = {name: [plain(probe[name][end]) for end in (0, -1)] for name in analysis.PROBE_METRICS}
     starts = read_json(directory / "provenance.json", REPEAT)["starts"]
     return {"finished": True, "revision": starts[-1]["revision"] if starts else None, "first_and_last": ends}
 
@@ -316,16 +314,16 @@ def curves(found: Found) -> dict:
         triples = []
         for column in np.moveaxis(values, -1, 0):
             column = np.where(np.isinf(column), np.nan, column)  # a collapsed network's Davies-Bouldin index
-            estimate = intervals.t_interval(column) if np.isfinite(column).any() else None
+            estimate = metrics.t_interval(column) if np.isfinite(column).any() else None
             triples.append([plain(v) for v in (estimate.mean, *estimate.interval)] if estimate else [None] * 3)
         return triples
 
     drawn: dict = {"columns": ["mean", "low", "high"], "arms": {}}
     for arm, probes in present(found, *ARMS).items():
-        profiles = claims.series(probes, "profiles").mean(axis=3)
+        profiles = analysis.series(probes, "profiles").mean(axis=3)
         drawn["arms"][arm] = {
             "steps": steps_of(probes).tolist(),
-            **{name: estimates(claims.series(probes, name)) for name in PROBE_METRICS},
+            **{name: estimates(analysis.series(probes, name)) for name in analysis.PROBE_METRICS},
             "profile_before": estimates(profiles[:, :, 0]),
             "profile_after": estimates(profiles[:, :, 1]),
         }
@@ -352,80 +350,80 @@ def steps_of(probes: list[list[dict[str, np.ndarray] | None]]) -> np.ndarray:
     return next(run["steps"] for row in probes for run in row if run)
 
 
-def histograms(found: Found) -> Figure | None:
+def histograms(found: Found) -> "Figure | None":
     """Figure 3: norms of known and unknown images before and after training."""
     if (arrays := found.images) is None:
         return None
-    return jacobian_report.norm_histograms(
+    return report.norm_histograms(
         {f"{when} training": (arrays[f"known_{when}"], arrays[f"unknown_{when}"]) for when in ("before", "after")}
     )
 
 
-def interpolation(found: Found) -> Figure | None:
+def interpolation(found: Found) -> "Figure | None":
     """Figure 4: norms along lines between known classes."""
     if not (arms := present(found, METHOD, BASELINE)):
         return None
-    profiles = {arm: claims.series(probes, "profiles").mean(axis=3) for arm, probes in arms.items()}
+    profiles = {arm: analysis.series(probes, "profiles").mean(axis=3) for arm, probes in arms.items()}
     fractions = next(run["fractions"] for row in next(iter(arms.values())) for run in row if run)
     stages = {"before training": 0, "after training": 1}
-    return jacobian_report.interpolation_figure(
+    return report.interpolation_figure(
         fractions, {stage: {arm: p[:, :, i] for arm, p in profiles.items()} for stage, i in stages.items()}
     )
 
 
-def dynamics(found: Found) -> Figure | None:
+def dynamics(found: Found) -> "Figure | None":
     """Figure 5: everything over training, m-OvR."""
     if not (arms := present(found, METHOD)):
         return None
-    values = {name: claims.series(arms[METHOD], name) for name in TITLES}
+    values = {name: analysis.series(arms[METHOD], name) for name in TITLES}
     panels = {TITLES[name]: {METHOD: values[name]} for name in ("davies_bouldin", "path_length", "jnd", "auroc")}
     panels["class distances"] = {"within": values["intra_distance"], "between": values["inter_distance"]}
     panels["mean norm"] = {"known": values["norm_known"], "unknown": values["norm_unknown"]}
-    return jacobian_report.dynamics_figure(steps_of(arms[METHOD]), panels, title=METHOD)
+    return report.dynamics_figure(steps_of(arms[METHOD]), panels, title=METHOD)
 
 
-def correlation(found: Found) -> Figure | None:
+def correlation(found: Found) -> "Figure | None":
     """Figure 6: AUROC and DBI against JND over training."""
     if not (arms := present(found, METHOD)):
         return None
-    values = {name: claims.series(arms[METHOD], name) for name in ("jnd", "auroc", "davies_bouldin")}
+    values = {name: analysis.series(arms[METHOD], name) for name in ("jnd", "auroc", "davies_bouldin")}
     jnd = values.pop("jnd")
     others = {TITLES[name]: array for name, array in values.items()}
-    return jacobian_report.correlation_figure(steps_of(arms[METHOD]), jnd, others)
+    return report.correlation_figure(steps_of(arms[METHOD]), jnd, others)
 
 
-def known_classes(found: Found) -> Figure | None:
+def known_classes(found: Found) -> "Figure | None":
     """Figure 7: JND against the number of known classes."""
     if np.isnan(found.jnd).all():
         return None
-    return jacobian_report.known_classes_figure(found.counts, found.jnd)
+    return report.known_classes_figure(found.counts, found.jnd)
 
 
-def losses(found: Found) -> Figure | None:
+def losses(found: Found) -> "Figure | None":
     """Figure 8: m-OvR beside softmax over training."""
     return arms_figure(found, METHOD, BASELINE)
 
 
-def halves(found: Found) -> Figure | None:
+def halves(found: Found) -> "Figure | None":
     """Claim (i): each half of the loss alone beside both."""
     return arms_figure(found, METHOD, "intra half", "inter half")
 
 
-def arms_figure(found: Found, *names: str) -> Figure | None:
+def arms_figure(found: Found, *names: str) -> "Figure | None":
     """Every metric over training, a curve per arm."""
     if not (arms := present(found, *names)):
         return None
     panels = {
-        title: {arm: claims.series(probes, name) for arm, probes in arms.items()} for name, title in TITLES.items()
+        title: {arm: analysis.series(probes, name) for arm, probes in arms.items()} for name, title in TITLES.items()
     }
-    return jacobian_report.dynamics_figure(steps_of(next(iter(arms.values()))), panels)
+    return report.dynamics_figure(steps_of(next(iter(arms.values()))), panels)
 
 
-def embedding(found: Found) -> Figure | None:
+def embedding(found: Found) -> "Figure | None":
     """Figure 12: the embedding in the plane, by class and by norm."""
     if (arrays := found.images) is None:
         return None
-    return jacobian_report.embedding_heat_map(
+    return report.embedding_heat_map(
         arrays["known_embedding"],
         arrays["unknown_embedding"],
         arrays["known_labels"],
@@ -446,7 +444,7 @@ TITLES = {
     "auroc": "AUROC",
     "accuracy": "closed-set accuracy",
 }
-FIGURES: dict[FigureName, Callable[[Found], Figure | None]] = {
+FIGURES: dict[FigureName, "Callable[[Found], Figure | None]"] = {
     "histograms": histograms,
     "interpolation": interpolation,
     "dynamics": dynamics,
@@ -467,12 +465,12 @@ def effects_of(found: Found, *, decides: bool) -> list[dict]:
     records = [
         record
         for arm in (METHOD, BASELINE)
-        for record in claims.dynamics_effects(probes[arm], arm=arm, decides=decides and arm == METHOD)
+        for record in analysis.dynamics_effects(probes[arm], arm=arm, decides=decides and arm == METHOD)
     ]
     if found.counts.size:
-        records += claims.known_classes_effects(found.counts, found.jnd, found.accuracy, arm=METHOD)
-    records += claims.loss_effects(probes[METHOD], probes[BASELINE])
-    return records + claims.half_effects(probes["intra half"], probes["inter half"], probes[METHOD])
+        records += analysis.known_classes_effects(found.counts, found.jnd, found.accuracy, arm=METHOD)
+    records += analysis.loss_effects(probes[METHOD], probes[BASELINE])
+    return records + analysis.half_effects(probes["intra half"], probes["inter half"], probes[METHOD])
 
 
 def tables_text(
@@ -481,7 +479,7 @@ def tables_text(
     """Accuracies, effects and verdicts."""
     done = sum(map(is_finished, cells.values()))
     accuracies = [
-        {"arm": arm, "closed-set accuracy": mean_text(claims.series(probes, "accuracy")[..., -1])}
+        {"arm": arm, "closed-set accuracy": mean_text(analysis.series(probes, "accuracy")[..., -1])}
         for arm, probes in present(found, *table.arms).items()
     ]
     accuracies += [
@@ -501,10 +499,10 @@ def tables_text(
             "verdict": record["verdict"],
         }
         for record in sorted(records, key=lambda record: record["claim"])
-        if record["verdict"] != effects.NO_RUN or record["arm"] in table.arms
+        if record["verdict"] != metrics.NO_RUN or record["arm"] in table.arms
     ]
     claim_rows = [
-        {"claim": letter, "text": claims.CLAIMS[letter], "verdict": verdict} for letter, verdict in verdicts.items()
+        {"claim": letter, "text": analysis.CLAIMS[letter], "verdict": verdict} for letter, verdict in verdicts.items()
     ]
     title = f"{name}: {done} of {len(cells)} runs: {len(table.groups)} splits x {table.seeds} seeds"
     if table.counts:
@@ -522,7 +520,7 @@ def tables_text(
 
 def mean_text(values: np.ndarray) -> str:
     """Mean and interval over splits of one number per run, some of them there."""
-    estimate = intervals.t_interval(values)
+    estimate = metrics.t_interval(values)
     return interval_text(estimate.mean, *estimate.interval)
 
 

@@ -12,28 +12,16 @@ running statistics of training and with estimated ones. The last line is one JSO
 import dataclasses
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from osrjax import report
-from osrjax.analysis.norms import dataset_jacobian_norms
-from osrjax.augment.pixels import to_float
-from osrjax.data import open_source
-from osrjax.devices.cpu import reuse_host_memory
-from osrjax.metrics import intervals
-from osrjax.models.backbones import NETWORKS
-from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
-from osrjax.run.finished import norm_functions, open_finished
-from osrjax.train.apply import estimate_statistics
-from osrjax.train.optimizers import make_sgd
-from osrjax.train.step import TrainState, init_state
-
-NetworkName = Literal["small_cnn", "classifier32", "wrn16_4", "resnet18", "resnet34", "resnet50"]
+import osrjax
+from osrjax.models.table import NetworkName
+from osrjax.run.launch import launch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,42 +39,39 @@ class Config:
     smoke: bool = False
     """Seconds-long version: the smallest network, 2 seeds."""
 
+    def check(self) -> None:
+        """Refuses a single seed, which has no interval."""
+        if self.seeds < 2 or self.images < 1:
+            raise ValueError(f"seeds={self.seeds}, images={self.images}: give at least 2 seeds and 1 image")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, measures, prints; returns the exit code."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    if config.smoke:
-        config = dataclasses.replace(config, networks=("small_cnn",), seeds=2, images=2)
-    try:
-        return measure(config)
-    except ValueError as error:
-        print(f"untrained.py: {error}", file=sys.stderr)
-        return 2
+    smoke = {"networks": ("small_cnn",), "seeds": 2, "images": 2}
+    return launch(Config, measure, script="untrained.py", description=__doc__, smoke=smoke, arguments=arguments)
 
 
 def measure(config: Config) -> int:
     """The whole job; returns the exit code."""
-    if config.seeds < 2 or config.images < 1:
-        raise ValueError(f"seeds={config.seeds}, images={config.images}: give at least 2 seeds and 1 image")
     trained = {str(run): trained_network(run) for run in config.runs}
-    reuse_host_memory()
-    source = open_source("fashion_mnist_small")
+    osrjax.devices.cpu.reuse_host_memory()
+    source = osrjax.data.open_source("fashion_mnist_small")
     test = source.splits["test"]
     most = -(-config.images // len(source.class_names))
     turns = np.stack([np.flatnonzero(test.labels == k)[:most] for k in range(len(source.class_names))], axis=1)
-    images = np.asarray(to_float(test.images[turns.reshape(-1)[: config.images]]))
+    images = np.asarray(osrjax.augment.to_float(test.images[turns.reshape(-1)[: config.images]]))
     rows, numbers = [], {}
     for name in config.networks:
         found = [norms_of(name, seed, source.splits["train"].images, images) for seed in range(config.seeds)]
         for statistics in ("initial", "estimated"):
             row = {"network": name, "running statistics": statistics}
             for quantity in ("embedding", "raw_embedding"):
-                estimate = intervals.t_interval(np.array([[run[statistics][quantity]] for run in found]))
+                estimate = osrjax.metrics.t_interval(np.array([[run[statistics][quantity]] for run in found]))
                 row[quantity] = f"{estimate.mean:.3f} [{estimate.interval[0]:.3f}, {estimate.interval[1]:.3f}]"
                 numbers[f"{name}, {statistics}, {quantity}"] = {"mean": estimate.mean, "interval": estimate.interval}
             rows.append(row)
-    for run, network_and_state in trained.items():
-        found = norms_with_both(*network_and_state, source.splits["train"].images, images)
+    for run, trained_one in trained.items():
+        found = norms_with_both(*trained_one, source.splits["train"].images, images)
         for statistics, norms in found.items():
             label = {"initial": "of training", "estimated": "estimated"}[statistics]
             rows.append(
@@ -94,40 +79,47 @@ def measure(config: Config) -> int:
             )
             numbers[f"{run}, {label}"] = norms
     print(f"mean norm at {config.images} images, mean and 95 % t interval over {config.seeds} seeds")
-    print(report.results_table(rows))
+    print(osrjax.report.results_table(rows))
     print(json.dumps(numbers))
     return 0
 
 
 def norms_of(name: NetworkName, seed: int, training: np.ndarray, images: np.ndarray) -> dict[str, dict[str, float]]:
     """Mean norms of one untrained network with either kind of running statistics."""
-    network = OpenSetNetwork(NETWORKS[name](), classes=6)
+    import jax
+
+    network = osrjax.models.OpenSetNetwork(osrjax.models.NETWORKS[name](), classes=6)
     hyper = {"learning_rate": 0.1, "final_learning_rate": 0.0, "weight_decay": 0.0}  # no step is taken
+    optimizer = osrjax.train.make_sgd(total_steps=1)
     new_state = jax.jit(
-        lambda key: init_state(key, network, make_sgd(total_steps=1), hyper, image_shape=training.shape[1:])
+        lambda key: osrjax.train.init_state(key, network, optimizer, hyper, image_shape=training.shape[1:])
     )
-    return norms_with_both(network, new_state(jax.random.key(seed)), training, images)
+    functions = osrjax.models.network_functions(network)
+    return norms_with_both(network, functions, new_state(jax.random.key(seed)), training, images)
 
 
-def trained_network(run: Path) -> tuple[OpenSetNetwork | ContrastiveNetwork, TrainState]:
-    """The network of a finished run on the bundled images, and its parameters and statistics."""
-    finished = open_finished(run, argument="runs", needed=("network.npz", "config.json", "provenance.json"))
+def trained_network(run: Path) -> tuple[Any, Mapping[str, Callable], Any]:
+    """The network of a finished run on the bundled images, its functions, and its parameters and statistics."""
+    import jax.numpy as jnp
+
+    needed = ("network.npz", "config.json", "provenance.json")
+    finished = osrjax.run.open_finished(run, argument="runs", needed=needed)
     if finished.config["data"] != "fashion_mnist_small":
         raise ValueError(f"runs={str(run)!r} is about {finished.config['data']}: give a run on fashion_mnist_small")
     params, stats = (finished.variables[name] for name in ("params", "batch_stats"))
-    return finished.network, TrainState(jnp.zeros((), int), params, stats, ())
+    state = osrjax.train.TrainState(jnp.zeros((), int), params, stats, ())
+    return finished.network, finished.method.functions, state
 
 
 def norms_with_both(
-    network: OpenSetNetwork | ContrastiveNetwork, state: TrainState, training: np.ndarray, images: np.ndarray
-) -> dict:
+    network: Any, functions: Mapping[str, Callable], state: Any, training: np.ndarray, images: np.ndarray
+) -> dict[str, dict[str, float]]:
     """Mean norms of a network with the running statistics that it has, and with estimated ones."""
-    states = {"initial": state, "estimated": estimate_statistics(state, network, training, batch_size=64)}
-    functions = {name: norm_functions(network)[name] for name in ("embedding", "raw_embedding")}
+    estimated = osrjax.train.estimate_statistics(state, network, training, batch_size=64)
+    functions = {name: functions[name] for name in ("embedding", "raw_embedding")}
     found = {}
-    for statistics, with_statistics in states.items():
-        variables = {"params": with_statistics.params, "batch_stats": with_statistics.stats}
-        norms = dataset_jacobian_norms(functions, jax.tree.map(jnp.asarray, variables), images)
+    for statistics, with_statistics in {"initial": state, "estimated": estimated}.items():
+        norms = osrjax.analysis.dataset_jacobian_norms(functions, with_statistics.variables, images)
         found[statistics] = {quantity: float(values.mean()) for quantity, values in norms.items()}
     return found
 

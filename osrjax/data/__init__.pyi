@@ -14,6 +14,11 @@ from .choice import (
     content_of as content_of,
     describe_data as describe_data,
 )
+from .corruptions import (
+    corrupt as corrupt,
+    mean_corruption_error as mean_corruption_error,
+    published_corruption as published_corruption,
+)
 from .open_set import (
     OpenSetData as OpenSetData,
     open_set_data as open_set_data,

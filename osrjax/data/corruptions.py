@@ -24,6 +24,7 @@ from scipy import ndimage
 
 from osrjax.augment.pixels import LUMA
 from osrjax.data.source import Examples
+from osrjax.data.table import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES
 
 __all__ = [
     "CORRUPTIONS",
@@ -33,31 +34,6 @@ __all__ = [
     "mean_corruption_error",
     "published_corruption",
 ]
-
-CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
-
-
-GENERATED_CORRUPTIONS = tuple("frost (procedural)" if name == "frost" else name for name in CORRUPTIONS)
-
-
-SEVERITIES = (1, 2, 3, 4, 5)
-
 
 BLOCK = 250  # images at a time: bounds the memory of the warps
 

@@ -1,10 +1,20 @@
-"""The data sets by name, and what each implies; nothing is imported or read before one is opened."""
+"""The data sets by name, what each implies, and the corruptions; nothing is imported or read before one is used."""
 
 import dataclasses
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["DATA_SETS", "DataSet", "PublishedSet", "data_set", "resolve_data", "set_name"]
+__all__ = [
+    "CORRUPTIONS",
+    "DATA_SETS",
+    "GENERATED_CORRUPTIONS",
+    "SEVERITIES",
+    "DataSet",
+    "PublishedSet",
+    "data_set",
+    "resolve_data",
+    "set_name",
+]
 
 T = TypeVar("T")
 
@@ -51,6 +61,29 @@ DATA_SETS = {
     "cifar+10": DataSet(pair=("cifar10", "cifar100")),
     "cifar+50": DataSet(pair=("cifar10", "cifar100")),
 }
+
+# Of osrjax.data.corruptions, in the order of the paper; what is generated has a texture in the place of photographs.
+CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+
+GENERATED_CORRUPTIONS = tuple("frost (procedural)" if name == "frost" else name for name in CORRUPTIONS)
+
+SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def set_name(data: str) -> str:

@@ -17,6 +17,7 @@ from .detection import (
 )
 from .effects import (
     ACCURACY as ACCURACY,
+    NO_RUN as NO_RUN,
     claim_verdict as claim_verdict,
     curvature as curvature,
     detectable as detectable,

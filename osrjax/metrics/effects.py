@@ -18,6 +18,7 @@ from osrjax.metrics.intervals import Estimate
 
 __all__ = [
     "ACCURACY",
+    "NO_RUN",
     "claim_verdict",
     "curvature",
     "detectable",

@@ -5,9 +5,9 @@
     RUN/config.json        the resolved configuration      RUN/metrics.jsonl   one line per logged step
     RUN/provenance.json    data, split; versions, device   RUN/events/         the same for TensorBoard
                            and source of every start       RUN/scores.npz      outputs for every image
-    RUN/checkpoints/       osrjax.checkpoint               RUN/network.npz     the final network
+    RUN/checkpoints/       osrjax.run.checkpoint           RUN/network.npz     the final network
     RUN/figures/           PNG and SVG                     RUN/results.json    the final numbers
-    RUN/probes/            one probe a file                RUN/probe.npz       all probes (osrjax.probe)
+    RUN/probes/            one probe a file                RUN/probe.npz       all probes (osrjax.analysis.probe)
     RUN/norms/             Jacobian norms so far           RUN/norms.npz       of every test image
     RUN/profile/           a trace of some steps, for TensorBoard or Perfetto
 
@@ -23,7 +23,7 @@ import json
 import re
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,7 +34,7 @@ from osrjax import files
 from osrjax.fields import execution_fields
 from osrjax.run.events import Events as _Events
 
-__all__ = ["Run", "open_run", "read_network", "run_name"]
+__all__ = ["Run", "check_files", "open_run", "read_network", "run_name"]
 
 
 class Run:
@@ -304,6 +304,22 @@ def _brief(value: Any) -> str:
 def _shortened(text: str, length: int) -> str:
     """The text, or its beginning and a hash of all of it."""
     return text if len(text) <= length else f"{text[: length - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def check_files(directory: Path, needed: Sequence[str], *, argument: str = "run") -> None:
+    """Refuses a run directory that lacks files, before anything is imported that reads them.
+
+    Args:
+      directory: as given by the user.
+      needed: names of files, in the order in which a missing one is reported.
+      argument: what the user knows the directory by.
+
+    Raises:
+      ValueError: a file is missing.
+    """
+    for name in needed:
+        if not (directory / name).exists():
+            raise ValueError(f"{argument}={str(directory)!r} has no {name}: finish its training first")
 
 
 def read_network(path: str | Path) -> dict[str, Any]:

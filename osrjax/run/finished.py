@@ -20,7 +20,8 @@ from osrjax.data.splits import ClassSplit
 from osrjax.devices.cpu import compiler_options
 from osrjax.files import read_json, reading
 from osrjax.methods.method import Method, Task, make_method
-from osrjax.run.directory import read_network
+from osrjax.methods.table import METHODS
+from osrjax.run.directory import check_files, read_network
 from osrjax.train.apply import apply_in_batches
 
 __all__ = ["FinishedRun", "open_finished"]
@@ -35,16 +36,24 @@ class FinishedRun:
       config: config.json, every field of the configuration by name.
       provenance: provenance.json: ``split``, ``known_names``, ``image_shape`` and more.
       data_dir: where prepared sets are now; None for where the configuration says.
+      own_method: MODULE:FUNCTION of a method that is not of this package, which the user has named again.
     """
 
     directory: Path
     config: dict[str, Any]
     provenance: dict[str, Any]
     data_dir: Path | None = None
+    own_method: str | None = None
 
     @cached_property
     def method(self) -> Method:
         """The method that was trained; a ValueError where this version cannot read it."""
+        name = self.config.get("method")
+        if name is not None and name not in METHODS and name != self.own_method:
+            raise ValueError(
+                f"run={str(self.directory)!r} was trained with method={name!r}, which is not of this package: name it"
+                f" again (--own-method {name}) to have that code imported"
+            )
         classes, shape = len(self.provenance["known_names"]), tuple(self.provenance["image_shape"])
         try:
             return make_method(self.config, Task(classes, shape, max(1, self.config.get("steps", 1))))
@@ -121,6 +130,7 @@ def open_finished(
     argument: str = "run",
     needed: Sequence[str] = ("config.json", "provenance.json", "network.npz"),
     data_dir: Path | None = None,
+    own_method: str | None = None,
 ) -> FinishedRun:
     """Opens the run directory of a run that has finished; takes no lock and writes nothing.
 
@@ -129,6 +139,7 @@ def open_finished(
       argument: what the user knows it by, for errors.
       needed: files that must be there, in the order in which a missing one is reported.
       data_dir: directory of prepared sets, if not where the run found them.
+      own_method: as in :class:`FinishedRun`.
 
     Returns:
       The run.
@@ -136,9 +147,7 @@ def open_finished(
     Raises:
       ValueError: a needed file is missing, or a JSON file is damaged.
     """
-    for name in needed:
-        if not (directory / name).exists():
-            raise ValueError(f"{argument}={str(directory)!r} has no {name}: finish its training first")
+    check_files(directory, needed, argument=argument)
     remedy = "restore it, or train in a new run directory"
     config, provenance = (read_json(directory / name, remedy) for name in ("config.json", "provenance.json"))
-    return FinishedRun(directory, config, provenance, data_dir)
+    return FinishedRun(directory, config, provenance, data_dir, own_method)

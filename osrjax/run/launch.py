@@ -25,8 +25,9 @@ from osrjax.files import FileError
 
 if TYPE_CHECKING:
     from osrjax.run.directory import Run
+    from osrjax.run.finished import FinishedRun
 
-__all__ = ["Job", "RunConfig", "SingleRunConfig", "launch", "launch_run", "parse", "preset_config"]
+__all__ = ["FinishedConfig", "Job", "RunConfig", "SingleRunConfig", "launch", "launch_run", "parse", "preset_config"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,38 @@ class SingleRunConfig(RunConfig):
     def check(self) -> None:
         """Refuses a seed below 0."""
         check_not_negative(self, ["seed"])
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedConfig:
+    """A question to a finished run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A finished run directory of experiments/train.py or experiments/contrastive.py."""
+    own_method: str | None = None
+    """Of a run of a method of one's own: its MODULE:FUNCTION, named again since that code is imported."""
+    data_dir: Path | None = None
+    """Directory of prepared TFDS sets; default: where the run found them."""
+
+    def open(self, *needed: str) -> "FinishedRun":
+        """Opens the run.
+
+        Args:
+          *needed: files that must be there besides configuration, provenance and network.
+
+        Returns:
+          The run.
+
+        Raises:
+          ValueError: as :func:`osrjax.run.open_finished`.
+        """
+        from osrjax.run.directory import check_files
+
+        files = ("config.json", "provenance.json", "network.npz", *needed)
+        check_files(self.run, files)
+        from osrjax.run.finished import open_finished  # JAX and Flax from here on
+
+        return open_finished(self.run, needed=files, data_dir=self.data_dir, own_method=self.own_method)
 
 
 @runtime_checkable

@@ -27,7 +27,8 @@ def run(tmp_path_factory):
         "image_shape": (8, 8, 1),
         "split": {"known": [0, 1, 2, 4, 5, 9], "unknown": [3, 6, 7, 8]},
     }
-    with Run(directory, {"data": "digits", "network": "small_cnn", "loss": "m_ovr"}, content=content) as made:
+    config = {"data": "digits", "network": "small_cnn", "method": "m_ovr", "flip": False, "crop_padding": 1}
+    with Run(directory, config, content=content) as made:
         made.write_network(variables)
     return directory, variables
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from osrjax import methods as objectives
 from osrjax.augment import views
-from osrjax.methods import classify as objectives
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import OpenSetNetwork
 from osrjax.train.objective import Batch
