@@ -89,9 +89,6 @@ def make_norm_plan(
     Raises:
       ValueError: a batch that the devices cannot share, a chunk size below 1, outputs without the batch's axis, or a
         budget that a single image a device at a time does not fit.
-
-    References:
-      Park et al., arXiv 2209.11436, sec. 3 (the norms).
     """
     devices = 1 if mesh is None else mesh.shape["data"]
     if batch_size is None:
@@ -198,9 +195,6 @@ def dataset_jacobian_norms(
     Raises:
       ValueError: no image, integer or non-finite images, images that interact, norms that are not finite, a
         directory of another data set or network, in use, damaged or not writable; or as :func:`make_norm_plan`.
-
-    References:
-      Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
     """
     images = _floats(images)
     if batch_size is None:

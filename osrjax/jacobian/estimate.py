@@ -125,9 +125,6 @@ def jacobian_estimate(squares: Float[Array, "*batch samples"], *, level: float =
       >>> estimate = jacobian_estimate(jnp.array([3.0, 5.0]))
       >>> print(estimate.squared_norm, estimate.standard_error, estimate.norm)
       4.0 1.0 2.0
-
-    References:
-      Student's t interval of a mean; Hutchinson 1989 for the projections.
     """
     samples = _check_samples(squares, level)
     squared_norm = jnp.mean(squares, axis=-1)
@@ -158,9 +155,6 @@ def mean_estimate(squares: Float[Array, "examples samples"], *, level: float = 0
       >>> estimate = mean_estimate(jnp.array([[3.0, 5.0], [11.0, 13.0]]))
       >>> print(f"{estimate.squared_norm:.1f} {estimate.standard_error:.4f}")  # sqrt(1 + 1) / 2
       8.0 0.7071
-
-    References:
-      Student's t interval of a mean; Hutchinson 1989 for the projections.
     """
     samples = _check_samples(squares, level)
     if squares.ndim != 2 or squares.shape[0] == 0:

@@ -130,9 +130,6 @@ def chord_length(
       >>> circle = lambda t: jnp.stack([jnp.cos(t), jnp.sin(t)])
       >>> print(f"{chord_length(circle, jnp.float32(0.0), jnp.float32(2.0), points=4):.4f}")  # 8 sin(1/4)
       1.9792
-
-    References:
-      Park et al., arXiv 2209.11436, sec. 4 (projected path length, figure 5).
     """
     _check_line(start, end)
     if points < 1:

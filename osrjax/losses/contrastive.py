@@ -341,9 +341,6 @@ def nt_xent_gradient(
       >>> automatic = jax.grad(lambda z: nt_xent_loss(z).mean())(views)
       >>> bool(jnp.allclose(nt_xent_gradient(views), automatic, atol=1e-5))
       True
-
-    References:
-      Derived from Chen et al., arXiv 2002.05709, eq. 1; used for the maps of Xu et al., arXiv 2505.12803.
     """
     temperature = _checked_temperature("temperature", temperature)
     _checked_temperature("base_temperature", base_temperature)

@@ -98,9 +98,6 @@ def response_figure(
 
     Returns:
       The figure: mean and interval over splits, thin lines for the splits, seeds averaged.
-
-    References:
-      Park et al., arXiv 2209.11436, figure 14.
     """
     figure = Figure(figsize=(max(3.4 * len(panels), 5.0), 3.4), layout="constrained")
     drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -152,9 +149,6 @@ def arms_figure(
 
     Returns:
       The figure; its title has Spearman's coefficient over the means of the arms.
-
-    References:
-      Park et al., arXiv 2209.11436, figure 13.
     """
     figure = Figure(figsize=(8.0, 4.8), layout="constrained")
     axes = figure.subplots()

@@ -86,9 +86,6 @@ def fit_knn(features: Rows, labels: Labels, *, classes: int) -> KnnBank:
       >>> bank = fit_knn(np.array([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]]), np.array([0, 1, 0]), classes=2)
       >>> print(bank.counts, bank.features[1, 0])
       [2 1] [0. 1.]
-
-    References:
-      Xu et al., "Informed Mixing", arXiv 2505.12803, as its evaluation code computes it.
     """
     rows, classes_of_rows, counts = _checked(features, labels, classes)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
