@@ -1,4 +1,4 @@
-"""Class losses as values: what a loss reads, and the score that belongs to it. Each is a method when it is called."""
+"""Class losses as values: what a loss reads, and the score that belongs to it. Each names a method."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,8 +9,6 @@ import optax
 from jaxtyping import Array
 
 from osrjax import losses
-from osrjax.methods.method import Method, Task
-from osrjax.methods.options import ClassifyOptions
 from osrjax.methods.table import METHODS
 from osrjax.train.objective import Hyper
 
@@ -38,12 +36,6 @@ class ClassLoss(NamedTuple):
     score: str
     own: Mapping[str, float] = MappingProxyType({})
     scores: Callable[[Array, Hyper], dict[str, Array]] | None = None
-
-    def __call__(self, options: ClassifyOptions, task: Task) -> Method:
-        """The method that trains this loss, alone, with rotations or with masks."""
-        from osrjax.methods.classify import classify  # which is made of class losses
-
-        return classify(options, task, self)
 
 
 def _m_ovr(cosines: Array, labels: Array, hyper: Hyper, margin_on: Literal["all", "target"] = "all") -> Array:

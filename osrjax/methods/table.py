@@ -1,6 +1,7 @@
 """The methods by name, each as ``module:function``; imports nothing heavy, so that ``--help`` can list them.
 
-A method is a function ``(options, task) -> Method`` (:mod:`osrjax.methods.method`), as every class loss is too.
+A method is a function ``(options, task) -> Method`` (:mod:`osrjax.methods.method`), or a class loss, which
+:func:`osrjax.methods.classify` makes a method of.
 """
 
 from types import MappingProxyType
