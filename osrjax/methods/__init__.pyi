@@ -4,13 +4,7 @@ from .class_losses import (
 )
 from .classify import (
     classify as classify,
-    cosine_softmax as cosine_softmax,
-    doc as doc,
-    m_ovr as m_ovr,
-    m_ovr_target as m_ovr_target,
     make_classify_objective as make_classify_objective,
-    ovr as ovr,
-    softmax as softmax,
 )
 from .contrast import (
     contrast as contrast,

@@ -8,6 +8,7 @@ run gives the method of that run back.
 import os
 import sys
 from collections.abc import Callable, Mapping
+from inspect import isfunction
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -157,7 +158,8 @@ def find_method(name: str) -> tuple[MethodFunction, type[Options]]:
     if name not in METHODS and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as for `python -m`: a script has its own folder there
     found = load(METHODS.get(name, name))
-    kind = next((hint for hint in get_type_hints(found).values() if isinstance(hint, type)), None)
+    hints = get_type_hints(found if isfunction(found) else type(found).__call__)
+    kind = next((hint for hint in hints.values() if isinstance(hint, type)), None)
     if kind is None or not issubclass(kind, Options):
         raise ValueError(f"method={name!r} says no class of options: annotate its first argument, as ClassifyOptions")
     return found, kind

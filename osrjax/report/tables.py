@@ -22,9 +22,6 @@ def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> s
     Returns:
       Lines without a final newline; text to the left, numbers to the right of their column.
 
-    Raises:
-      ValueError: no rows; negative digits.
-
     Example:
       >>> print(results_table([
       ...     {"metric": "auroc", "value": 0.8512, "interval": (0.8204, 0.8811)},
@@ -35,10 +32,6 @@ def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> s
       auroc   0.851  [0.820, 0.881]
       images   1000               -
     """
-    if not rows:
-        raise ValueError("rows is empty: give at least one row of cells by column name")
-    if digits < 0:
-        raise ValueError(f"{digits=} is negative: give the number of decimals, such as 3")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns] + [[_cell(row.get(name), digits) for name in columns] for row in rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
