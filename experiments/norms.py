@@ -20,6 +20,7 @@ import tyro
 
 from osrjax import metrics, report
 from osrjax.analysis.norms import dataset_jacobian_norms
+from osrjax.augment.pixels import to_float_host
 from osrjax.data import open_source
 from osrjax.devices import sharding
 from osrjax.devices.cpu import reuse_host_memory
@@ -89,7 +90,7 @@ def compute(config: Config) -> int:
     norms = dataset_jacobian_norms(
         {name: functions[name] for name in config.quantities},
         finished.variables,
-        pixels.astype(np.float32) / np.float32(127.5) - np.float32(1),  # on the host: there may be many
+        to_float_host(pixels),  # on the host: there may be many
         batch_size=config.batch_size,
         memory_budget=config.memory_mib * 2**20,
         mode=config.mode,

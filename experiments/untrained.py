@@ -22,7 +22,7 @@ import tyro
 
 from osrjax import report
 from osrjax.analysis.norms import dataset_jacobian_norms
-from osrjax.augment.pixels import to_float
+from osrjax.augment.pixels import to_float_host
 from osrjax.data import open_source
 from osrjax.devices.cpu import reuse_host_memory
 from osrjax.metrics import intervals
@@ -74,7 +74,7 @@ def measure(config: Config) -> int:
     test = source.splits["test"]
     most = -(-config.images // len(source.class_names))
     turns = np.stack([np.flatnonzero(test.labels == k)[:most] for k in range(len(source.class_names))], axis=1)
-    images = np.asarray(to_float(test.images[turns.reshape(-1)[: config.images]]))
+    images = to_float_host(test.images[turns.reshape(-1)[: config.images]])
     rows, numbers = [], {}
     for name in config.networks:
         found = [norms_of(name, seed, source.splits["train"].images, images) for seed in range(config.seeds)]
