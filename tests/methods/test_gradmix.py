@@ -731,7 +731,7 @@ ONE = jnp.zeros((1, *SHAPE), jnp.uint8)
     [
         (lambda: Attribution(sign=2), "sign=2"),
         (lambda: Attribution(sign=0), "RandomBox"),
-        (lambda: Attribution(method="cam"), "method='cam'"),
+        (lambda: mixed_by(Attribution(layers=(1,), method="cam")), "method='cam'"),
         (lambda: Attribution(statistics="test"), "statistics='test'"),
         (lambda: Box(views="second"), "views='second'"),
         (lambda: Attribution(layers=()), "layers=()"),
