@@ -29,7 +29,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from osrjax import methods, metrics, report
+from osrjax import metrics, report
 from osrjax.data.table import CORRUPTIONS
 from osrjax.fields import check_not_negative
 from osrjax.files import read_json, reading
@@ -93,10 +93,10 @@ class Comparison:
 
 
 LOSSES = {
-    "m-OvR": "--loss m_ovr",
-    "OvR": "--loss ovr",
-    "cosine softmax": "--loss cosine_softmax",
-    "softmax": "--loss softmax",
+    "m-OvR": "--method m_ovr",
+    "OvR": "--method ovr",
+    "cosine softmax": "--method cosine_softmax",
+    "softmax": "--method softmax",
 }
 MIXING = {
     "none": "--mixing none",
@@ -133,9 +133,9 @@ COMPARISONS = {
             "800 steps": "--steps 800",
             "T = 16": "--scale 16",
             "m = 0.25": "--margin 0.25",
-            "m = 0.5 on the target": "--loss m_ovr_target",
-            "OvR": "--loss ovr",
-            "softmax": "--loss softmax",
+            "m = 0.5 on the target": "--method m_ovr_target",
+            "OvR": "--method ovr",
+            "softmax": "--method softmax",
         },
         common="--preset bundled --family neal --split 0 --steps 400 --scale 32",
         groups={f"without {a} {b}": f"--held-out {a} {b}" for a, b in ((0, 1), (2, 4), (5, 9))},
@@ -143,7 +143,7 @@ COMPARISONS = {
         reference="m-OvR",
     ),
     "smoke": Comparison(
-        arms={"m-OvR": "--loss m_ovr", "softmax": "--loss softmax"},
+        arms={"m-OvR": "--method m_ovr", "softmax": "--method softmax"},
         common="--smoke",
         groups={f"neal {k}": f"--split {k}" for k in range(2)},
         seeds=1,
@@ -183,10 +183,10 @@ COMPARISONS = {
         script="contrastive.py",
     ),
     "mixing-m-ovr": Comparison(
-        arms=MASKS, common="--preset bundled --steps 200 --loss m_ovr", groups=NEAL, seeds=1, reference="random box"
+        arms=MASKS, common="--preset bundled --steps 200 --method m_ovr", groups=NEAL, seeds=1, reference="random box"
     ),
     "mixing-softmax": Comparison(
-        arms=MASKS, common="--preset bundled --steps 200 --loss softmax", groups=NEAL, seeds=1, reference="random box"
+        arms=MASKS, common="--preset bundled --steps 200 --method softmax", groups=NEAL, seeds=1, reference="random box"
     ),
     "mixing-all": Comparison(  # all classes known: the unknown images are those of another data set
         arms=MASKS,
@@ -210,15 +210,6 @@ COMPARISONS = {
 METRICS = ("closed_set_accuracy", "auroc", "oscr")
 # Where results.json has a figure of the run itself, if at all.
 FIGURES = {"linear probe accuracy": ("linear_probe", "accuracy")}
-# Of ood.json, and of the scores of the run itself; "out" has unknown as the positive class, "in" known.
-OOD = {
-    "auroc": "auroc",
-    "fpr95, unknown +": "fpr_at_95_tpr_unknown_positive",
-    "fpr95, known +": "fpr_at_95_tpr_known_positive",
-    "aupr-out": "aupr_unknown_positive",
-    "aupr-in": "aupr_known_positive",
-    "detacc": "detection_accuracy",
-}
 CORRUPTION = {name: (name.replace(" ", "_"), "value") for name in ("clean accuracy", "mean accuracy")}
 KINDS = {"noise": CORRUPTIONS[:3], "blur": CORRUPTIONS[3:7], "weather": CORRUPTIONS[7:11], "digital": CORRUPTIONS[11:]}
 ATTRIBUTION = {"in the box": ("attribution", "mass_in_box"), "in a random box": ("attribution", "mass_in_random_box")}
@@ -292,10 +283,7 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
         done = [cell for cell in results if cell[0] == arm]
         if done:
             scores_of[arm] = list(results[done[0]]["trained"]["scores"])
-            own_score[arm] = results[done[0]].get("score")
-            if own_score[arm] is None:
-                loss = read_json(cells[done[0]] / "config.json", REPEAT)["loss"]
-                own_score[arm] = methods.CLASS_LOSSES[loss].score
+            own_score[arm] = results[done[0]]["score"]
     rows, numbers = [], {}
     for arm, names in scores_of.items():
         for score in names:
@@ -405,7 +393,7 @@ def foreign_sets(comparison: Comparison, cells: dict, results: dict, own_score: 
         source = partial(collect, comparison, found) if name in sets else partial(collect, comparison, results)
         path = ("sets", name, "scores") if name in sets else ("trained", "scores")
         figures = {
-            arm: {column: source(arm, *path, score, metric, "value") for column, metric in OOD.items()}
+            arm: {column: source(arm, *path, score, metric, "value") for column, metric in report.OOD_COLUMNS.items()}
             for arm, score in own_score.items()
         }
         kind, _, file = name.partition(":")  # of a file the name says enough

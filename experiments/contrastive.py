@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import osrjax
+from osrjax.analysis.config import ProbeConfig
 from osrjax.data.choice import DataConfig
 from osrjax.evaluation.config import AssessmentConfig
 from osrjax.fields import check_above_zero, check_not_negative
@@ -31,7 +32,7 @@ from osrjax.run.launch import SingleRunConfig, launch_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(AssessmentConfig, SingleRunConfig, ContrastOptions, DataConfig):
+class Config(AssessmentConfig, ProbeConfig, SingleRunConfig, ContrastOptions, DataConfig):
     """Train by contrast on known classes, detect unknown ones."""
 
     save_every: int = 100
@@ -121,6 +122,7 @@ class Job(NamedTuple):
     mesh: Any
     data: "osrjax.data.OpenSetData"
     method: "osrjax.methods.Method"
+    sets: "osrjax.analysis.ProbeSets | None"
     first_steps: int
     steps: int
 
@@ -139,8 +141,14 @@ def build(config: Config) -> Job:
     method = osrjax.methods.make_method(config, task)
     osrjax.methods.check_data(method, data, batch_size=config.batch_size)
     osrjax.run.check_profile_steps(config.profile_steps, first_steps + steps)
-    header = f"{config.mixing} on {osrjax.data.describe_data(data, split)}"
-    return Job(header, osrjax.data.content_of(data, split), images, mesh, data, method, first_steps, steps)
+    sets = None
+    if config.probe_every:  # drawn from the split alone: every mixing and seed is probed on the same images
+        sets = osrjax.analysis.probe_sets(
+            data, probe_images=config.probe_images, probe_pairs=config.probe_pairs, seed=config.split
+        )
+    flip = "flip" if config.flip else "no flip"
+    header = f"{config.mixing} on {osrjax.data.describe_data(data, split)}; {flip}"
+    return Job(header, osrjax.data.content_of(data, split), images, mesh, data, method, sets, first_steps, steps)
 
 
 def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
@@ -169,32 +177,19 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
         )
         return osrjax.metrics.closed_set_accuracy(predicted, data.validation.labels)
 
+    sizes = {"steps": steps, "eval_batch_size": config.eval_batch_size}
+    probe = osrjax.run.kept_probe(run, method, data, job.sets, program.untrained, **sizes)
     trained = osrjax.run.train_single(
-        *(run, program),
-        script="contrastive.py",
-        steps=steps,
-        batch_size=config.batch_size,
-        log_every=config.log_every,
-        save_every=config.save_every,
-        validate=validate,
-        remedy=f"Lower learning_rate={config.learning_rate}",
-        profile_steps=config.profile_steps,
+        *(run, program, config), script="contrastive.py", steps=steps, validate=validate, probe=probe
     )
     if trained.exit_code:
         return trained.exit_code
 
     # -------------------------------------------------------------------------------- assess
     states = ({"untrained": program.untrained()} if config.untrained else {}) | {"trained": trained.state}
-    images = {
-        "train": data.train,
-        "validation": data.validation,
-        "known": data.test_known,
-        "unknown": data.test_unknown,
-    }
-    labels = {part: examples.labels for part, examples in images.items()}
     found, scored = {}, {}
     for name, state in states.items():  # the trained one last: its features are stored
-        outputs = {part: program.outputs(state, examples.images) for part, examples in images.items()}
+        outputs, labels = osrjax.run.outputs_of_parts(program, state, method, data)
         if run.writes:
             resamples = config.resamples if name == "trained" else 0
             options: dict[str, Any] = {"reject_share": config.reject_share, "resamples": resamples}
@@ -206,9 +201,9 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
         return 0
 
     # --------------------------------------------------------------------------------- write
-    stored = {f"{part}_{name}": rows for part, values in outputs.items() for name, rows in values.items()}
-    run.write_arrays("scores.npz", stored | {f"{part}_labels": rows for part, rows in labels.items()})
-    run.write_network(trained.state.variables)
+    osrjax.run.write_outputs(run, outputs, labels, trained.state)
+    if job.sets is not None:
+        run.write_arrays("probe.npz", osrjax.analysis.join_probes(run.directory / "probes"))
     with osrjax.files.writing(run.directory / "figures"):
         osrjax.report.draw_scores(run.directory / "figures", scored, labels["known"], own=method.score)
     masses = attribution_of(run)

@@ -92,10 +92,10 @@ class Table:
 
 
 ARMS = {
-    "m-OvR": "--loss m_ovr",
-    "softmax": "--loss softmax",
-    "intra half": "--loss m_ovr --intra-weight 1 --inter-weight 0",
-    "inter half": "--loss m_ovr --intra-weight 0 --inter-weight 1",
+    "m-OvR": "--method m_ovr",
+    "softmax": "--method softmax",
+    "intra half": "--method m_ovr --intra-weight 1 --inter-weight 0",
+    "inter half": "--method m_ovr --intra-weight 0 --inter-weight 1",
 }
 TABLES = {
     "bundled": Table(
@@ -103,10 +103,10 @@ TABLES = {
         groups={f"neal {k}": f"--family neal --split {k}" for k in range(5)},
         seeds=3,
         arms=ARMS,
-        known_common="--preset bundled --loss m_ovr --steps 200 --probe-every 200 --probe-images 40 --probe-pairs 4",
+        known_common="--preset bundled --method m_ovr --steps 200 --probe-every 200 --probe-images 40 --probe-pairs 4",
         counts=(2, 4, 6, 8),
         orders=5,
-        whole="--preset bundled --loss m_ovr --split 0 --probe-every 50 --test-norms",
+        whole="--preset bundled --method m_ovr --split 0 --probe-every 50 --test-norms",
     ),
     "cifar10": Table(
         common="--preset cifar10-small --steps 400 --probe-every 50 --probe-images 40 --probe-pairs 8",
@@ -126,10 +126,10 @@ TABLES = {
         groups={f"neal {k}": f"--family neal --split {k}" for k in range(2)},
         seeds=1,
         arms=ARMS,
-        known_common="--smoke --loss m_ovr --probe-every 20 --probe-images 12",
+        known_common="--smoke --method m_ovr --probe-every 20 --probe-images 12",
         counts=(2, 4),
         orders=2,
-        whole="--smoke --loss m_ovr --split 0 --probe-every 10 --probe-images 12 --test-norms",
+        whole="--smoke --method m_ovr --split 0 --probe-every 10 --probe-images 12 --test-norms",
     ),
 }
 METHOD, BASELINE = "m-OvR", "softmax"

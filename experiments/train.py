@@ -20,15 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import osrjax
+from osrjax.analysis.config import ProbeConfig
 from osrjax.data.choice import DataConfig
 from osrjax.evaluation.config import AssessmentConfig
-from osrjax.fields import check_above_zero, check_not_negative
+from osrjax.fields import check_above_zero
 from osrjax.methods.options import ClassifyOptions
 from osrjax.run.launch import SingleRunConfig, launch_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(AssessmentConfig, SingleRunConfig, ClassifyOptions, DataConfig):
+class Config(AssessmentConfig, ProbeConfig, SingleRunConfig, ClassifyOptions, DataConfig):
     """Train on known classes, detect unknown ones."""
 
     steps: int = 800
@@ -37,21 +38,12 @@ class Config(AssessmentConfig, SingleRunConfig, ClassifyOptions, DataConfig):
     """Passes over the training images, instead of `steps` (a `--steps` on the command line undoes a preset's)."""
     batch_size: int = 128
     """Global batch size, over all devices."""
-    probe_every: int = 0
-    """Steps between probes (input-Jacobian norms and metrics of test images, to probe.npz), besides one
-    before the first step and one after the last; 0: none. A probe costs as much as about
-    2 probe_images * features / (3 batch_size) steps."""
-    probe_images: int = 64
-    """Known test images whose norms a probe takes, and as many unknown ones."""
-    probe_pairs: int = 12
-    """Pairs of known test images of different classes whose paths a probe follows."""
     test_norms: bool = False
     """Input-Jacobian norms of every test image, before and after training, to norms.npz."""
 
     def check(self) -> None:
         """Refuses numbers out of range."""
         check_above_zero(self, ["steps", "batch_size"])
-        check_not_negative(self, ["probe_every"])
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs={self.epochs!r} must be at least 1")
 
@@ -130,10 +122,12 @@ def build(config: Config) -> Job:
     osrjax.methods.check_data(method, data, batch_size=config.batch_size)
     sets = None
     if config.probe_every:  # drawn from the split alone: every loss and seed is probed on the same images
-        counts = {"probe_images": config.probe_images, "probe_pairs": config.probe_pairs}
-        sets = osrjax.analysis.probe_sets(data, **counts, seed=config.split)
+        sets = osrjax.analysis.probe_sets(
+            data, probe_images=config.probe_images, probe_pairs=config.probe_pairs, seed=config.split
+        )
     osrjax.run.check_profile_steps(config.profile_steps, steps)
-    header = f"{config.method} on {osrjax.data.describe_data(data, split)}"
+    augmented = f"crop_padding {config.crop_padding}, {'flip' if config.flip else 'no flip'}"
+    header = f"{config.method} on {osrjax.data.describe_data(data, split)}; {augmented}"
     return Job(header, osrjax.data.content_of(data, split), images, mesh, data, method, sets, steps)
 
 
@@ -151,42 +145,23 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
         eval_batch_size=config.eval_batch_size,
     )
     untrained = program.untrained()
-    probe = None
-    if job.sets is not None and run.writes:  # on one device of process 0, for which the others wait
-        ends = (0, job.steps)
-        probe = osrjax.analysis.make_probe(
-            method, data, job.sets, profile_steps=ends, eval_batch_size=config.eval_batch_size
-        )
 
     def validate(state) -> float:
         predicted = osrjax.methods.predicted_classes(method, program.outputs(state, data.validation.images))
         return osrjax.metrics.closed_set_accuracy(predicted, data.validation.labels)
 
-    def look(state, step: int) -> str | None:
-        return take_probe(run, probe, (state if step else untrained).variables, step)
-
+    sizes = {"steps": job.steps, "eval_batch_size": config.eval_batch_size}
+    probe = osrjax.run.kept_probe(run, method, data, job.sets, lambda: untrained, **sizes)
     trained = osrjax.run.train_single(
-        *(run, program),
-        script="train.py",
-        steps=job.steps,
-        batch_size=config.batch_size,
-        log_every=config.log_every,
-        save_every=config.save_every,
-        validate=validate,
-        remedy=f"Lower learning_rate={config.learning_rate}",
-        probe=None if job.sets is None else look,
-        probe_every=config.probe_every,
-        profile_steps=config.profile_steps,
+        *(run, program, config), script="train.py", steps=job.steps, validate=validate, probe=probe
     )
     if trained.exit_code:
         return trained.exit_code
 
     # -------------------------------------------------------------------------------- assess
-    images = {"validation": data.validation, "known": data.test_known, "unknown": data.test_unknown}
-    labels = {"validation": data.validation.labels, "known": data.test_known.labels}
     found = {}
-    for name, state in {"untrained": untrained, "trained": trained.state}.items():
-        outputs = {part: program.outputs(state, examples.images) for part, examples in images.items()}
+    for name, state in {"untrained": untrained, "trained": trained.state}.items():  # the trained one is stored
+        outputs, labels = osrjax.run.outputs_of_parts(program, state, method, data)
         if run.writes:
             found[name] = osrjax.methods.assess(
                 *(method, outputs, labels), reject_share=config.reject_share, resamples=config.resamples
@@ -196,11 +171,8 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
         return 0
 
     # --------------------------------------------------------------------------------- write
-    labels["unknown"] = data.test_unknown.labels
-    stored = {f"{part}_{name}": rows for part, values in outputs.items() for name, rows in values.items()}
-    run.write_arrays("scores.npz", stored | {f"{part}_labels": rows for part, rows in labels.items()})
-    run.write_network(trained.state.variables)
-    if probe is not None:
+    osrjax.run.write_outputs(run, outputs, labels, trained.state)
+    if job.sets is not None:
         run.write_arrays("probe.npz", osrjax.analysis.join_probes(run.directory / "probes"))
     if config.test_norms:
         try:
@@ -221,20 +193,6 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
     print(table)
     osrjax.devices.processes.gather_text("")
     return 0
-
-
-def take_probe(run: "osrjax.run.Run", probe: Any, variables: dict, step: int) -> str | None:
-    """Takes a probe and keeps it, for probe.npz and as a line of the log; says what was not finite, if anything."""
-    trouble = ""
-    if probe is not None:
-        try:
-            arrays, logged = probe(variables, step)
-        except FloatingPointError as error:
-            trouble = str(error)
-        else:
-            osrjax.analysis.write_probe(run.directory / "probes", arrays)
-            run.log(step, logged)
-    return osrjax.devices.processes.gather_text(trouble)[0] or None
 
 
 def norms_of_test_images(job: Job, states: dict[str, Any], run: "osrjax.run.Run") -> dict:

@@ -7,6 +7,9 @@ from .claims import (
     loss_effects as loss_effects,
     series as series,
 )
+from .config import (
+    ProbeConfig as ProbeConfig,
+)
 from .costs import (
     CHIPS as CHIPS,
     PURPOSES as PURPOSES,
@@ -16,6 +19,10 @@ from .costs import (
     break_even_batch as break_even_batch,
     collectives as collectives,
     step_cost as step_cost,
+)
+from .maps import (
+    AttributedImages as AttributedImages,
+    make_attributed_images as make_attributed_images,
 )
 from .norms import (
     NormPlan as NormPlan,

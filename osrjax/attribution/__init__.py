@@ -18,6 +18,7 @@ from osrjax.attribution.maps import (
     last_layers,
     layer_cam,
     pooled_gradients,
+    stage_gradients,
     upsample_map,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "layer_cam",
     "map_peaks",
     "pooled_gradients",
+    "stage_gradients",
     "upsample_map",
 ]

@@ -70,8 +70,8 @@ def box_bounds(
     Args:
       peaks: row and column of the centre.
       kept: lambda, from which the sides follow (:func:`box_side`).
-      height: H.
-      width: W.
+      height: H, of the image in pixels.
+      width: W, of the image in pixels.
 
     Returns:
       int32 ``(y0, y1, x0, x1)``: the box is ``[y0, y1) x [x0, x1)``.
@@ -97,20 +97,17 @@ def box_mask(bounds: Int[Array, "*batch 4"], *, height: int, width: int) -> Bool
 
     Args:
       bounds: ``(y0, y1, x0, x1)``, as from :func:`box_bounds`.
-      height: of the image.
-      width: of the image.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
 
     Returns:
-      One mask per box.
+      One mask per box, of the image's size.
 
     Example:
       >>> import jax.numpy as jnp
       >>> print(box_mask(jnp.array([0, 1, 1, 3]), height=2, width=3).astype(int))
       [[0 1 1]
        [0 0 0]]
-
-    References:
-      Xu et al., "Informed Mixing", arXiv 2505.12803.
     """
     shape = (*bounds.shape[:-1], height, width)
     rows, columns = (jax.lax.broadcasted_iota(bounds.dtype, shape, len(shape) - axis) for axis in (2, 1))

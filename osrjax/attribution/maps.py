@@ -1,11 +1,12 @@
-"""Attribution maps and the mask box of GradMix: which pixels a loss depends on, as arithmetic over arrays.
+"""Attribution maps: which pixels a loss depends on, as arithmetic over arrays.
 
-*Activations* and *gradients* are a stage's map ``[*batch, height, width, channels]`` and the gradient of a
-scalar with respect to it. The scalar may couple the batch, as contrastive losses do: then a gradient holds all
-roles that an image plays. Maps are floats ``[*batch, height, width]``, larger = depends more on it.
+*Activations* are the output of a stage of a network, ``[*batch, height, width, channels]``; *gradients* are those of
+a scalar with respect to them. The scalar may depend on the batch as a whole, as contrastive losses do: then the
+gradient of an image's activations adds up its roles as an anchor, a positive and a negative. Maps are floats
+``[*batch, height, width]``, larger = the scalar depends more on the place.
 
-With the *taps* of :mod:`osrjax.models` the gradient with respect to a stage's map is ``jax.grad`` with respect
-to its tap: :func:`attribution_maps` does that for any function.
+Gradients with respect to activations are ``jax.grad`` with respect to *taps*, zeros that a network of
+:mod:`osrjax.models` adds to them: :func:`stage_gradients` does that for any function of taps.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ __all__ = [
     "last_layers",
     "layer_cam",
     "pooled_gradients",
+    "stage_gradients",
     "upsample_map",
 ]
 
@@ -125,20 +127,20 @@ def grad_cam(
 def pooled_gradients(
     embedding_gradients: Float[Array, "*batch channels"], *, height: int, width: int
 ) -> Float[Array, "*batch 1 1 channels"]:
-    r"""Gradient with respect to a map that only its average is read of: constant over the map.
+    r"""Gradient with respect to activations of which only the mean is read: the same at every place.
 
     .. math:: \frac{\partial L}{\partial A_{yxc}} = \frac{1}{HW} \frac{\partial L}{\partial h_c},
               \qquad h_c = \mathrm{mean}_{yx} A_{yxc}.
 
-    With it the map of a residual network's last stage needs no convolutional backward pass.
+    This is so for the last stage of a residual network, whose map then needs no convolutional backward pass.
 
     Args:
       embedding_gradients: of a scalar with respect to h.
-      height: H, of the stage's map.
-      width: W.
+      height: H, of the activations.
+      width: W, of the activations.
 
     Returns:
-      The gradient with one row and one column, which broadcasts over the map.
+      The gradient with one row and one column, which broadcasts over the activations.
 
     Raises:
       ValueError: a height or width below 1.
@@ -147,9 +149,6 @@ def pooled_gradients(
       >>> import jax.numpy as jnp
       >>> print(pooled_gradients(jnp.array([8.0]), height=2, width=2))
       [[[2.]]]
-
-    References:
-      The chain rule; that GradMix's last stage is such a map: Xu et al., arXiv 2505.12803.
     """
     if height < 1 or width < 1:
         raise ValueError(f"{height=}, {width=} is no map: give at least 1 each")
@@ -157,7 +156,9 @@ def pooled_gradients(
 
 
 def upsample_map(maps: Float[Array, "*batch _ _"], *, height: int, width: int) -> Float[Array, "*batch height width"]:
-    """Maps magnified bilinearly, with half-pixel centres and constant continuation at the border.
+    """Maps magnified bilinearly between pixel centres; beyond the outermost centres they stay constant.
+
+    This is ``align_corners=False`` of other libraries.
 
     *Cost*: two small matrix products a map, at HIGHEST precision.
 
@@ -176,9 +177,6 @@ def upsample_map(maps: Float[Array, "*batch _ _"], *, height: int, width: int) -
       >>> import jax.numpy as jnp
       >>> print(upsample_map(jnp.array([[0.0, 4.0]]), height=1, width=4))
       [[0. 1. 3. 4.]]
-
-    References:
-      The convention ``align_corners=False`` of the authors' code of Xu et al., arXiv 2505.12803.
     """
     if height < maps.shape[-2] or width < maps.shape[-1]:
         raise ValueError(f"{height=}, {width=} is smaller than {maps.shape=}: maps are only magnified")
@@ -187,7 +185,11 @@ def upsample_map(maps: Float[Array, "*batch _ _"], *, height: int, width: int) -
 
 
 def aggregate_maps(
-    maps: Sequence[Float[Array, "batch _ _"]], *, height: int, width: int, how: Aggregation = "batch_minmax_sum"
+    maps: Sequence[Float[Array, "batch _ _"]],
+    *,
+    height: int,
+    width: int,
+    aggregation: Aggregation = "batch_minmax_sum",
 ) -> Float[Array, "batch height width"]:
     r"""One map per image from the maps of several stages.
 
@@ -195,17 +197,17 @@ def aggregate_maps(
 
     Args:
       maps: one array per stage, for the same images.
-      height: of the images.
-      width: of the images.
-      how: ``"batch_minmax_sum"``: each stage is shifted and scaled to [0, 1] by its smallest and largest entry in the
-        WHOLE batch; ``"raw_sum"``: as they are, so that the stage with the largest values dominates;
+      height: of the images, in pixels.
+      width: of the images, in pixels.
+      aggregation: ``"batch_minmax_sum"``: each stage is shifted and scaled to [0, 1] by its smallest and largest entry
+        in the WHOLE batch; ``"raw_sum"``: as they are, so that the stage with the largest values dominates;
         ``"sample_max_sum"``: each map divided by its own maximum, so that no image depends on another.
 
     Returns:
       Maps of the images' size. A stage that is constant (zero) adds a constant.
 
     Raises:
-      ValueError: no stage; an unknown ``how``.
+      ValueError: no stage; an unknown ``aggregation``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -220,48 +222,38 @@ def aggregate_maps(
         raise ValueError("maps is empty: give the map of at least one stage")
 
     def scaled(stage: Array) -> Array:
-        if how == "batch_minmax_sum":
+        if aggregation == "batch_minmax_sum":
             low, high = jnp.min(stage), jnp.max(stage)
             return (stage - low) / (high - low + 1e-8)
-        if how == "sample_max_sum":
+        if aggregation == "sample_max_sum":
             return stage / (jnp.max(stage, axis=(-2, -1), keepdims=True) + 1e-8)
-        if how != "raw_sum":
-            raise ValueError(f'{how=} is not one of "batch_minmax_sum", "raw_sum", "sample_max_sum"')
+        if aggregation != "raw_sum":
+            raise ValueError(f'{aggregation=} is not one of "batch_minmax_sum", "raw_sum", "sample_max_sum"')
         return stage
 
     return jnp.sum(jnp.stack([upsample_map(scaled(stage), height=height, width=width) for stage in maps]), axis=0)
 
 
-def attribution_maps(
+def stage_gradients(
     function: Callable[[tuple[Array, ...]], tuple[Array, tuple[Array, ...]]],
     taps: tuple[Float[Array, "batch _ _ _"], ...],
     *,
     layers: Sequence[int],
-    height: int,
-    width: int,
-    method: Literal["layer_cam", "grad_cam"] = "layer_cam",
-    sign: Scalar = 1.0,
-    how: Aggregation = "batch_minmax_sum",
-) -> Float[Array, "batch height width"]:
-    """Maps of any function of a network's taps, by one backward pass through activations alone.
+) -> tuple[tuple[Float[Array, "batch _ _ _"], ...], tuple[Float[Array, "batch _ _ _"], ...]]:
+    """Activations of chosen stages and a scalar's gradients with respect to them, by ``jax.grad`` through taps.
 
     *Cost*: one forward pass and the backward pass down to the first chosen stage, without weight gradients.
 
     Args:
       function: ``taps -> (scalar, stage maps)``, such as a loss of ``network.apply(..., taps=taps)``.
-      taps: zeros (:func:`osrjax.models.networks.zero_taps`).
+      taps: zeros (:func:`osrjax.models.zero_taps`).
       layers: stages, 1 = the first.
-      height: of the images.
-      width: of the images.
-      method: which map.
-      sign: as for :func:`layer_cam`.
-      how: as for :func:`aggregate_maps`.
 
     Returns:
-      One map per image.
+      Activations and gradients, in the order of ``layers``: the first two arguments of :func:`attribution_maps`.
 
     Raises:
-      ValueError: stages that the network has not; an unknown method.
+      ValueError: stages that the network does not have.
 
     Example:
       >>> import jax.numpy as jnp
@@ -269,16 +261,11 @@ def attribution_maps(
       >>> def loss(taps):
       ...     maps = (activations + taps[0],)
       ...     return jnp.sum(maps[0] ** 2), maps
-      >>> taps = (jnp.zeros((1, 1, 2, 1)),)
-      >>> print(attribution_maps(loss, taps, layers=(1,), height=1, width=2, how="raw_sum"))
-      [[[2. 8.]]]
-
-    References:
-      Jiang et al., LayerCAM, IEEE TIP 30, 2021; Selvaraju et al., arXiv 1610.02391.
+      >>> _, (gradients,) = stage_gradients(loss, (jnp.zeros((1, 1, 2, 1)),), layers=(1,))
+      >>> print(gradients[..., 0])
+      [[[2. 4.]]]
     """
     check_layers(layers, len(taps))
-    if method not in ("layer_cam", "grad_cam"):
-        raise ValueError(f'{method=} is not one of "layer_cam", "grad_cam"')
     chosen = tuple(layer - 1 for layer in layers)
 
     def of_chosen(chosen_taps: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
@@ -286,13 +273,70 @@ def attribution_maps(
         return function(tuple(given.get(stage, tap) for stage, tap in enumerate(taps)))
 
     gradients, maps = jax.grad(of_chosen, has_aux=True)(tuple(taps[stage] for stage in chosen))
+    return tuple(maps[stage] for stage in chosen), gradients
+
+
+def attribution_maps(
+    activations: Sequence[Float[Array, "batch _ _ _"]],
+    gradients: Sequence[Float[Array, "batch _ _ _"]],
+    *,
+    height: int,
+    width: int,
+    method: Literal["layer_cam", "grad_cam"] = "layer_cam",
+    sign: Scalar = 1.0,
+    aggregation: Aggregation = "batch_minmax_sum",
+) -> Float[Array, "batch height width"]:
+    """One map per image of which pixels a scalar depends on, from stages of a network.
+
+    GradMix and the contact sheets of ``experiments/attribution.py`` take their maps from here. Where the gradients come
+    from is the caller's: :func:`stage_gradients`, or the backward pass of a forward pass that was made anyway.
+
+    Args:
+      activations: A, one array per stage, for the same images.
+      gradients: of a scalar with respect to A, stage by stage; they may have one row and one column
+        (:func:`pooled_gradients`).
+      height: of the images, in pixels.
+      width: of the images, in pixels.
+      method: how a stage gives a map: :func:`layer_cam` or :func:`grad_cam`, in float32 if A has less precision.
+      sign: as for :func:`layer_cam`.
+      aggregation: how stages are added up, as for :func:`aggregate_maps`.
+
+    Returns:
+      Maps of the images' size, larger = the scalar depends more on the pixel.
+
+    Raises:
+      ValueError: an unknown ``method`` or ``aggregation``; no stage, or unequal numbers of arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> activations = jnp.array([[[[1.0], [2.0]]]])
+      >>> def loss(taps):
+      ...     maps = (activations + taps[0],)
+      ...     return jnp.sum(maps[0] ** 2), maps
+      >>> found = stage_gradients(loss, (jnp.zeros((1, 1, 2, 1)),), layers=(1,))
+      >>> print(attribution_maps(*found, height=1, width=2, aggregation="raw_sum"))
+      [[[2. 8.]]]
+
+    References:
+      Jiang et al., LayerCAM, IEEE TIP 30, 2021; Selvaraju et al., arXiv 1610.02391; the sum over stages: Xu et al.,
+      arXiv 2505.12803.
+    """
+    if method not in ("layer_cam", "grad_cam"):
+        raise ValueError(f'{method=} is not one of "layer_cam", "grad_cam"')
     cam = layer_cam if method == "layer_cam" else grad_cam
-    found = [cam(maps[stage], gradient, sign=sign) for stage, gradient in zip(chosen, gradients, strict=True)]
-    return aggregate_maps(found, height=height, width=width, how=how)
+    stages = [
+        cam(_at_least_float32(activation), _at_least_float32(gradient), sign=sign)
+        for activation, gradient in zip(activations, gradients, strict=True)
+    ]
+    return aggregate_maps(stages, height=height, width=width, aggregation=aggregation)
+
+
+def _at_least_float32(values: Array) -> Array:
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
 def check_layers(layers: Sequence[int], stages: int) -> None:
-    """Refuses stages that a network has not.
+    """Refuses stages that a network does not have.
 
     Args:
       layers: stages, 1 = the first.
@@ -303,9 +347,6 @@ def check_layers(layers: Sequence[int], stages: int) -> None:
 
     Example:
       >>> check_layers((2, 3), 3)
-
-    References:
-      Stages are counted from 1, as in the run names of the code of Xu et al., arXiv 2505.12803.
     """
     if not layers or len(set(layers)) != len(layers) or not all(1 <= layer <= stages for layer in layers):
         raise ValueError(f"layers={tuple(layers)}: the network has the stages 1 to {stages}, give one or more of them")

@@ -32,7 +32,7 @@ class Attribution:
         says).
       method: ``"layer_cam"``, or ``"grad_cam"``, which on the last stage alone is the authors' CamMix
         (theirs takes a corner of the peak's cell, ours the peak of the magnified map).
-      aggregation: as :func:`osrjax.attribution.aggregate_maps`.
+      aggregation: how stages are added up, as :func:`osrjax.attribution.aggregate_maps`.
       statistics: batch norm in the attribution pass: ``"train"``: the batch's, at no cost; ``"running"``: the running
         ones, which need one more forward pass and let images interact through the loss alone.
     """

@@ -33,7 +33,17 @@ class TappedPass(NamedTuple):
 
 
 def train_pass(network: Network, params: PyTree, stats: PyTree, images: Array) -> tuple[Any, PyTree]:
-    """Outputs of a network in train mode, and its new running statistics."""
+    """A forward pass in train mode.
+
+    Args:
+      network: whose pass.
+      params: its parameters.
+      stats: its running statistics.
+      images: as the network sees them.
+
+    Returns:
+      The network's outputs and its new running statistics.
+    """
     outputs, updated = network.apply(
         {"params": params, "batch_stats": stats}, images, train=True, mutable="batch_stats"
     )
@@ -108,12 +118,15 @@ def attribute(
     # Without residuals that vary, JAX does not differentiate the backward pass only to drop the result.
     output, pullback, maps, _ = jax.tree.map(jax.lax.stop_gradient, passed)
     (gradients,) = pullback(jax.lax.stop_gradient(differentiate(output)))
-    cam = attribution.layer_cam if look.method == "layer_cam" else attribution.grad_cam
-    stages = [
-        cam(activations.astype(jnp.float32), gradient.astype(jnp.float32), sign=float(look.sign))
-        for activations, gradient in zip(maps, gradients, strict=True)
-    ]
-    return attribution.aggregate_maps(stages, height=height, width=width, how=look.aggregation)
+    return attribution.attribution_maps(
+        maps,
+        gradients,
+        height=height,
+        width=width,
+        method=look.method,
+        sign=float(look.sign),
+        aggregation=look.aggregation,
+    )
 
 
 def check_batch(batch: Batch) -> None:

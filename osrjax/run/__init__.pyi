@@ -6,6 +6,7 @@ from .checkpoint import (
 )
 from .directory import (
     Run as Run,
+    check_files as check_files,
     open_run as open_run,
     read_network as read_network,
     run_name as run_name,
@@ -32,6 +33,7 @@ from .lanes import (
     train_lanes as train_lanes,
 )
 from .launch import (
+    FinishedConfig as FinishedConfig,
     Job as Job,
     RunConfig as RunConfig,
     SingleRunConfig as SingleRunConfig,
@@ -57,5 +59,8 @@ from .signals import (
     StopSignal as StopSignal,
 )
 from .single import (
+    kept_probe as kept_probe,
+    outputs_of_parts as outputs_of_parts,
     train_single as train_single,
+    write_outputs as write_outputs,
 )

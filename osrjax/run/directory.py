@@ -5,9 +5,9 @@
     RUN/config.json        the resolved configuration      RUN/metrics.jsonl   one line per logged step
     RUN/provenance.json    data, split; versions, device   RUN/events/         the same for TensorBoard
                            and source of every start       RUN/scores.npz      outputs for every image
-    RUN/checkpoints/       osrjax.checkpoint               RUN/network.npz     the final network
+    RUN/checkpoints/       osrjax.run.checkpoint           RUN/network.npz     the final network
     RUN/figures/           PNG and SVG                     RUN/results.json    the final numbers
-    RUN/probes/            one probe a file                RUN/probe.npz       all probes (osrjax.probe)
+    RUN/probes/            one probe a file                RUN/probe.npz       all probes (osrjax.analysis.probe)
     RUN/norms/             Jacobian norms so far           RUN/norms.npz       of every test image
     RUN/profile/           a trace of some steps, for TensorBoard or Perfetto
 

@@ -99,7 +99,8 @@ def train_lanes(
       script: begins the lines of errors.
 
     Returns:
-      The results, also in results.json and outputs.npz of the directory.
+      The results, also in results.json of the directory; outputs.npz has what every lane gave, and where the images of
+      each part are among its rows.
 
     Raises:
       ValueError: no lane, hyper-parameters of other names, data that a method cannot work with, or a batch that the
@@ -175,11 +176,11 @@ def train_lanes(
         state = trained.state
         found = assessed_lanes(lanes, program, state, steps=steps, reject_share=reject_share, resamples=resamples)
         outputs = {name: values[:, : len(lanes)].swapaxes(0, 1) for name, values in program.outputs(state).items()}
+        sets = {id(lane.data): number for number, lane in reversed(list(enumerate(lanes)))}  # its first lane
         images = {
-            f"lane {lane} {part}": rows
-            for lane, parts in enumerate(program.rows[: len(lanes)])
-            for part, rows in parts.items()
+            f"rows of lane {lane} {part}": rows for lane in sets.values() for part, rows in program.rows[lane].items()
         }
+        images["rows are those of lane"] = np.array([sets[id(lane.data)] for lane in lanes])
         run.write_arrays("outputs.npz", outputs | images)
         result = {"lanes": found, "history": history_of(run.directory / "metrics.jsonl") if run.writes else []}
         run.write_json("results.json", result)

@@ -5,6 +5,9 @@ Lanes are the first axis of every array. What changes the compiled program (loss
 size, number of known classes) is the same for all lanes of a program; such structural switches make several
 programs, since a branch under ``vmap`` would run every branch for every lane.
 
+Words, the same everywhere: an *arm* is a recipe; a *cell* is an arm on one class split with one seed; a *lane* is a
+cell's place in a program; a *group* is the lanes of one program; "member" is the mesh axis that lanes are spread over.
+
 How lanes share a device is a :class:`Layout`:
 
 ========  ==========  ==================================================================================

@@ -95,7 +95,7 @@ def test_upsampling_equals_loops(size, new, rng, x64):
 def test_aggregation_equals_loops(how, rng, x64):
     maps = [rng.uniform(0, scale, (3, *size)) for scale, size in ((1.0, (4, 6)), (1e-3, (2, 3)), (50.0, (1, 1)))]
     maps[0][1] = 0.0  # an image without any attribution at this stage
-    found = jit(lambda maps: attribution.aggregate_maps(maps, height=8, width=12, how=how))(
+    found = jit(lambda maps: attribution.aggregate_maps(maps, height=8, width=12, aggregation=how))(
         [jnp.asarray(stage) for stage in maps]
     )
     np.testing.assert_allclose(found, aggregate64(maps, 8, 12, how), rtol=1e-10, atol=1e-12)
@@ -105,7 +105,7 @@ def test_aggregation_equals_loops(how, rng, x64):
 def test_stages_without_attribution_give_finite_maps():
     zeros = [jnp.zeros((2, 2, 2))]
     for how in ("batch_minmax_sum", "raw_sum", "sample_max_sum"):
-        maps = attribution.aggregate_maps(zeros, height=4, width=4, how=how)
+        maps = attribution.aggregate_maps(zeros, height=4, width=4, aggregation=how)
         np.testing.assert_array_equal(maps, np.zeros((2, 4, 4)))
     np.testing.assert_array_equal(attribution.map_peaks(maps), np.zeros((2, 2)))
 
@@ -242,7 +242,12 @@ def test_maps_of_a_network_equal_finite_differences(coupled):
     found = jit(
         lambda taps: [
             attribution.attribution_maps(
-                loss, taps, layers=layers, height=8, width=8, method=method, sign=sign, how=how
+                *attribution.stage_gradients(loss, taps, layers=layers),
+                height=8,
+                width=8,
+                method=method,
+                sign=sign,
+                aggregation=how,
             )
             for layers, method, sign, how, _ in cases
         ]
@@ -299,9 +304,12 @@ MAP = jnp.zeros((1, 2, 2))
 TAPS = (jnp.zeros((1, 2, 2, 1)), jnp.zeros((1, 1, 1, 1)))
 
 
+def stages_of(layers):
+    return attribution.stage_gradients(lambda taps: (jnp.sum(taps[0]), taps), TAPS, layers=layers)
+
+
 def maps_of(**options):
-    options = {"layers": (1,), "height": 2, "width": 2} | options
-    return attribution.attribution_maps(lambda taps: (jnp.sum(taps[0]), taps), TAPS, **options)
+    return attribution.attribution_maps(*stages_of((1,)), height=2, width=2, **options)
 
 
 @pytest.mark.parametrize(
@@ -311,11 +319,11 @@ def maps_of(**options):
         (lambda: attribution.check_layers((0, 1), 3), "layers=(0, 1)"),
         (lambda: attribution.check_layers((2, 4), 3), "stages 1 to 3"),
         (lambda: attribution.check_layers((2, 2), 3), "layers=(2, 2)"),
-        (lambda: maps_of(layers=(3,)), "layers=(3,)"),
-        (lambda: maps_of(layers=()), "layers=()"),
+        (lambda: stages_of((3,)), "layers=(3,)"),
+        (lambda: stages_of(()), "layers=()"),
         (lambda: maps_of(method="cam"), "method='cam'"),
-        (lambda: maps_of(how="max"), "how='max'"),
-        (lambda: attribution.aggregate_maps([MAP], height=2, width=2, how="max"), "how='max'"),
+        (lambda: maps_of(aggregation="max"), "aggregation='max'"),
+        (lambda: attribution.aggregate_maps([MAP], height=2, width=2, aggregation="max"), "aggregation='max'"),
         (lambda: attribution.aggregate_maps([], height=2, width=2), "maps is empty"),
         (lambda: attribution.aggregate_maps([MAP], height=1, width=2), "height=1"),
         (lambda: attribution.upsample_map(MAP, height=2, width=1), "width=1"),

@@ -1,15 +1,21 @@
 """Runs that are killed at random moments end with the bits of undisturbed ones; a comparison that finds differences."""
 
+import importlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import load_script
 
 
-def test_killed_training_and_norms_end_with_the_same_bits(tmp_path, capfd):
-    chaos = load_script("chaos")
+@pytest.fixture
+def chaos(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "experiments" / "benchmarks"))
+    return importlib.import_module("chaos")
+
+
+def test_killed_training_and_norms_end_with_the_same_bits(chaos, tmp_path, capfd):
     options = ["--smoke", "--targets", "train", "norms", "--seed", "3", "--out", str(tmp_path / "runs")]
     code = chaos.main(options)
     output = capfd.readouterr().out
@@ -50,8 +56,7 @@ def test_killed_training_and_norms_end_with_the_same_bits(tmp_path, capfd):
     ]
 
 
-def test_times_are_no_differences_and_columns_are(tmp_path):
-    chaos = load_script("chaos")
+def test_times_are_no_differences_and_columns_are(chaos, tmp_path):
     for name, seconds in (("a", 1.0), ("b", 2.0)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.csv").write_text(f"seed,auroc,train_seconds\n0,0.5,{seconds}\n")
@@ -61,8 +66,7 @@ def test_times_are_no_differences_and_columns_are(tmp_path):
     assert chaos.compare(tmp_path / "a", tmp_path / "b")[1] == ["results.csv differs"]
 
 
-def test_a_run_that_fails_is_reported_with_its_last_line(tmp_path, capsys, monkeypatch):
-    chaos = load_script("chaos")
+def test_a_run_that_fails_is_reported_with_its_last_line(chaos, tmp_path, capsys, monkeypatch):
     script = tmp_path / "broken.py"
     script.write_text("import sys\nprint('broken.py: no luck today')\nsys.exit(3)\n")
     monkeypatch.setitem(chaos.TARGETS, "sweep", chaos.Target(script, "", ""))
@@ -93,10 +97,10 @@ def test_a_run_that_fails_is_reported_with_its_last_line(tmp_path, capsys, monke
         ("--targets", "targets is empty"),
     ],
 )
-def test_bad_input_is_one_clear_line(options, message, tmp_path, capsys):
+def test_bad_input_is_one_clear_line(chaos, options, message, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     options = options.format(file=tmp_path / "file" / "runs", full=tmp_path)
-    assert load_script("chaos").main(options.split()) == 2
+    assert chaos.main(options.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("chaos.py: ")
     assert message in error

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from osrjax import models, train
+from osrjax import attribution, models, train
 from osrjax.attribution.maps import last_layers
 from osrjax.augment import mixing
 from osrjax.augment.views import VIEW_MIXINGS
 from osrjax.devices import sharding
-from osrjax.methods.classify import CLASS_LOSSES
+from osrjax.losses import contrastive
+from osrjax.methods.class_losses import CLASS_LOSSES
 from osrjax.methods.gradmix import make_contrastive_objective
 from osrjax.methods.masked import make_masked_classify_objective
 from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
@@ -414,6 +415,45 @@ def test_stages_two_to_four_of_a_resnet(shallow, seen):
     np.testing.assert_allclose(last, np.broadcast_to(last[:, :1, :1], last.shape), rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("statistics", ["train", "running"])
+def test_attribution_maps_are_what_gradmix_masks_by(statistics, double, monkeypatch):
+    """Those of ``jax.grad`` through taps, image for image, though GradMix takes no gradient of its own."""
+    variables, batch, hyper = drawn(TINY, SHAPE, np.float64), stored(*SHAPE), traced(jnp.float64)
+    look = Attribution(layers=(2, 1), sign=-1, aggregation="raw_sum", statistics=statistics)
+    objective = make_contrastive_objective(TINY, waved, mix=GradMix(look, Box(views="both")))
+    params, stats, key = variables["params"], variables["batch_stats"], jax.random.key(5)
+    masked_by, gradmix = [], mixing.gradmix
+
+    def spied(key, images, maps, *args, **options):
+        masked_by.append(maps)
+        return gradmix(key, images, maps, *args, **options)
+
+    monkeypatch.setattr(mixing, "gradmix", spied)
+
+    @jit
+    def both():
+        objective(params, stats, batch, key, hyper)
+        views = [waved(view_key, batch.images) for view_key in jax.random.split(jax.random.clone(key), 3)[:2]]
+
+        def loss(taps):
+            variables, images = {"params": params, "batch_stats": stats}, jnp.concatenate(views)
+            train = statistics == "train"
+            outputs, _ = TINY.apply(variables, images, train=train, mutable="batch_stats", taps=taps)
+            z = outputs.projection.reshape(2, len(LABELS), -1)
+            return jnp.mean(contrastive.nt_xent_loss(z, temperature=hyper["attribution_temperature"])), outputs.maps
+
+        found = attribution.stage_gradients(loss, models.zero_taps(TINY, SHAPE, 8), layers=look.layers)
+        height, width, _ = SHAPE
+        maps = attribution.attribution_maps(
+            *found, height=height, width=width, sign=float(look.sign), aggregation=look.aggregation
+        )
+        return jnp.concatenate(masked_by), maps
+
+    masked, maps = both()
+    assert np.unique(np.asarray(attribution.map_peaks(maps)), axis=0).shape[0] > 1
+    np.testing.assert_allclose(masked, maps, rtol=1e-6, atol=1e-7 * maps.max())
+
+
 def partner_of(name, mixed, kept, own, others):
     """The row of ``others`` that image ``mixed`` was made with; None where nothing of it is to be seen."""
     if name == "mixup":
@@ -702,7 +742,7 @@ ONE = jnp.zeros((1, *SHAPE), jnp.uint8)
         (lambda: shapes_of(make_contrastive_objective(TINY, unequal)), "two views"),
         (lambda: mixed_by(Attribution(layers=(1,)), Box(fill="dots")), "fill='dots'"),
         (lambda: mixed_by(Attribution(layers=(1,)), Box(weight="some")), "weight='some'"),
-        (lambda: mixed_by(Attribution(layers=(1,), aggregation="sum")), "how='sum'"),
+        (lambda: mixed_by(Attribution(layers=(1,), aggregation="sum")), "aggregation='sum'"),
         (lambda: mixed_by(Attribution(layers=(1,)), Box(alpha=0.0)), "alpha=0.0"),
         (lambda: shapes_of(make_contrastive_objective(TINY, waved, block_size=0)), "block_size=0"),
         (

@@ -1,4 +1,4 @@
-"""PyTorch peers of experiments/speed.py, written plainly.
+"""PyTorch peers of experiments/speed.py, written plainly; this file needs PyTorch and nothing of ours.
 
 Training: the same networks, loss, augmentation and optimiser. Jacobian norms: the same networks in eval mode, and the
 three routes that PyTorch offers to the whole matrix. GradMix: the same networks, losses and optimiser, once as its
@@ -6,25 +6,35 @@ steps are told and once in the order of ours.
 """
 
 import math
-from collections.abc import Callable
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 from torch.func import jacrev, vmap
 from torch.nn import functional
+from torch_networks import BACKBONES, FEATURES, ContrastiveNetwork, Cosines
+from turns import Work
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
+def facts() -> dict[str, Any]:
+    """What the peers run on."""
+    return {"versions": {"torch": torch.__version__.partition("+")[0]}, "torch_threads": torch.get_num_threads()}
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
 def training_steps(
     network: str, *, batch: int, image_shape: tuple[int, int, int], classes: int, hyper: dict[str, float]
-) -> dict[str, Callable[[], float]]:
+) -> Work:
     """Training steps of a network, one for each memory format: calling one makes a step and gives its loss."""
-    return {
+    calls = {
         f"torch, {name}": _training_step(network, batch, image_shape, classes, hyper, memory_format)
         for name, memory_format in MEMORY_FORMATS.items()
     }
+    return Work(calls, facts())
 
 
 def _training_step(network, batch, image_shape, classes, hyper, memory_format):
@@ -69,9 +79,10 @@ def m_ovr_loss(cosines: torch.Tensor, labels: torch.Tensor, *, margin: float, sc
     return functional.softplus(torch.where(is_target, -logits, logits)).sum(-1)
 
 
-def jacobian_norms(
-    network: str, *, batch: int, image_shape: tuple[int, int, int]
-) -> dict[str, Callable[[], torch.Tensor]]:
+# ---------------------------------------------------------------------------------------------- Jacobian norms
+
+
+def jacobian_norms(network: str, *, batch: int, image_shape: tuple[int, int, int]) -> Work:
     """Exact input-Jacobian norms of the unit embedding of a batch, one callable for each route and memory format."""
     torch.manual_seed(0)
     height, width, channels = image_shape
@@ -79,12 +90,13 @@ def jacobian_norms(
     model, channels_last = (BACKBONES[network](channels).eval().requires_grad_(False) for _ in range(2))
     channels_last.to(memory_format=torch.channels_last)
     images_last = images.contiguous(memory_format=torch.channels_last)
-    return {
+    calls = {
         "torch, loop over outputs": lambda: loop_norms(model, images),
         "torch, loop, channels_last": lambda: loop_norms(channels_last, images_last),
         "torch, vmap(jacrev), chunk 32": lambda: jacrev_norms(model, images, chunk_size=32),
         "torch, vmap(jacrev)": lambda: jacrev_norms(model, images, chunk_size=None),
     }
+    return Work(calls, facts())
 
 
 def loop_norms(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -106,18 +118,20 @@ def jacrev_norms(model: nn.Module, images: torch.Tensor, *, chunk_size: int | No
     return vmap(jacrev(embedding, chunk_size=chunk_size))(images).square().flatten(1).sum(1).sqrt()
 
 
+# ---------------------------------------------------------------------------------------------- GradMix
+
+
 def gradmix_steps(
     network: str, *, batch: int, image_shape: tuple[int, int, int], classes: int, hyper: dict[str, float]
-) -> dict[str, dict[str, Callable[[], float]]]:
-    """GradMix training steps on given views: those of the plain form and of the fast one, for each memory format."""
+) -> Work:
+    """GradMix training steps on given views, for each memory format; the fact ``forms`` names those of either form."""
     forms = {"plain": ("plain", plain_gradmix_gradients), "fast": ("our algorithm", fast_gradmix_gradients)}
-    return {
-        form: {
-            f"torch, {words}, {name}": _gradmix_step(gradients, network, batch, image_shape, classes, hyper, layout)
-            for name, layout in MEMORY_FORMATS.items()
-        }
-        for form, (words, gradients) in forms.items()
-    }
+    calls, names = {}, {}
+    for form, (words, gradients) in forms.items():
+        names[form] = [f"torch, {words}, {name}" for name in MEMORY_FORMATS]
+        for who, layout in zip(names[form], MEMORY_FORMATS.values(), strict=True):
+            calls[who] = _gradmix_step(gradients, network, batch, image_shape, classes, hyper, layout)
+    return Work(calls, {**facts(), "forms": names})
 
 
 def _gradmix_step(gradients, network, batch, image_shape, classes, hyper, memory_format):
@@ -241,110 +255,3 @@ def nt_xent_gradient(projection: torch.Tensor, pair: torch.Tensor, temperature: 
     positive = (pair[:, None] == pair[None]).masked_fill(self_pairs, False)
     excess = probability - positive.to(probability.dtype)
     return (excess + excess.T) @ projection / (0.07 * len(projection))
-
-
-class ContrastiveNetwork(nn.Module):
-    """A backbone whose stage maps are kept, and a head of two layers that gives unit projections."""
-
-    def __init__(self, network, channels):
-        super().__init__()
-        layers, ends = BACKBONES[network](channels), STAGE_ENDS[network]
-        self.stages = nn.ModuleList(layers[start:end] for start, end in pairwise((0, *ends)))
-        self.pool = layers[ends[-1] :]
-        self.head = nn.Sequential(nn.Linear(FEATURES[network], 512), nn.ReLU(inplace=True), nn.Linear(512, 128))
-
-    def forward(self, images):
-        """Projections and the map after each stage."""
-        maps, x = [], images
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return functional.normalize(self.head(self.pool(x)), dim=1), maps
-
-
-class Cosines(nn.Module):
-    """Cosines of embeddings and class prototypes."""
-
-    def __init__(self, features, classes):
-        super().__init__()
-        self.prototypes = nn.Parameter(torch.randn(classes, features))
-
-    def forward(self, embedding):
-        """One cosine for each class."""
-        return functional.normalize(embedding, dim=-1) @ functional.normalize(self.prototypes, dim=-1).T
-
-
-def small_cnn(channels: int) -> nn.Module:
-    """Convolutions of 32, 64, 128 and 128 channels, the first three with stride 2, and a linear layer."""
-    layers = []
-    for width, stride in ((32, 2), (64, 2), (128, 2), (128, 1)):
-        layers += [_conv(channels, width, stride), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        channels = width
-    return nn.Sequential(*layers, *_average(), nn.Linear(channels, 128))
-
-
-def wrn16_4(channels: int) -> nn.Module:
-    """Wide residual network of depth 16 and widening factor 4."""
-    layers, width = [_conv(channels, 16)], 16
-    for stage in range(3):
-        for block in range(2):
-            layers.append(PreActivationBlock(width, 64 * 2**stage, 2 if stage > 0 and block == 0 else 1))
-            width = 64 * 2**stage
-    return nn.Sequential(*layers, nn.BatchNorm2d(width), nn.ReLU(inplace=True), *_average())
-
-
-def resnet18(channels: int) -> nn.Module:
-    """Residual network of 18 layers with a 3x3 stem."""
-    layers, width = [_conv(channels, 64), nn.BatchNorm2d(64), nn.ReLU(inplace=True)], 64
-    for stage in range(4):
-        for block in range(2):
-            layers.append(ResidualBlock(width, 64 * 2**stage, 2 if stage > 0 and block == 0 else 1))
-            width = 64 * 2**stage
-    return nn.Sequential(*layers, *_average())
-
-
-class PreActivationBlock(nn.Module):
-    """Block of a wide residual network; the shortcut of a change of shape reads the activated map."""
-
-    def __init__(self, channels, width, stride):
-        super().__init__()
-        self.norm1, self.conv1 = nn.BatchNorm2d(channels), _conv(channels, width, stride)
-        self.norm2, self.conv2 = nn.BatchNorm2d(width), _conv(width, width)
-        same = channels == width and stride == 1
-        self.shortcut = None if same else nn.Conv2d(channels, width, 1, stride, bias=False)
-
-    def forward(self, x):
-        """The map after the block."""
-        activated = functional.relu(self.norm1(x), inplace=True)
-        y = self.conv2(functional.relu(self.norm2(self.conv1(activated)), inplace=True))
-        return y + (x if self.shortcut is None else self.shortcut(activated))
-
-
-class ResidualBlock(nn.Module):
-    """Basic block of a residual network."""
-
-    def __init__(self, channels, width, stride):
-        super().__init__()
-        self.conv1, self.norm1 = _conv(channels, width, stride), nn.BatchNorm2d(width)
-        self.conv2, self.norm2 = _conv(width, width), nn.BatchNorm2d(width)
-        same = channels == width and stride == 1
-        projection = [] if same else [nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)]
-        self.shortcut = nn.Sequential(*projection)
-
-    def forward(self, x):
-        """The map after the block."""
-        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)), inplace=True)))
-        return functional.relu(y + self.shortcut(x), inplace=True)
-
-
-def _conv(channels, width, stride=1):
-    return nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-
-
-def _average():
-    return nn.AdaptiveAvgPool2d(1), nn.Flatten()
-
-
-BACKBONES = {"small_cnn": small_cnn, "wrn16_4": wrn16_4, "resnet18": resnet18}
-FEATURES = {"small_cnn": 128, "wrn16_4": 256, "resnet18": 512}
-STAGE_ENDS = {"small_cnn": (3, 6, 12), "resnet18": (5, 7, 9, 11)}  # layers up to the end of each stage

@@ -1,19 +1,18 @@
 """Does a run that is killed again and again end with the same bits as one that nothing happened to?
 
-    python experiments/chaos.py                             20 kills of each kind of run
-    python experiments/chaos.py --targets train --kills 5
-    python experiments/chaos.py --smoke                     two kills, the smallest runs
+    python experiments/benchmarks/chaos.py                             20 kills of each; 15 min to an hour on two cores
+    python experiments/benchmarks/chaos.py --targets train --kills 5
+    python experiments/benchmarks/chaos.py --smoke                     two kills, the smallest runs
 
 For each target one run is left alone and timed. Then the same command is started in another directory, killed with
 SIGKILL at a moment drawn uniformly from that time (imports, compilation, writing of checkpoints and evaluation are all
 within it), and repeated, until it has been killed so often; at last it may finish. A run that finishes before its kill
-is compared too, and a new directory takes the kills that are left. Compared are all arrays, the checksums of the
-checkpoints, the log, tables, configuration and figures; not compared are times, speeds and TensorBoard events. The
-last line is one JSON object. Exit codes: 0 all the same, 1 something differs or a restart failed, 2 bad input.
+is compared too, and a new directory takes the kills that are left. same_bits.py says what is compared. The last line is
+one JSON object: `identical`, true if nothing differs anywhere, and for each target how often it was killed, and while
+it did what (`phases`). Exit codes: 0 all the same, 1 something differs or a restart failed, 2 bad input.
 """
 
 import contextlib
-import csv
 import dataclasses
 import json
 import os
@@ -30,6 +29,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import tyro
+from same_bits import compare
 
 Name = Literal["train", "contrastive", "norms", "sweep"]
 
@@ -160,21 +160,21 @@ class Target(NamedTuple):
     takes_run: bool = False
 
 
-HERE = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[1]
 TRAIN = "--smoke --probe-images 6 --probe-pairs 2 --test-norms"
 TARGETS: dict[str, Target] = {
     "train": Target(
-        HERE / "train.py",
+        SCRIPTS / "train.py",
         f"{TRAIN} --steps 400 --save-every 20 --log-every 5 --probe-every 100 --resamples 200",
         "--smoke --steps 60 --save-every 10 --log-every 5 --resamples 0",
     ),
     "contrastive": Target(
-        HERE / "contrastive.py",
+        SCRIPTS / "contrastive.py",
         "--smoke --steps 120 --save-every 10 --log-every 5",
         "--smoke",
     ),
     "norms": Target(
-        HERE / "norms.py",
+        SCRIPTS / "norms.py",
         "--quantities embedding raw_embedding logits --part train --batch-size 8",
         "--batch-size 4",
         norms_stored,
@@ -182,7 +182,7 @@ TARGETS: dict[str, Target] = {
         takes_run=True,
     ),
     "sweep": Target(
-        HERE / "ablation.py",
+        SCRIPTS / "ablation.py",
         "--smoke --steps 600 --save-every 20 --log-every 5 --probe-every 100",
         "--smoke",
     ),
@@ -285,62 +285,6 @@ def trained_network(out: Path) -> Path:
     command = [sys.executable, str(TARGETS["train"].script), "--smoke", "--resamples", "0", "--out", str(run)]
     run_until(command, out / "network.log", None, 3600, lambda: None)
     return run
-
-
-# ---------------------------------------------------------------------------------------------- comparison
-
-
-def is_measured(name: str) -> bool:
-    """Whether a field holds a time, a speed, or what belongs to a directory or a start alone."""
-    return "second" in name or name in ("out", "starts")
-
-
-def without_measured(value: Any) -> Any:
-    """A JSON value without such fields."""
-    if isinstance(value, dict):
-        return {name: without_measured(inner) for name, inner in value.items() if not is_measured(name)}
-    return [without_measured(inner) for inner in value] if isinstance(value, list) else value
-
-
-def content(file: Path) -> Any:
-    """What must be the same in a file, as a value that compares equal for equal bits; None: not compared."""
-    if file.name == "_CHECKPOINT_METADATA":  # its checksums are those of every array of the state
-        return json.loads(file.read_text())["custom_metadata"]
-    if "checkpoints" in file.parts:
-        return None
-    if file.suffix in (".npz", ".npy"):
-        loaded: Any = np.load(file)
-        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-        return {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()}
-    if file.suffix in (".json", ".jsonl"):
-        texts = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
-        return [json.dumps(without_measured(json.loads(text))) for text in texts]  # as text, for NaN equals NaN there
-    if file.suffix == ".csv":
-        with file.open(newline="") as lines:
-            return [{k: v for k, v in row.items() if not is_measured(str(k))} for row in csv.DictReader(lines)]
-    return file.read_bytes() if file.suffix in (".png", ".svg") else None
-
-
-def compare(wanted: Path, found: Path) -> tuple[list[str], list[str]]:
-    """Compares every file of a run that holds results with the file of the same name in another run.
-
-    Returns:
-      The names of the files that were compared, and what differs, a line each.
-    """
-    compared, different = [], []
-    for file in sorted(path for path in wanted.rglob("*") if path.is_file()):
-        if (expected := content(file)) is None:
-            continue
-        name = str(file.relative_to(wanted))
-        compared.append(name)
-        try:
-            if content(found / name) != expected:
-                different.append(f"{name} differs")
-        except FileNotFoundError:
-            different.append(f"{name} is missing")
-        except (ValueError, OSError) as error:
-            different.append(f"{name} cannot be read ({error})")
-    return compared, different
 
 
 if __name__ == "__main__":

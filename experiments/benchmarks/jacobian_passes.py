@@ -1,19 +1,26 @@
-"""Our side of `speed.py --what jacobian`: the exact norms of a batch, single passes through the network, memory."""
+"""Our side of speed_jacobian.py: the exact norms of a batch, single passes through the network, memory.
 
+Its three processes are at the end: norms and passes, programs that are compiled for their memory alone, and both modes
+on a grid of inputs and outputs.
+"""
+
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import comparison
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from turns import Work
 
-from osrjax.devices.cpu import compiler_options
-from osrjax.jacobian.exact import input_jacobian_norms
+from osrjax.devices.cpu import compiler_options, reuse_host_memory
+from osrjax.jacobian.exact import automatic_mode, input_jacobian_norms
 from osrjax.jacobian.passes import Mode
-from osrjax.models.backbones import SmallCNN
+from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.models.networks import OpenSetNetwork, Outputs
 
 OURS, MATRIX = "osrjax, default", "jax.vmap(jax.jacrev)"
@@ -23,6 +30,9 @@ TANGENTS = 16  # of each image, in the pass that stands for forward mode
 GRID = tuple((shape, outputs) for shape in ((8, 8, 1), (28, 28, 1), (32, 32, 3)) for outputs in (10, 64, 256, 512))
 SMOKE_GRID = (((4, 4, 1), 8),)
 GRID_BATCH, GRID_CHUNKS = 2, (16, 64)
+
+
+# ---------------------------------------------------------------------------------------------- a network
 
 
 class Side(NamedTuple):
@@ -78,6 +88,9 @@ def _drawn(path, leaf):
     if leaf.ndim == 1:
         return jnp.full(leaf.shape, 1.0 if path[-1].key in ("scale", "var") else 0.0)
     return _random(leaf.shape) * math.sqrt(6.0 / math.prod(leaf.shape[:-1]))
+
+
+# ---------------------------------------------------------------------------------------------- norms and passes
 
 
 def our_norms(embedding: Embedding, batch: int, chunks: tuple[int, ...]) -> dict[str, Side]:
@@ -161,17 +174,6 @@ def memory(embedding: Embedding, batch: int, chunks: tuple[int, ...]) -> dict[st
     return result
 
 
-def mode_sides(image_shape: tuple[int, int, int], outputs: int) -> dict[tuple[Mode, int], Side]:
-    """Forward and reverse mode with each chunk for a small convolutional network with that many outputs."""
-    embedding = unit_embedding(SmallCNN(width=16, features=outputs), image_shape)
-    sizes: dict[Mode, int] = {"forward": embedding.inputs, "reverse": outputs}
-    result = {}
-    for mode, size in sizes.items():
-        for chunk in sorted({min(chunk, size) for chunk in GRID_CHUNKS}):
-            result[mode, chunk] = norms(embedding, GRID_BATCH, mode, chunk)
-    return result
-
-
 def mib(compiled: jax.stages.Compiled) -> float:
     """MiB of a compiled program: arguments, outputs and temporaries; what is both of two counts once."""
     sizes = compiled.memory_analysis()
@@ -199,3 +201,63 @@ def _images(embedding, batch):
 
 def _random(shape):
     return jnp.asarray(np.random.default_rng(0).uniform(-1.0, 1.0, shape), jnp.float32)
+
+
+# ---------------------------------------------------------------------------------------------- the processes
+
+
+def norms_and_passes(
+    network: str, batch: int, chunks: Sequence[int], passes: Sequence[tuple[int, int]], *, default_options: bool
+) -> Work:
+    """Norms and single passes of a network; the facts group them, with the images and the memory of a call."""
+    reuse_host_memory()
+    embedding = unit_embedding(NETWORKS[network](), comparison.image_shape(network))
+    groups = {
+        "ours": our_norms(embedding, batch, tuple(chunks)),
+        "without": our_norms_without(embedding, batch, max(chunks, default=1)) if default_options else {},
+        "passes": cotangent_passes(embedding, tuple(passes)),
+        "tangents": tangent_pass(embedding, batch),
+    }
+    sides = {who: side for group in groups.values() for who, side in group.items()}
+    facts: dict[str, Any] = {name: list(group) for name, group in groups.items()}
+    facts |= {"images": {who: side.images for who, side in sides.items()}}
+    facts |= {"mib": {who: side.mib for who, side in sides.items()}}
+    return Work({who: side.call for who, side in sides.items()}, {**facts, **comparison.our_facts()})
+
+
+def compiled_memory(network: str, batch: int, chunks: Sequence[int]) -> Work:
+    """Nothing to time: the fact ``mib`` is the memory of the programs of a large batch."""
+    embedding = unit_embedding(NETWORKS[network](), comparison.image_shape(network))
+    return Work({}, {"mib": memory(embedding, batch, tuple(chunks))})
+
+
+def both_modes(cells: Sequence[tuple[Sequence[int], int]]) -> Work:
+    """Norms of a small convolutional network in forward and reverse mode, by cells of image shape and outputs.
+
+    The fact ``cells`` has the names of each cell's by mode, and the mode that would be chosen. What a call needs is
+    compiled when it is called first.
+    """
+    reuse_host_memory()
+    calls: dict[str, Callable[[], object]] = {}
+    told = []
+    for shape, outputs in cells:
+        sizes: dict[Mode, int] = {"forward": math.prod(shape), "reverse": outputs}
+        names: dict[str, list[str]] = {}
+        for mode, size in sizes.items():
+            chunks = sorted({min(chunk, size) for chunk in GRID_CHUNKS})
+            made = {
+                f"{list(shape)} to {outputs}, {mode}, chunk {c}": _mode_call(shape, outputs, mode, c) for c in chunks
+            }
+            names[mode] = list(made)
+            calls |= made
+        told.append({"names": names, "chosen": automatic_mode(math.prod(shape), outputs)})
+    return Work(calls, {"cells": told, "batch": GRID_BATCH})
+
+
+def _mode_call(shape, outputs, mode, chunk):
+    @functools.cache
+    def side():
+        embedding = unit_embedding(SmallCNN(width=16, features=outputs), tuple(shape))
+        return norms(embedding, GRID_BATCH, mode, chunk)
+
+    return lambda: side().call()

@@ -2,22 +2,37 @@ import dataclasses
 import functools
 import json
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import load_script
+from conftest import EXPERIMENTS, load_script
 
 from osrjax.analysis import costs
 from osrjax.analysis.costs import CHIPS, Chip, Collective, StepCost
+from osrjax.data import resolve_data
 from osrjax.devices import sharding
 from osrjax.losses import contrastive
 from osrjax.models.backbones import NETWORKS
 
 
 @pytest.fixture(scope="module")
-def script():
-    return load_script("costs")
+def beside():
+    """A benchmark imports what lies beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXPERIMENTS / "benchmarks"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def script(beside):
+    return load_script("benchmarks/costs")
+
+
+@pytest.fixture(scope="module")
+def steps(script):
+    return sys.modules["compiled_steps"]
 
 
 # Reading a compiled program.
@@ -140,9 +155,9 @@ def test_operations_of_a_forward_pass_by_hand():
     assert found.collectives == ()
 
 
-def compiled(script, program, devices, batch):
+def compiled(steps, program, devices, batch):
     """Costs of a step; shapes of the parameters that it trains, and those of batch norm alone."""
-    lowered = script.lowered_step(program, devices, batch, "cpu")
+    lowered = steps.lowered_step(program, devices, batch, "cpu")
     state, *_ = lowered.in_avals[0]
     leaves = jax.tree.leaves_with_path(state.params)
     norms = [leaf.shape for path, leaf in leaves if any("BatchNorm" in str(key) for key in path)]
@@ -155,10 +170,10 @@ def numbers(shapes):
     return sum(math.prod(shape) for shape in shapes)
 
 
-def test_a_classifier_on_many_devices_exchanges_gradients_and_statistics_alone(script):
-    program = script.Program("train", "small_cnn", (12, 12, 3), 3, 8)
+def test_a_classifier_on_many_devices_exchanges_gradients_and_statistics_alone(steps):
+    program = steps.Program("train", "small_cnn", (12, 12, 3), 3, 8)
     (alone, *_), (four, shapes, norms), (large, *_) = (
-        compiled(script, program, *size) for size in ((1, 8), (4, 2), (4, 6))
+        compiled(steps, program, *size) for size in ((1, 8), (4, 2), (4, 6))
     )
     assert alone.collectives == ()
     for found in (four, large):
@@ -176,10 +191,10 @@ def test_a_classifier_on_many_devices_exchanges_gradients_and_statistics_alone(s
 
 
 @pytest.mark.parametrize("kind", ["train", "contrastive"])
-def test_copies_and_views_stay_on_their_devices(script, kind):
+def test_copies_and_views_stay_on_their_devices(steps, kind):
     """No image goes to another device; of contrastive training projections do."""
-    program = script.Program(kind, "small_cnn", (12, 12, 3), 3, 8, "all")
-    found, shapes, _ = compiled(script, program, 4, 4)
+    program = steps.Program(kind, "small_cnn", (12, 12, 3), 3, 8, "all")
+    found, shapes, _ = compiled(steps, program, 4, 4)
     rows = [one for one in found.collectives if one.rows]
     if kind == "train":
         assert not rows
@@ -221,10 +236,16 @@ SHAPES = {"fashion_mnist_small": (28, 28, 1), "cifar10": (32, 32, 3), "tiny_imag
 
 
 def test_presets_are_those_of_the_scripts(script):
+    networks = {"wrn16-4": "wrn16_4", "r18": "resnet18", "resnet18": "resnet18", "classifier32": "classifier32"}
     scripts = {"train": load_script("train"), "contrastive": load_script("contrastive")}
     for name, program in script.PRESETS.items():
         which, preset = name.split(":")
-        config = scripts[which].PRESETS[preset]
+        ending = next((ending for ending in networks if preset.endswith(f"-{ending}")), "")
+        config = scripts[which].PRESETS["paper" if ending else preset]
+        if ending:
+            data = preset.removesuffix(f"-{ending}").replace("-", "_")
+            config = dataclasses.replace(config, data=data, network=networks[ending])
+        config = resolve_data(config)
         assert program.script == which
         for field in ("network", "batch_size"):
             assert getattr(program, field) == getattr(config, field)
@@ -233,9 +254,10 @@ def test_presets_are_those_of_the_scripts(script):
         assert config.flip
         if which == "train":
             assert (program.rotations, program.crop_padding) == (config.rotations, config.crop_padding)
-            assert (config.loss, config.mixing) == ("m_ovr", "none")
+            assert (config.method, config.mixing) == ("m_ovr", "none")
         else:
-            assert (config.mixing, config.hidden, config.features, config.policy) == ("gradmix", 512, 128, "none")
+            assert (config.method, config.mixing) == ("contrast", "gradmix")
+            assert (config.hidden, config.features, config.policy) == (512, 128, "none")
             assert (config.jitter, config.crop, config.cam_layers, config.block_size) == (1.0, True, (), None)
 
 

@@ -1,0 +1,176 @@
+"""What scales with what, on paper? Operations, bytes and communication of a training step on 1 to 256 chips.
+
+    python experiments/benchmarks/costs.py        every preset below, 1, 8, 64, 256 chips: 4 min of one core
+    python experiments/benchmarks/costs.py --presets train:cifar10-wrn16-4 --chips 8 64
+    python experiments/benchmarks/costs.py --platform v5e --presets train:cifar10-wrn16-4
+
+Compiles the step that train.py and contrastive.py take with `--stream`, sharded over so many devices, and reads the
+compiler's cost analysis and the collectives of the optimised program; nothing is run, and no accelerator is needed.
+`weak`: every chip has as many images as the preset has in all; `strong`: the preset's batch is shared, down to one
+image a chip. With `--platform cpu` the compiler is that for CPUs: operations and collectives are those of any
+platform to a percent, but it fuses less than others, so that its bytes are an upper bound; `--platform v5e` and `v5p`
+have the compiler of TPUs, without a TPU: `pip install '.[tpu]'`, and two to three minutes for each program.
+
+Times are of the chip's published figures (the library's module `costs` has the sources), as if each peak were reached.
+"hidden from" is the batch of a chip from which on arithmetic takes longer than communication, "a tenth" ten times as
+long. Other presets compile to the same steps: those of other data with the same image size, and cifar10-all-r18,
+svhn-r18.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import jax
+import tyro
+from compiled_steps import TOPOLOGIES, Cache, Program
+from cost_tables import Row, cost_table, summary, time_table
+
+from osrjax.analysis import costs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Compile training steps for many chips and say what they cost."""
+
+    presets: tuple[str, ...] = ()
+    """SCRIPT:PRESET, such as train:bundled; default: all that are listed in the source."""
+    chips: tuple[int, ...] = (1, 8, 64, 256)
+    """Numbers of chips."""
+    platform: Literal["cpu", "v5e", "v5p"] = "cpu"
+    """Whose compiler: cpu, or a TPU's, which takes minutes for each program."""
+    times: tuple[Literal["v5e", "v5p", "h100"], ...] = ("v5e", "v5p", "h100")
+    """Chips whose times are told."""
+    flops: float | None = None
+    """Operations a second, instead of the published peak of every chip in `times`."""
+    memory: float | None = None
+    """Bytes a second to and from memory, instead of the published ones."""
+    link: float | None = None
+    """Bytes a second that a chip sends to its neighbours, instead of the published ones."""
+    far_link: float | None = None
+    """Bytes a second that a chip sends beyond its neighbours, instead of the published ones."""
+    hop: float | None = None
+    """Seconds from chip to chip, instead of those assumed."""
+    cache: Path = Path("runs/costs-cache.json")
+    """What was compiled before; a program is recognised by its text before optimisation."""
+    json: Path | None = None
+    """Where to write all figures as JSON."""
+    smoke: bool = False
+    """Seconds-long version: a small network and batch on 1 and 2 chips."""
+
+
+PRESETS = {
+    "train:bundled": Program("train", "small_cnn", (28, 28, 1), 6, 128),
+    "train:cifar10-wrn16-4": Program("train", "wrn16_4", (32, 32, 3), 6, 128, "all"),
+    "train:cifar10-classifier32": Program("train", "classifier32", (32, 32, 3), 6, 128, "all"),
+    "train:cifar10-resnet18": Program("train", "resnet18", (32, 32, 3), 6, 128, "all"),
+    "train:tiny_imagenet-wrn16-4": Program("train", "wrn16_4", (64, 64, 3), 20, 128, "all", 8),
+    "contrastive:bundled": Program("contrastive", "small_cnn", (28, 28, 1), 6, 64),
+    "contrastive:cifar10-r18": Program("contrastive", "resnet18", (32, 32, 3), 6, 256),
+    "contrastive:tiny-imagenet-r18": Program("contrastive", "resnet18", (64, 64, 3), 20, 256),
+}
+SMOKE = {"train:smoke": Program("train", "small_cnn", (8, 8, 1), 3, 8)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, compiles, prints; returns the exit code."""
+    config = tyro.cli(Config, args=arguments, description=__doc__)
+    programs = PRESETS
+    if config.smoke:
+        programs = SMOKE
+        config = dataclasses.replace(config, chips=(1, 2) if config.platform == "cpu" else (1, 4))
+    try:
+        check(config, programs)
+        prepare_devices(config)
+        cache = Cache(config.cache)
+        if config.json:
+            make_folder(config.json, "json")
+    except ValueError as error:
+        print(f"costs.py: {error}", file=sys.stderr)
+        return 2
+    chips: dict[str, costs.Chip] = {name: adjusted(costs.CHIPS[name], config) for name in config.times}
+    rows = []
+    for name in config.presets or tuple(programs):
+        for devices in config.chips:
+            for batch, how in batches(programs[name].batch_size, devices).items():
+                seconds = time.perf_counter()
+                cost = cache.cost(programs[name], devices, batch, config.platform)
+                seconds = time.perf_counter() - seconds
+                print(f"{name}, {devices} chips x {batch} images: {seconds:.0f} s", file=sys.stderr, flush=True)
+                rows.append(Row(name, how, cost))
+    print(cost_table(rows, config.platform))
+    for chip_name, chip in chips.items():
+        print("\n" + time_table(rows, chip_name, chip))
+    if config.json:
+        config.json.write_text(json.dumps(summary(rows, chips, config.platform), indent=1) + "\n")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- what is asked for
+
+
+def make_folder(path: Path, name: str) -> None:
+    """The directory of a file that is written at the end; refuses one that cannot be, before any work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{name}={str(path)!r} cannot be written ({error.strerror}): choose another file") from error
+
+
+def check(config: Config, programs: dict[str, Program]) -> None:
+    """Refuses what cannot be compiled or compared."""
+    if not config.chips:
+        raise ValueError("chips is empty: give at least one number, such as 8")
+    for name in config.presets:
+        if name not in programs:
+            raise ValueError(f"presets={name!r} does not exist: choose from {', '.join(programs)}")
+    for devices in config.chips:
+        if devices < 1:
+            raise ValueError(f"chips={devices} is below 1: give numbers such as 1 8 64 256")
+        known = TOPOLOGIES.get(config.platform)
+        if known and devices not in known:
+            raise ValueError(
+                f"chips={devices} is no slice of {config.platform}: choose from {', '.join(map(str, known))}"
+            )
+    for name in ("flops", "memory", "link", "far_link", "hop"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value!r} must be above 0")
+    if config.platform != "cpu" and importlib.util.find_spec("libtpu") is None:
+        raise ValueError(f"platform={config.platform!r} needs the compiler of TPUs: pip install '.[tpu]', or use cpu")
+
+
+def adjusted(chip: costs.Chip, config: Config) -> costs.Chip:
+    """The chip with the figures that the command line gives."""
+    given = {name: getattr(config, name) for name in ("flops", "memory", "link", "far_link", "hop")}
+    return chip._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def batches(batch_size: int, devices: int) -> dict[int, str]:
+    """Images a chip under weak and strong scaling, the same for one chip."""
+    shared = max(1, batch_size // devices)
+    return {batch_size: "both"} if shared == batch_size else {batch_size: "weak", shared: "strong"}
+
+
+# ---------------------------------------------------------------------------------------------- devices
+
+
+def prepare_devices(config: Config) -> None:
+    """Virtual CPU devices, as many as there are chips, before JAX looks for devices."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask the network which TPU it runs on
+    jax.config.update("jax_platforms", "cpu")
+    wanted = max(config.chips) if config.platform == "cpu" else 1
+    try:
+        jax.config.update("jax_num_cpu_devices", wanted)
+    except RuntimeError as error:  # another part of this process has started JAX
+        if len(jax.devices()) < wanted:
+            raise ValueError(f"chips={wanted} but this process has {len(jax.devices())} devices") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
