@@ -11,13 +11,16 @@ at the label of a known image and at the predicted class of an unknown one. Writ
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 import osrjax
 from osrjax.fields import check_above_zero
 from osrjax.run.launch import FinishedConfig, launch
+
+if TYPE_CHECKING:
+    from osrjax.run import FinishedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,33 +85,21 @@ def draw(config: Config) -> int:
 
 
 def maps_of(
-    finished: "osrjax.run.FinishedRun", pixels: np.ndarray, labels: np.ndarray, *, sign: int, seed: int
+    finished: "FinishedRun", pixels: np.ndarray, labels: np.ndarray, *, sign: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first view of each image, and its map from the last stages together."""
     import jax
     import jax.numpy as jnp
 
-    from osrjax import attribution
-
-    attributed, network = finished.method.attributed, finished.network
-    keys = jax.random.split(jax.random.key(seed), attributed.views)
-    views = jnp.concatenate([attributed.view(key, jnp.asarray(pixels)) for key in keys])
-    _, height, width, channels = views.shape
-    taps = osrjax.models.zero_taps(network, (height, width, channels), len(views))
-
-    def loss(taps: tuple) -> tuple[Any, tuple]:
-        outputs: Any = network.apply(finished.variables, views, train=False, taps=taps)
-        return attributed.loss(outputs, jnp.asarray(labels)), outputs.maps
-
-    @jax.jit
-    def found(taps: tuple) -> Any:
-        gradients, activations = jax.grad(loss, has_aux=True)(taps)
-        stages = [stage - 1 for stage in attribution.last_layers(len(taps))]
-        maps = [attribution.layer_cam(activations[stage], gradients[stage], sign=float(sign)) for stage in stages]
-        return attribution.aggregate_maps(maps, height=height, width=width)
-
-    shown = slice(len(pixels))
-    return np.asarray(views[shown]), np.asarray(found(taps)[shown])
+    method, shape = finished.method, pixels.shape[1:]
+    stages = len(osrjax.models.zero_taps(finished.network, shape, 1))
+    attributed = osrjax.analysis.make_attributed_images(
+        *(method, shape), layers=osrjax.attribution.last_layers(stages), signs=(sign,), in_training=False
+    )
+    keys = jax.random.split(jax.random.key(seed))
+    first, second = (method.attributed.view(key, jnp.asarray(pixels)) for key in keys)
+    found = attributed(finished.variables, first, second, jnp.asarray(labels))[sign]
+    return np.asarray(first), np.asarray(found.maps)
 
 
 if __name__ == "__main__":
