@@ -12,6 +12,11 @@ from .curves import (
     save_figure as save_figure,
     score_histogram as score_histogram,
 )
+from .examples import (
+    ScoredExamples as ScoredExamples,
+    examples_figure as examples_figure,
+    spread_over as spread_over,
+)
 from .jacobian import (
     correlation_figure as correlation_figure,
     dynamics_figure as dynamics_figure,

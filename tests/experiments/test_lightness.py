@@ -20,7 +20,7 @@ except SystemExit as end:
 print(json.dumps([code, [name for name in {heavy!r} if name in sys.modules]]))
 """
 SCRIPTS = ("train", "contrastive", "ablation", "compare", "jacobian")
-SCRIPTS += ("attribution", "corruption", "estimator", "norms", "ood", "predict", "untrained")
+SCRIPTS += ("attribution", "corruption", "estimator", "norms", "ood", "picture", "predict", "untrained")
 
 
 def ending(script, *words, cwd=None):
@@ -55,6 +55,7 @@ def test_help_and_unknown_options_load_nothing_heavy(script, option, code):
         ("untrained --seeds 1", []),
         ("estimator nowhere --images 1", []),
         ("estimator nowhere", []),
+        ("picture nowhere", []),
         ("predict nowhere image.png", []),
         ("predict nowhere", []),
     ],
