@@ -306,15 +306,15 @@ class Job(NamedTuple):
 def build(config: Config) -> Job:
     """Arms, class splits, images, a lane for every arm, split and seed, and devices for every group of them."""
     arms = arms_of(config)
-    layout = layout_of(config)
-    for arm, recipe in arms.items():
-        with naming(arm, arms):
-            check_arm(recipe)
     names = [field.name for field in dataclasses.fields(ImagesConfig)]
     datasets = {
         split: osrjax.data.choose_data(DataConfig(**{name: getattr(config, name) for name in names}, split=split))
         for split in config.splits
     }
+    layout = layout_of(config)
+    for arm, recipe in arms.items():
+        with naming(arm, arms):
+            check_arm(recipe)
     probes = {
         split: osrjax.analysis.probe_sets(data, probe_images=config.probe_images, probe_pairs=1, seed=split)
         for split, (_, data) in datasets.items()

@@ -126,7 +126,8 @@ def build(config: Config) -> Job:
             data, probe_images=config.probe_images, probe_pairs=config.probe_pairs, seed=config.split
         )
     osrjax.run.check_profile_steps(config.profile_steps, steps)
-    header = f"{config.method} on {osrjax.data.describe_data(data, split)}"
+    augmented = f"crop_padding {config.crop_padding}, {'flip' if config.flip else 'no flip'}"
+    header = f"{config.method} on {osrjax.data.describe_data(data, split)}; {augmented}"
     return Job(header, osrjax.data.content_of(data, split), images, mesh, data, method, sets, steps)
 
 

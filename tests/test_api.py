@@ -14,7 +14,7 @@ COMMANDS = {"osrjax.data.prepare", "osrjax.data.build_fashion_mnist_small"}
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(osrjax.__path__, "osrjax.") if module.name not in COMMANDS
 )
-FROM_PAPERS = (
+FROM_PAPERS = (  # modules whose functions come from papers, with these exceptions
     "osrjax.attribution.boxes",
     "osrjax.attribution.maps",
     "osrjax.augment.mixing",
@@ -23,9 +23,26 @@ FROM_PAPERS = (
     "osrjax.jacobian.paths",
     "osrjax.losses.classification",
     "osrjax.losses.contrastive",
+    "osrjax.scores.features",
     "osrjax.scores.logits",
 )
-OF_NO_PAPER = {"box_mask", "check_layers", "last_layers", "pooled_gradients", "stage_gradients", "upsample_map"}
+OF_NO_PAPER = {
+    "automatic_mode",
+    "box_mask",
+    "check_layers",
+    "chord_length",
+    "directional_norm",
+    "fit_knn",
+    "input_jacobian",
+    "jacobian_estimate",
+    "largest_singular_value",
+    "last_layers",
+    "mean_estimate",
+    "nt_xent_gradient",
+    "pooled_gradients",
+    "stage_gradients",
+    "upsample_map",
+}
 PURE = ("attribution", "augment", "jacobian", "losses", "scores")
 
 

@@ -18,7 +18,9 @@ run as there are lanes, over the sweep. Both are null where a side is unreliable
 """
 
 import dataclasses
+import resource
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +32,7 @@ from typing import Any
 import comparison
 import sweep_lanes
 import tyro
-from turns import Measured, SideProcess, Verdict, compare, take_turns, unreliable
+from turns import Measured, SideProcess, Turn, Verdict, compare, core_seconds, take_turns, unreliable
 
 RUN, SWEEP = "a run of train.py", "a sweep of ablation.py"
 MOST_SWEEPS = 2
@@ -146,48 +148,59 @@ def whole_runs_compared(steps: int, config: Config) -> tuple[Measured, Verdict]:
     return seen, Verdict(ratio, None, reason)
 
 
-def whole_runs(lanes: int, single: Callable[[int], float], sweep: Callable[[int], float], seconds: float) -> Measured:
+def whole_runs(lanes: int, single: Callable[[int], Turn], sweep: Callable[[int], Turn], seconds: float) -> Measured:
     """Half of the runs, a sweep, the other half, and a sweep again if there is time for it.
 
     Args:
         lanes: runs to make.
-        single: makes the run of a seed and gives its seconds.
-        sweep: makes the sweep of a number and gives its seconds.
+        single: makes the run of a seed; its one block is the run.
+        sweep: makes the sweep of a number; its one block is the sweep.
         seconds: for all of them.
     """
     runs = [single(seed) for seed in range(lanes // 2)]
     sweeps = [sweep(0)]
     runs += [single(seed) for seed in range(lanes // 2, lanes)]
-    while len(sweeps) < MOST_SWEEPS and sum(runs) + sum(sweeps) + sweeps[-1] <= seconds:
+    while len(sweeps) < MOST_SWEEPS and sum(made.blocks[0] for made in [*runs, *sweeps, sweeps[-1]]) <= seconds:
         sweeps.append(sweep(len(sweeps)))
-    times = {RUN: [[run] for run in runs], SWEEP: [[sweep] for sweep in sweeps]}
-    return Measured(times, taken=dict.fromkeys(times, 0.0), idle=dict.fromkeys(times, 0.0))
+    made = {RUN: runs, SWEEP: sweeps}
+    return Measured(
+        seconds={who: [turn.blocks for turn in turns] for who, turns in made.items()},
+        taken={who: statistics.median(turn.taken for turn in turns) for who, turns in made.items()},
+        idle=dict.fromkeys(made, 0.0),  # nobody waits
+    )
 
 
 def starters(
     lanes: int, steps: int, directory: Path, *, smoke: bool
-) -> tuple[Callable[[int], float], Callable[[int], float]]:
+) -> tuple[Callable[[int], Turn], Callable[[int], Turn]]:
     """What starts a run of a seed and a sweep of a number: each a process of its own, from its start to its end."""
     scripts = Path(__file__).resolve().parents[1]
     recipe = ["--smoke"] if smoke else ["--steps", str(steps)]
 
-    def single(seed: int) -> float:
+    def single(seed: int) -> Turn:
         out = ["--out", str(directory / f"single-{seed}")]
-        return _seconds([str(scripts / "train.py"), *recipe, "--seed", str(seed), *out])
+        return finished([str(scripts / "train.py"), *recipe, "--seed", str(seed), *out])
 
-    def sweep(number: int) -> float:
+    def sweep(number: int) -> Turn:
         command = [str(scripts / "ablation.py"), *recipe, "--seeds", str(lanes), "--splits", "0", "--probe-images", "0"]
-        return _seconds([*command, "--out", str(directory / f"sweep-{number}")])
+        return finished([*command, "--out", str(directory / f"sweep-{number}")])
 
     return single, sweep
 
 
-def _seconds(command: list[str]) -> float:
-    start = time.perf_counter()
+def finished(command: list[str]) -> Turn:
+    """Runs a script to its end: its seconds as one block, and what other programs had of the cores meanwhile."""
+    start, before, (_, _, all_before) = time.perf_counter(), _children_seconds(), core_seconds()
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr[-500:]}")
-    return time.perf_counter() - start
+    seconds, ran, (_, _, all_after) = time.perf_counter() - start, _children_seconds() - before, core_seconds()
+    return Turn([seconds], taken=max(0.0, all_after - all_before - ran) / max(ran, 1e-9))
+
+
+def _children_seconds() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ from .costs import (
     collectives as collectives,
     step_cost as step_cost,
 )
+from .maps import (
+    AttributedImages as AttributedImages,
+    make_attributed_images as make_attributed_images,
+)
 from .norms import (
     NormPlan as NormPlan,
     dataset_jacobian_norms as dataset_jacobian_norms,

@@ -89,23 +89,15 @@ def make_norm_plan(
     Raises:
       ValueError: a batch that the devices cannot share, a chunk size below 1, outputs without the batch's axis, or a
         budget that a single image a device at a time does not fit.
-
-    References:
-      Park et al., arXiv 2209.11436, sec. 3 (the norms).
     """
     devices = 1 if mesh is None else mesh.shape["data"]
     if batch_size is None:
         batch_size = devices * _default_batch()
     if batch_size < 1 or batch_size % devices:
         raise ValueError(f"{batch_size=} is no positive multiple of the {devices} devices: give such a one")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"{chunk_size=} is below 1: give the number of passes at a time")
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), variables)
     outputs = jax.eval_shape(function, shapes, jax.ShapeDtypeStruct((devices, *image_shape), jnp.float32))
-    if outputs.shape[:1] != (devices,) or outputs.size == 0:
-        raise ValueError(
-            f"function gives shape {outputs.shape} for {devices} images: keep the batch's axis first, then outputs"
-        )
+    _check_outputs("function", outputs, devices)
     inputs, features = math.prod(image_shape), math.prod(outputs.shape[1:])
     direction = automatic_mode(inputs, features) if mode == "auto" else mode
     passes = inputs if direction == "forward" else features
@@ -127,7 +119,7 @@ def make_norm_plan(
         return NormPlan(compiled, batch_size, chunk_size, direction, passes, memory)
 
     rows = _CPU_ROWS if jax.default_backend() == "cpu" else _ACCELERATOR_ROWS
-    wanted = min(chunk_size or max(1, rows // (batch_size // devices)), max(passes, 1))
+    wanted = min(max(1, rows // (batch_size // devices)) if chunk_size is None else chunk_size, passes)
     plan = compile_for(batch_size, wanted)
     if plan.memory <= memory_budget:
         return plan
@@ -184,7 +176,7 @@ def dataset_jacobian_norms(
     each device; the images stay on the host.
 
     Args:
-      functions: by name, ``(variables, images) -> outputs``, such as :func:`network_functions`.
+      functions: ``(variables, images) -> outputs`` by a name that a file can have, such as :func:`network_functions`.
       variables: parameters and statistics, arrays.
       images: floats, as the functions take them: norms are per unit of these values.
       batch_size: as in :func:`make_norm_plan`; None for at most that, so that batches are nearly full. The last batch
@@ -203,16 +195,8 @@ def dataset_jacobian_norms(
     Raises:
       ValueError: no image, integer or non-finite images, images that interact, norms that are not finite, a
         directory of another data set or network, in use, damaged or not writable; or as :func:`make_norm_plan`.
-
-    References:
-      Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
     """
     images = _floats(images)
-    if not functions:
-        raise ValueError("functions is empty: give at least one named function")
-    for name in functions:
-        if not name or Path(name).name != name or name.startswith("."):
-            raise ValueError(f"functions has the name {name!r}, which names no file: use a plain word")
     if batch_size is None:
         devices = 1 if mesh is None else mesh.shape["data"]
         batch_size = devices * _even_batch(-(-len(images) // devices))
@@ -280,11 +264,7 @@ def _outputs_without_interaction(
     rows = np.concatenate([rows, noise[len(rows) :]])  # a single image gets a neighbour
     run = jax.jit(function, compiler_options=compiler_options())
     outputs = np.asarray(run(variables, jnp.asarray(rows)), np.float64)
-    if outputs.shape[:1] != (len(rows),) or outputs.size == 0:
-        raise ValueError(
-            f"function {name!r} gives shape {outputs.shape} for {len(rows)} images: keep the batch's axis first, then"
-            " at least one output"
-        )
+    _check_outputs(f"function {name!r}", outputs, len(rows))
     size = np.abs(outputs, where=np.isfinite(outputs), out=np.zeros_like(outputs)).max()
     for row in range(len(rows)):  # all other images change
         others = noise.copy()
@@ -297,6 +277,14 @@ def _outputs_without_interaction(
                 " (train=False)"
             )
     return outputs[0].reshape(-1)[:8].tolist()
+
+
+def _check_outputs(name: str, outputs: jax.ShapeDtypeStruct | np.ndarray, images: int) -> None:
+    if outputs.shape[:1] != (images,) or outputs.size == 0:
+        raise ValueError(
+            f"{name} gives shape {outputs.shape} for {images} images: keep the batch's axis first, then at least"
+            " one output"
+        )
 
 
 def _default_batch() -> int:

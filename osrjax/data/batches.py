@@ -51,17 +51,12 @@ def batch_indices(num_examples: int, batch_size: int, *, seed: int) -> Batches:
       `[step]` gives the int64 row numbers of that step's batch, of length batch_size; every run of
       num_examples numbers that starts at an epoch holds each row once.
 
-    Raises:
-      ValueError: if a number is out of range.
-
     Example:
       >>> batches = batch_indices(5, 5, seed=0)
       >>> sorted(batches[1000].tolist()), bool((batches[0] == batches[1]).all())
       ([0, 1, 2, 3, 4], False)
     """
     import grain  # pulls in JAX and protobuf: not for who only reads arrays
-
-    _check(num_examples, batch_size, seed)
 
     def batch(step: int) -> Int64[np.ndarray, "batch"]:
         return _rows(np.arange(batch_size) + step * batch_size, num_examples, seed)
@@ -95,7 +90,7 @@ def stream(
       `[step]` gives the stacked elements of this host, batch_size / process_count of them.
 
     Raises:
-      ValueError: if a number is out of range or the batch cannot be shared equally.
+      ValueError: a process that does not exist, or a batch that cannot be shared equally.
     """
     if process_count < 1 or not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index!r} is out of range with process_count={process_count!r}")
@@ -106,8 +101,6 @@ def stream(
     import grain
 
     chosen = np.arange(len(sequence)) if rows is None else np.asarray(rows)
-    _check(len(chosen), batch_size, seed)
-
     share = batch_size // process_count
 
     def element(number: int) -> Any:
@@ -136,12 +129,3 @@ def _rows(positions: Int64[np.ndarray, "batch"], num_examples: int, seed: int) -
 @functools.lru_cache(maxsize=4)  # a batch looks at the current epoch and sometimes the next
 def _permutation(num_examples: int, seed: int, epoch: int) -> Int64[np.ndarray, "batch"]:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
-
-
-def _check(num_examples: int, batch_size: int, seed: int) -> None:
-    if num_examples < 1:
-        raise ValueError(f"num_examples={num_examples!r}: there is nothing to draw batches from")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} is too small: use at least 1")
-    if seed < 0:
-        raise ValueError(f"seed={seed!r} is negative: use a seed of at least 0")

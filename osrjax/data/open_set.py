@@ -79,10 +79,6 @@ def open_set_data(
       >>> data.known_names, len(data.train.labels), len(data.validation.labels)
       (('0', '1', '2', '4', '5', '9'), 778, 87)
     """
-    if not 0.0 < validation_share < 1.0:
-        raise ValueError(f"validation_share={validation_share!r} is out of range: use (0, 1)")
-    if seed < 0:
-        raise ValueError(f"seed={seed!r} is negative: use a seed of at least 0")
     other = source if unknown_source is None else unknown_source
     check_split(
         split,
@@ -209,7 +205,7 @@ def _validation_rows(labels: np.ndarray, known: tuple[int, ...], share: float, s
     for position, class_id in enumerate(known):
         rows = np.flatnonzero(labels == position)
         count = int(share * len(rows) + 0.5)
-        if count < 1 or count == len(rows):
+        if not 0 < count < len(rows):
             raise ValueError(
                 f"class {class_id} has {len(rows)} train images, too few to hold out"
                 f" validation_share={share!r} and keep some: change the share or add images"

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -79,8 +79,6 @@ class ClassSplit:
             if len(set(ids)) < len(ids):
                 repeated = sorted({i for i in ids if ids.count(i) > 1})
                 raise ValueError(f"{name}={ids!r} repeats {repeated}: list every class once")
-            if min(ids) < 0:
-                raise ValueError(f"{name}={ids!r} holds a negative class id: ids count from 0")
         shared = sorted(set(self.known) & set(self.unknown))
         if shared and not self.two_sets:
             raise ValueError(
@@ -109,7 +107,7 @@ def check_split(split: ClassSplit, num_classes: int, *, unknown_num_classes: int
         ("unknown", split.unknown, unknown_num_classes or num_classes),
     )
     for name, ids, count in sides:
-        outside = sorted(i for i in ids if i >= count)
+        outside = sorted(i for i in ids if not 0 <= i < count)
         if outside:
             raise ValueError(
                 f"{name} classes {outside} do not exist in a data set of {count} classes: use ids 0 to {count - 1}"
@@ -208,16 +206,12 @@ def random_split(
       >>> len(split.known), len(split.unknown)
       (6, 4)
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes!r} cannot be split: it takes at least 2")
     if num_known is None and openness is None:
         raise ValueError("num_known=None and openness=None: give at least one of them")
     if num_known is not None and not 1 <= num_known < num_classes:
         raise ValueError(f"num_known={num_known!r} is out of range: use 1 to {num_classes - 1}")
     if openness is not None and not 0.0 < openness < 1.0:
         raise ValueError(f"openness={openness!r} is out of range: use a number in (0, 1)")
-    if seed < 0:
-        raise ValueError(f"seed={seed!r} is negative: use a seed of at least 0")
     sizes = (
         [(k, num_classes - k) for k in range(1, num_classes)]
         if num_known is None
@@ -264,40 +258,35 @@ def custom_split(
     return split
 
 
-def openness(known: int, unknown: int, *, formula: Literal["2013", "plain"] = "2013") -> float:
+def openness(known: int, unknown: int) -> float:
     r"""How much of the test classes was never trained on.
 
-    .. math:: O_{2013} = 1 - \sqrt{\frac{2 K}{2 K + U}}, \qquad O_{plain} = 1 - \sqrt{\frac{K}{K + U}}
+    .. math:: 1 - \sqrt{\frac{2 K}{2 K + U}}
 
-    with K known and U unknown classes. The first is the definition of 2013 where the K known classes are
-    both the trained and the target classes. Both are printed under the same name: 6 known and 4 unknown
+    with K known and U unknown classes: the definition of 2013 where the K known classes are both the trained and
+    the target classes. Some papers print :math:`1 - \sqrt{K / (K + U)}` under the same name: 6 known and 4 unknown
     classes are 13.40 % by the first and 22.54 % by the second.
 
     Args:
       known: number of known classes, at least 1.
       unknown: number of unknown classes, at least 0.
-      formula: "2013" or "plain".
 
     Returns:
       The openness, 0 without unknown classes and below 1.
 
     Raises:
-      ValueError: if a number is out of range or the formula is unknown.
+      ValueError: if a number is out of range.
 
     Example:
-      >>> round(openness(6, 4), 4), round(openness(6, 4, formula="plain"), 4)
-      (0.134, 0.2254)
+      >>> round(openness(6, 4), 4)
+      0.134
 
     References:
       Scheirer et al., "Toward Open Set Recognition", IEEE PAMI 35(7), 2013.
     """
     if known < 1 or unknown < 0:
         raise ValueError(f"known={known!r}, unknown={unknown!r}: use counts from 1 and from 0")
-    if formula == "2013":
-        return 1.0 - math.sqrt(2 * known / (2 * known + unknown))
-    if formula == "plain":
-        return 1.0 - math.sqrt(known / (known + unknown))
-    raise ValueError(f"formula={formula!r} is unknown: choose '2013' or 'plain'")
+    return 1.0 - math.sqrt(2 * known / (2 * known + unknown))
 
 
 def check_tiny_imagenet_order(class_names: Sequence[str]) -> None:

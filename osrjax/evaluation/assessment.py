@@ -189,9 +189,16 @@ def scored_images(
 
     Returns:
       Scores and predicted classes by name.
+
+    Raises:
+      ValueError: outputs of one part that are of different images, whose scores would change parts.
     """
     parts = [outputs[part] for part in ("validation", "known", "unknown")]
     lengths = [len(next(iter(part.values()))) for part in parts]
+    for name, part in zip(("validation", "known", "unknown"), parts, strict=True):
+        images = {output: len(rows) for output, rows in part.items()}
+        if len(set(images.values())) > 1:
+            raise ValueError(f"outputs of {name} are of {images} images: give the same images in each")
     found = scores({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     ends = np.cumsum(lengths)[:-1]
     return {

@@ -63,7 +63,7 @@ def contrastive_loss(
 
     Raises:
       ValueError: a single row; ``positives`` of another shape, or none where the own one counts; a Python number at
-        or below 0 for a temperature (an array there gives nan); a block below 1.
+        or below 0 for a temperature (an array there gives nan).
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,8 +82,6 @@ def contrastive_loss(
         raise ValueError(f"{positives.shape=} is not {embedding.shape=}: give one positive row for each embedding")
     if own_positive is not False and positives is None:
         raise ValueError(f"{own_positive=} without positives would pull each row to itself: give positives")
-    if block_size is not None:
-        _checked_block(block_size)
     rows = embedding.shape[0]
     places = jnp.arange(rows)
     columns, column_places, column_groups = embedding, places, groups
@@ -335,7 +333,7 @@ def nt_xent_gradient(
       The gradient, of the shape of ``views``; it is not projected onto the sphere.
 
     Raises:
-      ValueError: as :func:`nt_xent_loss`; a block below 1.
+      ValueError: as :func:`nt_xent_loss`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -343,9 +341,6 @@ def nt_xent_gradient(
       >>> automatic = jax.grad(lambda z: nt_xent_loss(z).mean())(views)
       >>> bool(jnp.allclose(nt_xent_gradient(views), automatic, atol=1e-5))
       True
-
-    References:
-      Derived from Chen et al., arXiv 2002.05709, eq. 1; used for the maps of Xu et al., arXiv 2505.12803.
     """
     temperature = _checked_temperature("temperature", temperature)
     _checked_temperature("base_temperature", base_temperature)
@@ -354,7 +349,7 @@ def nt_xent_gradient(
     rows = count * batch
     z = _rows(views)
     places = jnp.arange(rows)
-    size = rows if block_size is None else _checked_block(block_size)
+    size = rows if block_size is None else block_size
     dtype = jnp.result_type(z, temperature)
 
     def similarities(candidates: Array, candidate_places: Array) -> Array:
@@ -434,12 +429,6 @@ def _check_labels(views: Array, labels: Array) -> None:
         raise ValueError(
             f"{labels.shape=} does not fit {views.shape=}: give one label per image of [views, batch, features]"
         )
-
-
-def _checked_block(block_size: int) -> int:
-    if block_size < 1:
-        raise ValueError(f"{block_size=} is below 1: give columns at a time, or None for all")
-    return block_size
 
 
 def _checked_temperature(name: str, value: Scalar) -> Scalar:

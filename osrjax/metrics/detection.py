@@ -383,8 +383,8 @@ def davies_bouldin(embedding: Float[np.ndarray, "batch features"], labels: Int[n
       A number from 0, smaller = better separated; infinity where two class means coincide.
 
     Raises:
-      ValueError: one class only; as many classes as examples; an embedding that is empty, not finite or
-        not a row per label.
+      ValueError: one class only; as many classes as examples; an embedding that is not finite or not a row per
+        label.
 
     Example:
       >>> rows = np.array([[0.0], [2.0], [9.0], [11.0]])
@@ -396,16 +396,14 @@ def davies_bouldin(embedding: Float[np.ndarray, "batch features"], labels: Int[n
       al., arXiv 2209.11436, section 4.
     """
     rows = np.asarray(embedding, np.float64)
-    if rows.ndim != 2 or rows.shape[0] == 0:
-        raise ValueError(f"embedding has shape {rows.shape}: give one row per example")
     if not np.isfinite(rows).all():
         raise ValueError("embedding holds numbers that are not finite: look for a diverged network")
     labels = _positions("labels", labels, rows.shape[0])
     classes, positions = np.unique(labels, return_inverse=True)
-    if classes.size < 2:
-        raise ValueError(f"labels hold the single class {classes[0]}: the index compares two or more")
-    if classes.size == labels.size:
-        raise ValueError(f"labels name {classes.size} classes for {labels.size} examples: some class needs two")
+    if not 1 < classes.size < labels.size:
+        raise ValueError(
+            f"labels name {classes.size} classes for {labels.size} examples: give 2 or more, some with two"
+        )
     means = np.stack([rows[positions == k].mean(axis=0) for k in range(classes.size)])
     distances = np.linalg.norm(means[:, None] - means[None], axis=-1)
     between = distances[~np.eye(classes.size, dtype=bool)]
@@ -450,10 +448,8 @@ def jacobian_norm_difference(
 
 def _scores(name: str, values: np.ndarray) -> np.ndarray:
     scores = np.asarray(values, np.float64)
-    if scores.ndim != 1:
-        raise ValueError(f"{name} has shape {scores.shape}: give one number per example")
-    if scores.size == 0:
-        raise ValueError(f"{name} is empty: a metric needs at least one example of each kind")
+    if scores.ndim != 1 or scores.size == 0:
+        raise ValueError(f"{name} has shape {scores.shape}: give one number for each of one example or more")
     finite = np.isfinite(scores)
     if not finite.all():
         first = int(np.argmin(finite))

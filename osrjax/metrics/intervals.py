@@ -63,10 +63,9 @@ def bootstrap_intervals(
       Lower and upper end by name, under the names of :func:`osrjax.metrics.detection.open_set_metrics`.
 
     Raises:
-      ValueError: as :func:`osrjax.metrics.detection.open_set_metrics`; fewer than 1 resample; a level outside
-        (0, 1).
+      ValueError: as :func:`osrjax.metrics.detection.open_set_metrics`; a level outside (0, 1).
     """
-    _check_resampling(resamples, level)
+    _check_level(level)
     names = open_set_metrics(  # also refuses what is malformed
         scores_known,
         scores_unknown,
@@ -122,7 +121,7 @@ def bootstrap_interval(
       Lower and upper end.
 
     Raises:
-      ValueError: no sample or an empty one; fewer than 1 resample; a level outside (0, 1).
+      ValueError: a level outside (0, 1); an empty sample.
 
     Example:
       >>> from osrjax.metrics import jacobian_norm_difference
@@ -131,9 +130,7 @@ def bootstrap_interval(
       >>> round(low, 1), round(high, 1)
       (0.9, 1.1)
     """
-    _check_resampling(resamples, level)
-    if not samples or min(len(sample) for sample in samples) == 0:
-        raise ValueError(f"{[len(s) for s in samples]} are the sample sizes: give one or more, not empty")
+    _check_level(level)
     draws = np.random.default_rng(seed)
     values = [
         statistic(*(sample[draws.integers(len(sample), size=len(sample))] for sample in samples))
@@ -166,8 +163,7 @@ def t_interval(values: Float[np.ndarray, "splits *seeds"], *, level: float = 0.9
       >>> round(mean, 4), round(low, 4), round(high, 4), n  # means 0.85, 0.75, 0.9; t = 4.303
       (0.8333, 0.6436, 1.0231, 3)
     """
-    if not 0 < level < 1:
-        raise ValueError(f"{level=} is outside (0, 1): give a coverage such as 0.95")
+    _check_level(level)
     runs = np.asarray(values, np.float64)
     if runs.ndim not in (1, 2):
         raise ValueError(f"values has shape {runs.shape}: give [splits] or [splits, seeds]")
@@ -224,9 +220,7 @@ def paired_difference(
     return t_interval(first - second, level=level)
 
 
-def _check_resampling(resamples: int, level: float) -> None:
-    if resamples < 1:
-        raise ValueError(f"{resamples=} is below 1: give the number of bootstrap samples, such as 1000")
+def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"{level=} is outside (0, 1): give a coverage such as 0.95")
 

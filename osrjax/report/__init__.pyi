@@ -26,6 +26,7 @@ from .sweep import (
     response_figure as response_figure,
 )
 from .tables import (
+    OOD_COLUMNS as OOD_COLUMNS,
     data_text as data_text,
     estimate_json as estimate_json,
     estimate_text as estimate_text,

@@ -64,18 +64,11 @@ def norm_histograms(
       A figure with one panel below the other, JND in their titles and the means as lines.
 
     Raises:
-      ValueError: no stage; as :func:`osrjax.metrics.detection.jacobian_norm_difference`; fewer than 1 bin; a
-        logarithmic axis for a norm of 0.
+      ValueError: as :func:`osrjax.metrics.detection.jacobian_norm_difference`; a logarithmic axis for a norm of 0.
     """
-    if not norms:
-        raise ValueError("norms is empty: give at least one named pair of known and unknown norms")
-    if bins < 1:
-        raise ValueError(f"{bins=} is below 1: give the number of bins, such as 40")
     differences = {stage: jacobian_norm_difference(*pair) for stage, pair in norms.items()}
     both = np.concatenate([np.asarray(part, np.float64) for pair in norms.values() for part in pair])
     low, high = float(both.min()), float(both.max())
-    if x_scale == "log" and low == 0:
-        raise ValueError(f'{x_scale=} needs positive norms, the smallest is 0: use "linear"')
     logarithmic = low < high and (x_scale == "log" or (x_scale == "auto" and low > 0 and high > 30 * low))
     if low == high:
         edges = np.linspace(low - 0.5, high + 0.5, bins + 1)
@@ -122,10 +115,8 @@ def interpolation_figure(
       A figure; each panel has its own vertical axis from 0.
 
     Raises:
-      ValueError: no stage; an arm without runs.
+      ValueError: an arm without runs.
     """
-    if not profiles:
-        raise ValueError("profiles is empty: give at least one stage with named arrays")
     figure, panels = _panels(len(profiles), columns=2, width=4.4, height=3.6)
     looks = _looks(profiles.values())
     for axes, (stage, curves) in zip(panels, profiles.items(), strict=True):
@@ -164,12 +155,8 @@ def dynamics_figure(
       A figure with one legend where all panels show the same curves, else one in each panel.
 
     Raises:
-      ValueError: no panel; a curve without runs; fewer than 1 column.
+      ValueError: a curve without runs.
     """
-    if not panels:
-        raise ValueError("panels is empty: give at least one panel with named arrays")
-    if columns < 1:
-        raise ValueError(f"{columns=} is below 1: give the panels side by side, such as 3")
     figure, drawn = _panels(len(panels), columns=columns, width=3.6, height=2.8)
     looks = _looks(panels.values())
     for axes, (name, curves) in zip(drawn, panels.items(), strict=True):
@@ -198,12 +185,7 @@ def correlation_figure(
     Returns:
       A figure with a panel per metric; its title has the mean over splits of the runs' Spearman and Pearson
       coefficients over steps, the latter without infinite values.
-
-    Raises:
-      ValueError: no metric.
     """
-    if not others:
-        raise ValueError("others is empty: give at least one named metric")
     figure, panels = _panels(len(others), columns=2, width=4.4, height=4.0)
     points = None
     for axes, (name, values) in zip(panels, others.items(), strict=True):
@@ -232,16 +214,11 @@ def known_classes_figure(counts: Int[np.ndarray, " counts"], jnd: Float[np.ndarr
 
     Args:
       counts: numbers of known classes, rising.
-      jnd: after training; nan for a missing run.
+      jnd: after training, of one run or more; nan for a missing run.
 
     Returns:
       A figure with one pair of axes; seeds are averaged within an order.
-
-    Raises:
-      ValueError: no finished run.
     """
-    if np.isnan(jnd).all():
-        raise ValueError("jnd holds no run: every entry is missing")
     figure, (axes,) = _panels(1, columns=1, width=6.0, height=4.4)
     for index, order in enumerate(jnd):
         label = "one class order, seeds averaged" if index == 0 else None
@@ -288,19 +265,14 @@ def embedding_heat_map(
       norms_known: Frobenius norms of known images.
       norms_unknown: of unknown ones.
       class_names: of the known classes, by position; empty: numbers.
-      images: how many of all to place at most, drawn at random; t-SNE takes seconds for a thousand.
+      images: how many of all to place at most, 5 or more, drawn at random; t-SNE takes seconds for a thousand.
       seed: of the draw and of t-SNE.
 
     Returns:
       A figure with two panels; unknown images are crosses in both. The norms' colours are logarithmic where
       all are positive, and end at the 1st and 99th percentile.
-
-    Raises:
-      ValueError: fewer than 5 images in all; images below 5.
     """
     both = np.concatenate([embedding_known, embedding_unknown]).astype(np.float64)
-    if min(images, len(both)) < 5:
-        raise ValueError(f"{images=} of {len(both)}: t-SNE needs 5 images or more")
     chosen = np.sort(np.random.default_rng(seed).permutation(len(both))[:images])
     norms = np.concatenate([norms_known, norms_unknown]).astype(np.float64)[chosen]
     labels = np.concatenate([labels_known, np.full(len(embedding_unknown), -1)])[chosen]

@@ -8,7 +8,26 @@ import numpy as np
 from osrjax.data.open_set import OpenSetData
 from osrjax.metrics.intervals import Estimate
 
-__all__ = ["data_text", "estimate_json", "estimate_text", "interval_text", "open_set_table", "results_table"]
+__all__ = [
+    "OOD_COLUMNS",
+    "data_text",
+    "estimate_json",
+    "estimate_text",
+    "interval_text",
+    "open_set_table",
+    "results_table",
+]
+
+
+# Column of a table of OOD detection -> metric; "out" has unknown as the positive class, "in" known.
+OOD_COLUMNS = {
+    "auroc": "auroc",
+    "fpr95, unknown +": "fpr_at_95_tpr_unknown_positive",
+    "fpr95, known +": "fpr_at_95_tpr_known_positive",
+    "aupr-out": "aupr_unknown_positive",
+    "aupr-in": "aupr_known_positive",
+    "detacc": "detection_accuracy",
+}
 
 
 def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> str:
@@ -22,9 +41,6 @@ def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> s
     Returns:
       Lines without a final newline; text to the left, numbers to the right of their column.
 
-    Raises:
-      ValueError: no rows; negative digits.
-
     Example:
       >>> print(results_table([
       ...     {"metric": "auroc", "value": 0.8512, "interval": (0.8204, 0.8811)},
@@ -35,10 +51,6 @@ def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> s
       auroc   0.851  [0.820, 0.881]
       images   1000               -
     """
-    if not rows:
-        raise ValueError("rows is empty: give at least one row of cells by column name")
-    if digits < 0:
-        raise ValueError(f"{digits=} is negative: give the number of decimals, such as 3")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns] + [[_cell(row.get(name), digits) for name in columns] for row in rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]

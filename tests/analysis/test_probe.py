@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -12,8 +13,8 @@ from sklearn.metrics import davies_bouldin_score, roc_auc_score
 
 from osrjax.analysis import probe
 from osrjax.data import Examples, OpenSetData
-from osrjax.models.backbones import NETWORKS
-from osrjax.models.networks import OpenSetNetwork
+from osrjax.methods import CLASS_LOSSES, ClassifyOptions, Task, classify, make_method
+from osrjax.models.backbones import NETWORKS, SmallCNN
 
 SHAPE = (6, 6, 1)
 NAMES = ("cat", "dog/wolf", "7")
@@ -32,21 +33,38 @@ def data(rng):
     return OpenSetData(*parts, (3, 5, 8), tuple(UNKNOWN), NAMES, tuple(UNKNOWN.values()), (("made", "here", True),))
 
 
-@pytest.fixture(scope="module")
-def network():
-    return OpenSetNetwork(NETWORKS["small_cnn"](width=4, features=5), 3)
+@pytest.fixture(scope="module", autouse=True)
+def small_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "small_cnn", partial(SmallCNN, width=4, features=5))
+        yield
 
 
 @pytest.fixture(scope="module")
-def variables(network):
-    """With running statistics that normalise by something, as after training."""
+def method(small_network):
+    """m-OvR, scored by the cosine, which is quickly written again."""
+    return classify(ClassifyOptions(), Task(3, SHAPE, 1), CLASS_LOSSES["m_ovr"]._replace(score="cosine"))
+
+
+@pytest.fixture(scope="module")
+def network(method):
+    return method.make_network(jnp.float32)
+
+
+def trained(network):
+    """Variables whose running statistics normalise by something, as after training."""
     fresh = jax.jit(lambda key: network.init(key, jnp.zeros((1, *SHAPE)), train=False))(jax.random.key(3))
     return {**fresh, "batch_stats": jax.tree.map(lambda leaf: leaf * 0.7 - 0.1, fresh["batch_stats"])}
 
 
-def probe_of(network, data, sets, **options):
-    options = {"score": "cosine", "eval_batch_size": 8, "batch_size": 4, **options}
-    return probe.make_probe(network, data, sets, **options)
+@pytest.fixture(scope="module")
+def variables(network):
+    return trained(network)
+
+
+def probe_of(method, data, sets, **options):
+    options = {"eval_batch_size": 8, "batch_size": 4, **options}
+    return probe.make_probe(method, data, sets, **options)
 
 
 def pixels(images):
@@ -112,9 +130,9 @@ def test_one_test_image_a_class_is_refused(rng, data):
         probe.probe_sets(data, probe_images=3)
 
 
-def test_a_probe_equals_explicit_jacobians_and_brute_force(network, variables, data):
+def test_a_probe_equals_explicit_jacobians_and_brute_force(method, network, variables, data):
     sets = probe.probe_sets(data, probe_images=5, probe_pairs=3, seed=0)
-    arrays, logged = probe_of(network, data, sets, profile_steps=(0, 40))(variables, 40)
+    arrays, logged = probe_of(method, data, sets, profile_steps=(0, 40))(variables, 40)
 
     @jax.jit
     def outputs(images):
@@ -186,8 +204,48 @@ def test_a_probe_equals_explicit_jacobians_and_brute_force(network, variables, d
     assert len(logged) == len(wanted) + len(by_class) + 1
 
 
+def test_a_probe_follows_contrastive_training_in_its_projection(data, rng):
+    """Norms, distances and the score by neighbours are those of the vectors that the loss compares."""
+    data = dataclasses.replace(data, train=examples(rng, np.arange(12) % 3))
+    method = make_method({"method": "contrast", "hidden": 6, "features": 4, "neighbours": 2}, Task(3, SHAPE, 1))
+    network = method.make_network(jnp.float32)
+    variables = trained(network)
+    sets = probe.probe_sets(data, probe_images=4, probe_pairs=2, seed=0)
+    arrays, logged = probe_of(method, data, sets)(variables, 3)
+
+    @jax.jit
+    def projection(images):
+        return network.apply(variables, images, train=False).projection
+
+    @jax.jit
+    def jacobians(images):
+        return jax.vmap(jax.jacrev(lambda row: projection(row[None])[0]))(images)
+
+    for name, part in (("known", data.test_known), ("unknown", data.test_unknown)):
+        rows = jnp.asarray(pixels(part.images)[getattr(sets, name)], jnp.float32)
+        matrices = np.asarray(jacobians(rows), np.float64).reshape(len(rows), 4, -1)
+        norms = np.linalg.norm(matrices, axis=(1, 2))
+        assert norms.min() > 0
+        np.testing.assert_allclose(arrays[f"norms_{name}"], norms, rtol=2e-4)
+        np.testing.assert_allclose(arrays[f"embedding_{name}"], projection(rows), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(arrays["embedding_known"], axis=1), 1, atol=1e-5)
+
+    train, known, unknown = (
+        np.asarray(projection(jnp.asarray(pixels(part.images), jnp.float32)), np.float64)
+        for part in (data.train, data.test_known, data.test_unknown)
+    )
+    labels = data.test_known.labels
+    sums = [
+        np.sort(np.concatenate([known, unknown]) @ train[data.train.labels == c].T)[:, -2:].sum(1) for c in (0, 1, 2)
+    ]
+    auroc = roc_auc_score(np.arange(len(known) + len(unknown)) >= len(known), -np.max(sums, axis=0))
+    assert logged["probe/auroc"] == pytest.approx(auroc, abs=1e-6)
+    assert logged["probe/accuracy"] == np.mean(np.argmax(sums, axis=0)[: len(known)] == labels)
+    assert logged["probe/davies_bouldin"] == pytest.approx(davies_bouldin_score(known, labels), rel=1e-3)
+
+
 @pytest.fixture
-def taken(network, variables, data):
+def taken(method, variables, data):
     """A probe's function and variables in three states: as they are, collapsed to a point, and broken."""
     sets = probe.probe_sets(data, probe_images=4, probe_pairs=2, seed=0)
     last = variables["params"]["backbone"]["Dense_0"]
@@ -198,7 +256,8 @@ def taken(network, variables, data):
 
     collapsed = with_last({"kernel": 0 * last["kernel"], "bias": jnp.ones(5)})
     zero = with_last({"kernel": 0 * last["kernel"], "bias": jnp.zeros(5)})
-    take = probe_of(network, data, sets, score="m_ovr_margin", profile_steps=(0, 20))
+    scored = method._replace(score="m_ovr_margin")
+    take = probe_of(scored, data, sets, profile_steps=(0, 20))
     broken = with_last({**last, "bias": jnp.full(5, jnp.nan)})
     return take, collapsed, zero, broken
 
@@ -229,7 +288,7 @@ class Flat(nn.Module):
         return (), nn.Dense(5)(jnp.cbrt(rows - jax.lax.stop_gradient(rows)) if self.root else jnp.tanh(rows))
 
 
-def test_probes_are_repeatable_and_join_on_one_axis(taken, network, variables, data, tmp_path):
+def test_probes_are_repeatable_and_join_on_one_axis(taken, variables, data, tmp_path):
     take, collapsed, *_ = taken
     half = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, variables, collapsed)
     networks = {0: variables, 10: half, 20: variables}
@@ -264,15 +323,16 @@ def test_probes_are_repeatable_and_join_on_one_axis(taken, network, variables, d
 
 
 @pytest.mark.parametrize("root", [False, True])
-def test_linear_head_and_three_channels(data, root):
+def test_linear_head_and_three_channels(data, root, monkeypatch):
     def coloured(part):
         return Examples(np.repeat(part.images, 3, axis=-1), part.labels)
 
     data = dataclasses.replace(data, test_known=coloured(data.test_known), test_unknown=coloured(data.test_unknown))
-    network = OpenSetNetwork(Flat(root), 3, "linear")
-    variables = network.init(jax.random.key(0), jnp.zeros((1, 6, 6, 3)), train=False)
+    monkeypatch.setitem(NETWORKS, "small_cnn", lambda dtype: Flat(root))
+    method = make_method({"method": "softmax"}, Task(3, (6, 6, 3), 1))
+    variables = method.make_network(jnp.float32).init(jax.random.key(0), jnp.zeros((1, 6, 6, 3)), train=False)
     sets = probe.probe_sets(data, probe_images=3, probe_pairs=1)
-    take = probe_of(network, data, sets, score="max_softmax", batch_size=None)
+    take = probe_of(method, data, sets, batch_size=None)
     if root:
         with pytest.raises(FloatingPointError, match=r"^non-finite norms_known, norms_unknown.* at step 5$"):
             take(variables, 5)

@@ -77,7 +77,6 @@ def test_openness_of_the_customary_tasks():
     table = [(6, 4, 0.1340), (4, 10, 1 / 3), (4, 50, 0.6286), (20, 180, 0.5736)]
     for known, unknown, expected in table:
         assert splits.openness(known, unknown) == pytest.approx(expected, abs=5e-5)
-    assert splits.openness(6, 4, formula="plain") == pytest.approx(1 - math.sqrt(0.6))
     assert splits.openness(6, 0) == 0.0
 
 
@@ -132,17 +131,15 @@ def test_tiny_imagenet_order_hashes_the_wnids_alone(monkeypatch):
         (lambda: splits.custom_split([0, 1, 0], [2], 5), r"repeats \[0\]"),
         (lambda: splits.custom_split([], [2], 5), "known=.* names no class"),
         (lambda: splits.custom_split([1], [], 5), "unknown=.* names no class"),
-        (lambda: splits.custom_split([1], [-2], 5), "negative class id"),
+        (lambda: splits.custom_split([1], [-2], 5), r"unknown classes \[-2\].*ids 0 to 4"),
         (lambda: splits.custom_split([1], [5, 9], 5), r"unknown classes \[5, 9\].*ids 0 to 4"),
         (
             lambda: splits.custom_split([1], [12], 20, unknown_num_classes=10),
             r"unknown classes \[12\].*ids 0 to 9",
         ),
         (lambda: splits.random_split(10, seed=0), "give at least one"),
-        (lambda: splits.random_split(1, num_known=1, seed=0), "num_classes=1"),
         (lambda: splits.random_split(10, num_known=10, seed=0), "num_known=10.*1 to 9"),
         (lambda: splits.random_split(10, openness=1.0, seed=0), "openness=1.0"),
-        (lambda: splits.random_split(10, num_known=3, seed=-1), "seed=-1"),
         (lambda: splits.openness(0, 1), "known=0"),
         (
             lambda: splits.check_split(splits.ClassSplit("a", "b", 0, (0,), (0,), True), 10),

@@ -10,15 +10,18 @@ from sklearn.metrics import accuracy_score, davies_bouldin_score, roc_auc_score
 from osrjax.evaluation.assessment import (
     FEATURE_SCORES,
     SCORES,
-    OpenSetFeatures,
-    OpenSetLabels,
-    OpenSetOutputs,
-    assess,
-    assess_features,
+    assess_scored,
+    fit_feature_scores,
     open_set_feature_scores,
     open_set_scores,
+    scored_images,
 )
-from osrjax.methods.classify import CLASS_LOSSES
+from osrjax.methods import CLASS_LOSSES, Task, assess, make_method
+
+TASK = Task(3, (8, 8, 1), 1)
+COSINE = make_method({"method": "cosine_softmax", "scale": 8.0, "margin": 0.3}, TASK)
+LINEAR = make_method({"method": "softmax"}, TASK)
+CONTRAST = make_method({"method": "contrast", "neighbours": 2}, TASK)
 
 
 def reference(name, logits, scale=8.0, margin=0.3):
@@ -42,14 +45,16 @@ def reference(name, logits, scale=8.0, margin=0.3):
 
 @pytest.fixture
 def outputs(rng):
+    """What a classifier of three classes gives, and the labels of the images, by part."""
+
     def part(n, signal):
         labels = rng.integers(0, 3, n).astype(np.int32)
         logits = 0.2 * rng.uniform(-1, 1, (n, 3)) + signal * (np.eye(3)[labels] - 0.3)
         embedding = np.concatenate([logits, rng.normal(size=(n, 2)) / 5], axis=1)
-        return logits.astype(np.float32), embedding.astype(np.float32), labels
+        return {"logits": logits.astype(np.float32), "embedding": embedding.astype(np.float32)}, labels
 
-    validation, known, unknown = part(50, 0.6), part(40, 0.6), part(30, 0.2)
-    return OpenSetOutputs(validation[0], validation[2], *known, *unknown)
+    parts = {"validation": part(50, 0.6), "known": part(40, 0.6), "unknown": part(30, 0.2)}
+    return {name: found for name, (found, _) in parts.items()}, {name: labels for name, (_, labels) in parts.items()}
 
 
 def test_every_loss_names_a_score_of_its_head():
@@ -59,45 +64,49 @@ def test_every_loss_names_a_score_of_its_head():
 
 @pytest.mark.parametrize("head", list(SCORES))
 def test_scores_equal_their_formulas(outputs, head):
-    found = open_set_scores(outputs.known_logits, head=head, scale=8.0, margin=0.3)
+    logits = outputs[0]["known"]["logits"]
+    found = open_set_scores(logits, head=head, scale=8.0, margin=0.3)
     assert tuple(found) == SCORES[head]
     for name, values in found.items():
-        wanted = reference(name, outputs.known_logits, scale=8.0 if head == "cosine" else 1.0)
+        wanted = reference(name, logits, scale=8.0 if head == "cosine" else 1.0)
         np.testing.assert_allclose(values, wanted, rtol=2e-4, atol=2e-5, err_msg=name)
 
 
 def test_assessment_equals_scikit_learn_and_is_json(outputs):
-    found = json.loads(json.dumps(assess(outputs, head="cosine", scale=8.0, margin=0.3, resamples=200)))
+    outputs, labels = outputs
+    scored, results = assess(COSINE, outputs, labels, resamples=200)
+    found = json.loads(json.dumps(results))
+    logits = {part: values["logits"] for part, values in outputs.items()}
+    assert found["scores"].keys() == scored.keys() == set(SCORES["cosine"])
     truth = np.repeat([0, 1], [40, 30])
     for name, metrics in found["scores"].items():
-        values = np.concatenate([reference(name, part) for part in (outputs.known_logits, outputs.unknown_logits)])
+        values = np.concatenate([reference(name, logits[part]) for part in ("known", "unknown")])
         assert metrics["auroc"]["value"] == pytest.approx(roc_auc_score(truth, values), abs=2e-3)
         assert metrics["auroc"]["low"] <= metrics["auroc"]["value"] <= metrics["auroc"]["high"]
-        below = reference(name, outputs.validation_logits) <= metrics["threshold"] + 1e-6
+        below = reference(name, logits["validation"]) <= metrics["threshold"] + 1e-6
         assert below.mean() == pytest.approx(0.9)
-    accuracy = accuracy_score(outputs.known_labels, outputs.known_logits.argmax(1))
+        for part, rows in logits.items():
+            np.testing.assert_allclose(getattr(scored[name], part), reference(name, rows), rtol=2e-4, atol=2e-5)
+            np.testing.assert_array_equal(getattr(scored[name], f"{part}_predictions"), rows.argmax(1))
+    accuracy = accuracy_score(labels["known"], logits["known"].argmax(1))
     assert found["scores"]["cosine"]["closed_set_accuracy"]["value"] == pytest.approx(accuracy)
-    wanted = davies_bouldin_score(outputs.known_embedding, outputs.known_labels)
+    assert found["validation_accuracy"] == accuracy_score(labels["validation"], logits["validation"].argmax(1))
+    wanted = davies_bouldin_score(outputs["known"]["embedding"], labels["known"])
     assert found["davies_bouldin"] == pytest.approx(wanted, rel=1e-4)
     assert (found["validation_images"], found["known_images"], found["unknown_images"]) == (50, 40, 30)
 
 
 def test_without_resamples_there_are_no_intervals_and_one_class_has_no_davies_bouldin(outputs):
-    single = outputs._replace(
-        validation_logits=outputs.validation_logits[:, :1],
-        validation_labels=np.zeros(50, np.int32),
-        known_logits=outputs.known_logits[:, :1],
-        known_labels=np.zeros(40, np.int32),
-        unknown_logits=outputs.unknown_logits[:, :1],
-    )
-    found = assess(single, head="linear", resamples=0)
+    single = {part: {**values, "logits": values["logits"][:, :1]} for part, values in outputs[0].items()}
+    labels = {part: np.zeros_like(of_part) for part, of_part in outputs[1].items()}
+    found = assess(LINEAR, single, labels, resamples=0).results
     assert found["davies_bouldin"] is None
     assert found["scores"]["max_logit"]["auroc"]["low"] is None
 
 
 def test_an_unknown_head_is_refused(outputs):
     with pytest.raises(Exception, match="head"):
-        open_set_scores(outputs.known_logits, head="angular")  # ty: ignore[invalid-argument-type]
+        open_set_scores(outputs[0]["known"]["logits"], head="angular")  # ty: ignore[invalid-argument-type]
 
 
 SIZES = {"train": 40, "validation": 20, "known": 30, "unknown": 25}
@@ -113,12 +122,17 @@ def encoded(rng):
     embedding = {part: rows.astype(np.float32) for part, rows in embedding.items()}
     projection = {part: rows[:, :4] / np.linalg.norm(rows[:, :4], axis=1)[:, None] for part, rows in embedding.items()}
     labels.pop("unknown")
-    return OpenSetFeatures(**projection), OpenSetFeatures(**embedding), OpenSetLabels(**labels)
+    return projection, embedding, labels
+
+
+def both_spaces(projection, embedding):
+    """The outputs of a contrastive network, by part."""
+    return {part: {"projection": rows, "embedding": embedding[part]} for part, rows in projection.items()}
 
 
 def feature_reference(name, space, labels, part):
     """Score and predicted class, from all cosines and distances in float64."""
-    train, rows = (np.asarray(x, np.float64) for x in (space.train, getattr(space, part)))
+    train, rows = (np.asarray(x, np.float64) for x in (space["train"], space[part]))
     if name == "mahalanobis":
         means = np.stack([train[labels == c].mean(0) for c in range(3)])
         estimator = EmpiricalCovariance(assume_centered=True).fit(train - means[labels])
@@ -131,43 +145,49 @@ def feature_reference(name, space, labels, part):
 
 def test_feature_scores_equal_their_formulas(encoded):
     projection, _, labels = encoded
-    found = open_set_feature_scores(projection, labels.train, classes=3, neighbours=2)
+    bank = fit_feature_scores(projection["train"], labels["train"], classes=3)
+    of_parts = {part: {"z": rows} for part, rows in projection.items()}
+    found = scored_images(lambda rows: open_set_feature_scores(bank, rows["z"], neighbours=2), of_parts)
     assert tuple(found) == FEATURE_SCORES
     for name, images in found.items():
         for part in ("validation", "known", "unknown"):
-            score, predictions = feature_reference(name, projection, labels.train, part)
+            score, predictions = feature_reference(name, projection, labels["train"], part)
             np.testing.assert_allclose(getattr(images, part), score, rtol=2e-3, atol=1e-5, err_msg=name)
             np.testing.assert_array_equal(getattr(images, f"{part}_predictions"), predictions)
 
 
 def test_assessment_of_features_equals_scikit_learn_and_is_json(encoded):
     projection, embedding, labels = encoded
-    options = {"classes": 3, "embedding": embedding, "neighbours": 2, "resamples": 50}
-    found = json.loads(json.dumps(assess_features(projection, labels, **options)))
+    outputs = both_spaces(projection, embedding)
+    found = json.loads(json.dumps(assess(CONTRAST, outputs, labels, resamples=50).results))
     assert set(found["scores"]) == {*FEATURE_SCORES, *(f"{name}_embedding" for name in FEATURE_SCORES)}
     truth = np.repeat([0, 1], [30, 25])
     for full_name, values in found["scores"].items():
         name, space = full_name.removesuffix("_embedding"), embedding if "embedding" in full_name else projection
-        known, predictions = feature_reference(name, space, labels.train, "known")
-        unknown, _ = feature_reference(name, space, labels.train, "unknown")
+        known, predictions = feature_reference(name, space, labels["train"], "known")
+        unknown, _ = feature_reference(name, space, labels["train"], "unknown")
         wanted = roc_auc_score(truth, np.concatenate([known, unknown]))
         assert values["auroc"]["value"] == pytest.approx(wanted, abs=2e-3), full_name
         assert values["auroc"]["low"] <= values["auroc"]["value"] <= values["auroc"]["high"]
-        assert values["closed_set_accuracy"]["value"] == accuracy_score(labels.known, predictions)
-        validation, _ = feature_reference(name, space, labels.train, "validation")
+        assert values["closed_set_accuracy"]["value"] == accuracy_score(labels["known"], predictions)
+        validation, _ = feature_reference(name, space, labels["train"], "validation")
         assert np.mean(validation <= values["threshold"] + 1e-4) == pytest.approx(0.9)
-    _, predictions = feature_reference("knn_sum", projection, labels.train, "validation")
-    assert found["validation_accuracy"] == accuracy_score(labels.validation, predictions)
+    _, predictions = feature_reference("knn_sum", projection, labels["train"], "validation")
+    assert found["validation_accuracy"] == accuracy_score(labels["validation"], predictions)
     for name, space in (("davies_bouldin", projection), ("davies_bouldin_embedding", embedding)):
-        assert found[name] == pytest.approx(davies_bouldin_score(space.known, labels.known), rel=1e-4)
+        assert found[name] == pytest.approx(davies_bouldin_score(space["known"], labels["known"]), rel=1e-4)
     assert (found["validation_images"], found["known_images"], found["unknown_images"]) == (20, 30, 25)
 
 
 def test_both_assessments_have_one_form(outputs, encoded):
     """What reads the results of a classifier reads those of an encoder."""
     projection, _, labels = encoded
-    of_head = assess(outputs, head="linear", resamples=0)
-    of_features = assess_features(projection, labels, classes=3, neighbours=2, resamples=0)
+    of_head = assess(LINEAR, *outputs, resamples=0).results
+    bank = fit_feature_scores(projection["train"], labels["train"], classes=3)
+    of_parts = {part: {"z": rows} for part, rows in projection.items()}
+    scored = scored_images(lambda rows: open_set_feature_scores(bank, rows["z"], neighbours=2), of_parts)
+    spaces = {"davies_bouldin": projection["known"]}
+    of_features = assess_scored(scored, labels, score="knn_sum", spaces=spaces, resamples=0).results
     assert of_features.keys() == of_head.keys()
     assert set(of_features["scores"]) == set(FEATURE_SCORES)
     assert of_features["scores"]["knn_sum"].keys() == of_head["scores"]["energy"].keys()
@@ -176,8 +196,9 @@ def test_both_assessments_have_one_form(outputs, encoded):
 
 def test_features_of_other_images_or_too_few_of_a_class_are_refused(encoded):
     projection, embedding, labels = encoded
-    shorter = embedding._replace(known=embedding.known[1:])
-    with pytest.raises(ValueError, match=r"embedding has \[40, 20, 29, 25\] images, projection \[40, 20, 30, 25\]"):
-        assess_features(projection, labels, classes=3, embedding=shorter, neighbours=2, resamples=0)
+    shorter = both_spaces(projection, {**embedding, "known": embedding["known"][1:]})
+    with pytest.raises(ValueError, match=r"outputs of known are of \{'projection': 30, 'embedding': 29\} images"):
+        assess(CONTRAST, shorter, labels, resamples=0)
+    bank = fit_feature_scores(projection["train"], labels["train"], classes=3)
     with pytest.raises(ValueError, match="neighbours=14"):
-        assess_features(projection, labels, classes=3, neighbours=14, resamples=0)
+        open_set_feature_scores(bank, projection["known"], neighbours=14)

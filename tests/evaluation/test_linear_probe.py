@@ -1,5 +1,7 @@
 """The linear probe against scipy's minimiser of the written objective, and scikit-learn."""
 
+import sys
+
 import numpy as np
 import pytest
 from conftest import plain_module
@@ -7,9 +9,9 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.metrics import top_k_accuracy_score
 
-from osrjax.evaluation import linear_probe as module
 from osrjax.evaluation.linear_probe import PENALTIES, linear_probe, top_accuracy
 
+module = sys.modules["osrjax.evaluation.linear_probe"]  # the room hands the function of that name on
 plain = plain_module(module)
 
 

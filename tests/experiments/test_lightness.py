@@ -19,7 +19,8 @@ except SystemExit as end:
     code = end.code
 print(json.dumps([code, [name for name in {heavy!r} if name in sys.modules]]))
 """
-SCRIPTS = ("train", "contrastive", "ablation", "estimator", "untrained", "compare", "jacobian", "predict")
+SCRIPTS = ("train", "contrastive", "ablation", "compare", "jacobian")
+SCRIPTS += ("attribution", "corruption", "estimator", "norms", "ood", "predict", "untrained")
 
 
 def ending(script, *words, cwd=None):

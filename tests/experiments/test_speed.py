@@ -211,21 +211,25 @@ def test_a_sweep_is_repeated_between_runs_if_there_is_time(load, seconds, sweeps
 
     def single(seed):
         order.append(seed)
-        return 6.0 if seed else 12.0
+        return script.Turn([6.0 if seed else 12.0])
 
     def sweep(number):
         order.append(f"sweep {number}")
-        return 10.0
+        return script.Turn([10.0])
 
     seen = script.whole_runs(4, single, sweep, seconds)
     assert order == [0, 1, "sweep 0", 2, 3, "sweep 1"][: 4 + sweeps]
     assert seen.seconds == {script.RUN: [[12.0], [6.0], [6.0], [6.0]], script.SWEEP: [[10.0]] * sweeps}
 
 
-@pytest.mark.parametrize(("runs", "ratio"), [([4.0, 4.0, 5.0, 4.0], 1.6), ([4.0, 40.0, 40.0, 4.0], None)])
-def test_whole_runs_that_differ_by_too_much_have_no_ratio(load, monkeypatch, capsys, runs, ratio):
+@pytest.mark.parametrize(
+    ("runs", "taken", "ratio"),
+    [([4.0, 4.0, 5.0, 4.0], 0.0, 1.6), ([4.0, 40.0, 40.0, 4.0], 0.0, None), ([4.0, 4.0, 5.0, 4.0], 1.0, None)],
+)
+def test_whole_runs_that_differ_or_had_half_of_the_cores_have_no_ratio(load, monkeypatch, capsys, runs, taken, ratio):
     script = load("speed_sweep")
-    monkeypatch.setattr(script, "starters", lambda *case, smoke: (runs.__getitem__, lambda number: 10.0))
+    single, sweep = lambda seed: script.Turn([runs[seed]]), lambda number: script.Turn([10.0], taken=taken)
+    monkeypatch.setattr(script, "starters", lambda *case, smoke: (single, sweep))
     config = dataclasses.replace(script.Config(), lanes=4, networks=(), steps=(200,), seconds=0.0)
     result = script.sweep_speed(config)
     assert result["total_ratio"] == result["total_ratios"][200] == ratio
@@ -236,6 +240,13 @@ def test_whole_runs_that_differ_by_too_much_have_no_ratio(load, monkeypatch, cap
     printed = capsys.readouterr().out
     assert "once: how far another sweep would differ is not known" in printed
     assert ("unreliable" in printed) is (ratio is None)
+
+
+def test_a_script_that_fails_is_told_with_its_last_words(load):
+    script = load("speed_sweep")
+    assert script.finished(["-c", "pass"]).blocks[0] > 0
+    with pytest.raises(OSError, match="exit 1: no luck today"):
+        script.finished(["-c", "raise SystemExit('no luck today')"])
 
 
 # Our side.

@@ -17,7 +17,7 @@ from osrjax.augment import mixing
 from osrjax.augment.views import VIEW_MIXINGS
 from osrjax.devices import sharding
 from osrjax.losses import contrastive
-from osrjax.methods.classify import CLASS_LOSSES
+from osrjax.methods.class_losses import CLASS_LOSSES
 from osrjax.methods.gradmix import make_contrastive_objective
 from osrjax.methods.masked import make_masked_classify_objective
 from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox

@@ -162,7 +162,6 @@ ARGUMENTS = example(12)
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: intervals.bootstrap_intervals(*ARGUMENTS, resamples=0), "resamples=0"),
         (lambda: intervals.bootstrap_intervals(*ARGUMENTS, level=1.0), "level=1.0"),
         (lambda: intervals.bootstrap_intervals(*ARGUMENTS, share=1.5), "share=1.5"),
         (
@@ -170,9 +169,6 @@ ARGUMENTS = example(12)
             r"scores_known\[0\]=inf",
         ),
         (lambda: intervals.bootstrap_intervals(*ARGUMENTS[:5]), "predictions_unknown is None"),
-        (lambda: intervals.bootstrap_interval(np.mean), "sample sizes"),
-        (lambda: intervals.bootstrap_interval(np.mean, np.array([])), "sample sizes"),
-        (lambda: intervals.bootstrap_interval(np.mean, np.ones(3), resamples=-1), "resamples=-1"),
         (lambda: intervals.bootstrap_interval(np.mean, np.ones(3), level=0.0), "level=0.0"),
         (lambda: intervals.t_interval(np.full((2, 2), np.nan)), "holds no run"),
         (lambda: intervals.t_interval(np.array([])), "holds no run"),

@@ -5,14 +5,11 @@ import math
 import matplotlib
 import numpy as np
 import pytest
-from conftest import plain_module
 from matplotlib.collections import PatchCollection
 
 from osrjax import report
 from osrjax.report import attribution as attribution_report
 from osrjax.report.attribution import SheetColumn, contact_sheet
-
-plain = plain_module(attribution_report)
 
 
 @pytest.fixture
@@ -137,18 +134,3 @@ def test_peak_distances(rng):
     np.testing.assert_allclose(attribution_report.peak_distances(peaks, others), expected)
     from_centre = [math.dist(a, (15.5, 15.5)) for a in peaks]
     np.testing.assert_allclose(attribution_report.peak_distances(peaks, np.array([[15.5, 15.5]])), from_centre)
-
-
-@pytest.mark.parametrize(
-    ("columns", "row_names", "words"),
-    [
-        ([], [], "hold no picture"),
-        ([SheetColumn("a", np.zeros((0, 4, 4, 1)))], [], "hold no picture"),
-        ([SheetColumn("a", np.zeros((1, 4, 4, 2)))], ["a"], "with 1 or 3 channels"),
-        ([SheetColumn("a", np.zeros((1, 4, 4, 1))), SheetColumn("b", np.zeros((2, 4, 4, 1)))], ["a"], "give one shape"),
-        ([SheetColumn("a", np.zeros((1, 4, 4, 1)))], ["a", "b"], "one name per row"),
-    ],
-)
-def test_malformed_sheets_are_refused(columns, row_names, words):
-    with pytest.raises(ValueError, match=words):
-        plain.contact_sheet(columns, row_names=row_names)

@@ -13,11 +13,12 @@ from conftest import load_script
 from osrjax.data import choose_data, content_of
 from osrjax.models.backbones import SmallCNN
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
+from osrjax.models.outputs import contrastive_functions, network_functions
 from osrjax.run.directory import Run
-from osrjax.run.finished import evaluation_network, norm_functions, open_finished
+from osrjax.run.finished import open_finished
 
-CONTRASTIVE = {"data": "digits", "network": "small_cnn", "mixing": "gradmix", "hidden": 5, "features": 3}
-CLASSIFIER = {"data": "digits", "network": "small_cnn", "mixing": "none", "loss": "doc"}
+CONTRASTIVE = {"method": "contrast", "data": "digits", "network": "small_cnn", "hidden": 5, "features": 3}
+CLASSIFIER = {"method": "doc", "data": "digits", "network": "small_cnn", "mixing": "none"}
 
 
 def finished(directory, config, variables):
@@ -38,7 +39,7 @@ def test_the_parts_of_a_finished_run(tmp_path):
     variables = variables_of(OpenSetNetwork(SmallCNN(), 6, "linear"))
     run = finished(tmp_path / "run", CLASSIFIER, variables)
     assert isinstance(run.network, OpenSetNetwork)
-    assert not run.is_contrastive
+    assert (run.method.options.method, run.method.score) == ("doc", "ovr")
     assert (run.network.classes, run.network.head) == (6, "linear")
     assert jax.tree.structure(run.variables) == jax.tree.structure(variables)
     for found, wanted in zip(jax.tree.leaves(run.variables), jax.tree.leaves(variables), strict=True):
@@ -60,7 +61,7 @@ class Flattened(nn.Module):
 
 def test_functions_of_a_contrastive_network(rng):
     network = ContrastiveNetwork(Flattened(), 5, 3)
-    functions = norm_functions(network)
+    functions = contrastive_functions(network)
     images = rng.uniform(-1, 1, (2, 3, 3, 1)).astype(np.float32)
     variables = jax.jit(lambda x: network.init(jax.random.key(0), x, train=False))(images)
     found = jax.jit(lambda v, x: {name: function(v, x) for name, function in functions.items()})(variables, images)
@@ -73,23 +74,22 @@ def test_functions_of_a_contrastive_network(rng):
     for name, rows in wanted.items():
         scale = 1 if name == "raw_embedding" else np.linalg.norm(rows, axis=1, keepdims=True)
         np.testing.assert_allclose(found[name], rows / scale, rtol=1e-5, atol=1e-6)
-    assert norm_functions(OpenSetNetwork(SmallCNN(), 6)).keys() == {"embedding", "raw_embedding", "logits"}
+    assert network_functions(OpenSetNetwork(SmallCNN(), 6)).keys() == {"embedding", "raw_embedding", "logits"}
 
 
 def test_a_contrastive_run_has_no_logits(tmp_path, capsys):
     run = finished(tmp_path / "run", CONTRASTIVE, {"params": {"w": np.zeros(1)}})
-    assert run.is_contrastive
+    assert (run.method.options.method, run.method.score) == ("contrast", "knn_sum")
     assert run.network == ContrastiveNetwork(SmallCNN(), 5, 3)
-    np.savez(run.directory / "scores.npz")
-    assert load_script("predict").main([str(run.directory), "image.png"]) == 2
-    assert "is contrastive and has no class logits: give a run of train.py" in capsys.readouterr().err
     assert load_script("norms").main([str(run.directory), "--quantities", "logits"]) == 2
     assert "quantities='logits' does not exist for this run: choose from embedding, raw_" in capsys.readouterr().err
 
 
-def test_networks_are_float32_whatever_the_run_computed_in():
+def test_networks_are_float32_whatever_the_run_computed_in(tmp_path):
     for config in (CONTRASTIVE, CLASSIFIER):
-        assert evaluation_network({**config, "dtype": "bfloat16"}, 6).backbone.dtype == jnp.float32
+        run = finished(tmp_path / config["method"], {**config, "dtype": "bfloat16"}, {"params": {"w": np.zeros(1)}})
+        assert run.network.backbone.dtype == jnp.float32
+        assert run.method.options.dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("missing", ["config.json", "provenance.json", "network.npz", "scores.npz"])

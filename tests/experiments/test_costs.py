@@ -236,14 +236,15 @@ SHAPES = {"fashion_mnist_small": (28, 28, 1), "cifar10": (32, 32, 3), "tiny_imag
 
 
 def test_presets_are_those_of_the_scripts(script):
-    networks = {"wrn16-4": "wrn16_4", "r18": "resnet18"}
+    networks = {"wrn16-4": "wrn16_4", "r18": "resnet18", "resnet18": "resnet18", "classifier32": "classifier32"}
     scripts = {"train": load_script("train"), "contrastive": load_script("contrastive")}
     for name, program in script.PRESETS.items():
         which, preset = name.split(":")
-        data, _, network = preset.rpartition("-")
-        config = scripts[which].PRESETS["paper" if data else preset]
-        if data:
-            config = dataclasses.replace(config, data=data.replace("-", "_"), network=networks.get(network, network))
+        ending = next((ending for ending in networks if preset.endswith(f"-{ending}")), "")
+        config = scripts[which].PRESETS["paper" if ending else preset]
+        if ending:
+            data = preset.removesuffix(f"-{ending}").replace("-", "_")
+            config = dataclasses.replace(config, data=data, network=networks[ending])
         config = resolve_data(config)
         assert program.script == which
         for field in ("network", "batch_size"):
