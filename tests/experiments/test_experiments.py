@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -94,26 +95,6 @@ def test_the_run_directory_holds_what_it_promises(undisturbed):
     assert accuracy > 0.8
 
 
-def test_a_stopped_and_killed_run_ends_with_the_same_bits(undisturbed, tmp_path):
-    wanted, _ = undisturbed
-    run = tmp_path / "stopped"
-    options = (*LONG, "--out", run)
-    code, output = interrupt(signal.SIGTERM, lambda: has_logged(run, 30), *options)
-    assert code == 143, output
-    assert "stopped by SIGTERM after saving step" in output
-    saved = max(int(path.name) for path in (run / "checkpoints").iterdir())
-    assert 30 <= saved < 200
-    code, output = interrupt(signal.SIGKILL, lambda: has_logged(run, saved + 100), *options)
-    assert code == -signal.SIGKILL, output
-    assert f"going on from step {saved}" in output
-    assert not (run / "results.json").exists()
-    # What goes on compiles anew, as it does for a user; the other processes find most programs on disk.
-    code, output = finish(start("train", *options, JAX_ENABLE_COMPILATION_CACHE="false"))
-    assert code == 0, output
-    assert "going on from step" in output
-    assert_same_run(run, wanted, besides=saved)
-
-
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(undisturbed, tmp_path):
     """At the start, while saving, and after the last step, before the results are written."""
     wanted, _ = undisturbed
@@ -175,22 +156,31 @@ def test_probing_leaves_training_as_it_is(undisturbed, probed):
         assert any(row["step"] == line["step"] and "train/loss" in row for row in rows)
 
 
-def test_a_killed_run_ends_with_the_same_probes(probed, tmp_path):
+def test_a_stopped_and_killed_run_ends_with_the_same_bits_and_probes(probed, tmp_path):
     """Killed after a probe, before the next checkpoint."""
-    run = tmp_path / "killed"
+    run = tmp_path / "stopped"
     options = (*PROBED, "--out", run)
+    code, output = interrupt(signal.SIGTERM, lambda: has_logged(run, 30), *options)
+    assert code == 143, output
+    assert "stopped by SIGTERM after saving step" in output
+    saved = max(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert 30 <= saved < 200
     code, output = interrupt(signal.SIGKILL, lambda: (run / "probes" / "00000210.npz").exists(), *options)
     assert code == -signal.SIGKILL, output
+    assert f"going on from step {saved}" in output
     assert not (run / "results.json").exists()
-    code, output = finish(start("train", *options))
+    # What goes on compiles anew, as it does for a user; the other processes find most programs on disk.
+    code, output = finish(start("train", *options, JAX_ENABLE_COMPILATION_CACHE="false"))
     assert code == 0, output
-    assert_same_run(run, probed)
+    assert "going on from step" in output
+    assert_same_run(run, probed, besides=saved)
     found, wanted = (arrays_of(path / "probe.npz") for path in (run, probed))
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert found[name].tobytes() == wanted[name].tobytes(), name
 
 
+@pytest.mark.usefixtures("narrow")
 def test_probe_and_norms_of_a_collapsed_network(tmp_path, capsys):
     """Half a loss alone draws everything to one point; the figures of that are numbers too."""
     train = load_script("train")
@@ -224,6 +214,7 @@ def test_probe_and_norms_of_a_collapsed_network(tmp_path, capsys):
     assert script.curves(found)["arms"].keys() == script.ARMS.keys()
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_non_finite_norm_stops_the_run_naming_the_step(tmp_path, capsys, monkeypatch):
     train = load_script("train")
 
@@ -292,6 +283,7 @@ def test_prediction_from_a_finished_run(undisturbed, tmp_path, capsys):
     assert predict.main([str(run), str(tmp_path / "wide.png"), "--resize"]) == 0
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_signal_during_a_step_that_only_logs_still_saves(tmp_path, capsys, monkeypatch):
     train = load_script("train")
     real = train.jax.device_get
@@ -398,6 +390,7 @@ def test_bad_arrays_are_one_clear_line(arrays, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_non_finite_loss_stops_the_run_naming_the_step(tmp_path, capsys):
     train = load_script("train")
     options = ["--smoke", "--learning-rate", "1e30", "--loss", "doc", "--out", str(tmp_path / "run")]
@@ -424,6 +417,7 @@ def test_help_explains_every_field(capsys):
     assert source.count('\n    """') >= len(dataclasses.fields(train.Config))
 
 
+@pytest.mark.usefixtures("narrow")
 def test_training_from_array_record_equals_training_from_arrays(tmp_path, capsys):
     """The bundled images, written by our own builder and read back through tensorflow-datasets."""
     from osrjax.data import open_source
@@ -464,15 +458,24 @@ def test_paper_presets(preset):
     assert config.flip == (not preset.startswith("svhn"))
 
 
-def test_comparison_of_two_losses_resumes_and_tabulates(tmp_path, capsys):
-    code, output = finish(start("compare", "smoke", "--out", tmp_path))
-    assert code == 0, output
+def test_comparison_of_two_losses_resumes_and_tabulates(undisturbed, tmp_path, capsys, monkeypatch):
+    """Of its four runs one is finished, and three are made by processes of their own."""
+    compare = load_script("compare")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    directory = tmp_path / "smoke" / "m-OvR-neal_1-0"
+    shutil.copytree(undisturbed[0], directory)
+    config, cell = compare.Config(table="smoke"), ("m-OvR", "neal 1", 0)
+    command = ["train.py", *compare.options_of(config, compare.COMPARISONS["smoke"], cell), "--out", str(directory)]
+    directory.with_name(directory.name + ".log").write_text(" ".join(command) + "\n")
+    assert compare.main(["smoke", "--out", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("1 of 4 runs are finished")
     numbers = json.loads((tmp_path / "smoke.json").read_text())
     runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("smoke/m-OvR*/results.json"))]
     values = [run["trained"]["scores"]["cosine"]["auroc"]["value"] for run in runs]
     assert len(values) == 2
     assert numbers["neal"]["m-OvR / cosine"]["auroc"]["mean"] == pytest.approx(np.mean(values))
-    assert load_script("compare").main(["smoke", "--out", str(tmp_path)]) == 0
+    assert compare.main(["smoke", "--out", str(tmp_path)]) == 0
     again = capsys.readouterr().out
     assert "4 of 4 runs are finished" in again
     assert again.splitlines()[1:] == output.splitlines()[-len(again.splitlines()) + 1 :]
