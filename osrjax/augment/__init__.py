@@ -1,4 +1,4 @@
-"""What happens to images before a network sees them: pixels, crops, colours, policies, mixing, saliency, views.
+"""What happens to images before a network sees them: pixels, crops, colours, policies, mixing, views.
 
 Pure functions of a key and images, on the device; no labels, no network.
 """
