@@ -77,7 +77,8 @@ def measure(config: Config) -> int:
     names = chosen_corruptions(config.corruptions, CORRUPTIONS if published else GENERATED_CORRUPTIONS)
     runs = [config.open()]
     if config.baseline is not None:
-        runs.append(osrjax.run.open_finished(config.baseline, argument="baseline", data_dir=config.data_dir))
+        opened = {"data_dir": config.data_dir, "own_method": config.own_method}
+        runs.append(osrjax.run.open_finished(config.baseline, argument="baseline", **opened))
         check_same_images(*runs)
     data = runs[0].data
     if published and runs[0].config.get("held_out"):
