@@ -258,15 +258,14 @@ def parsed(field: str, value: str, option: str) -> Any:
         if value not in ("True", "False"):
             raise ValueError(f"{option}: {field}={value!r} is neither True nor False")
         return value == "True"
-    if kind in (int, float):
+    if kind in (int, float) or get_origin(kind) is tuple:
         try:
-            return kind(value)
+            return kind(value) if kind in (int, float) else tuple(int(word) for word in value.split("+"))
         except ValueError:
-            raise ValueError(f"{option}: {field}={value!r} is no {'integer' if kind is int else 'number'}") from None
+            what = {int: "no integer", float: "no number"}.get(kind, "no integers, such as 2+3")
+            raise ValueError(f"{option}: {field}={value!r} is {what}") from None
     if kind is str:
         return value
-    if get_origin(kind) is tuple:
-        return tuple(int(word) for word in value.split("+"))
     by_text = {str(choice): choice for choice in get_args(kind)}
     if value not in by_text:
         raise ValueError(f"{option}: {field}={value!r} does not exist: choose from {', '.join(by_text)}")

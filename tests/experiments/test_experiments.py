@@ -1,5 +1,6 @@
 """The scripts as a user runs them: bad input, kills, SIGTERM, prediction, comparison."""
 
+import inspect
 import json
 import os
 import shutil
@@ -13,6 +14,10 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS, finish, load_script, start
 from PIL import Image
+
+from osrjax.data import resolve_data
+from osrjax.run import single
+from osrjax.run.launch import parse
 
 
 def interrupt(sent, seen, *arguments):
@@ -218,7 +223,7 @@ def test_probe_and_norms_of_a_collapsed_network(tmp_path, capsys):
 def test_a_non_finite_norm_stops_the_run_naming_the_step(tmp_path, capsys, monkeypatch):
     train = load_script("train")
 
-    def make_probe(network, data, sets, **options):
+    def make_probe(method, data, sets, **options):
         def probe(variables, step):
             if step == 10:
                 raise FloatingPointError(f"non-finite norms_known at step {step}")
@@ -226,7 +231,7 @@ def test_a_non_finite_norm_stops_the_run_naming_the_step(tmp_path, capsys, monke
 
         return probe
 
-    monkeypatch.setattr(train, "make_probe", make_probe)
+    monkeypatch.setattr(single, "make_probe", make_probe)
     options = ["--smoke", "--save-every", "5", "--probe-every", "5", "--probe-images", "6"]
     assert train.main([*options, "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
@@ -286,14 +291,14 @@ def test_prediction_from_a_finished_run(undisturbed, tmp_path, capsys):
 @pytest.mark.usefixtures("narrow")
 def test_a_signal_during_a_step_that_only_logs_still_saves(tmp_path, capsys, monkeypatch):
     train = load_script("train")
-    real = train.jax.device_get
+    real = jax.device_get
 
     def device_get(values):
         if values and values[-1][0] == 15:  # a logging step between the saves at 10 and 20
             os.kill(os.getpid(), signal.SIGTERM)
         return real(values)
 
-    monkeypatch.setattr(train.jax, "device_get", device_get)
+    monkeypatch.setattr(jax, "device_get", device_get)
     run = tmp_path / "run"
     options = ["--smoke", "--steps", "40", "--save-every", "10", "--log-every", "5", "--devices", "1"]
     assert train.main([*options, "--out", str(run)]) == 143
@@ -410,11 +415,14 @@ def test_help_explains_every_field(capsys):
     text = capsys.readouterr().out
     for field in dataclasses.fields(train.Config):
         assert f"--{field.name.replace('_', '-')}" in text, field.name
-    assert "cifar10-wrn16-4" in text
-    source = (EXPERIMENTS / "train.py").read_text()
-    for field in dataclasses.fields(train.Config):  # each field has a line of its own that explains it
-        assert f"\n    {field.name}: " in source
-    assert source.count('\n    """') >= len(dataclasses.fields(train.Config))
+    assert f"Presets: {', '.join(train.PRESETS)}." in " ".join(text.split())
+    own = set()
+    for kind in train.Config.__mro__[:-1]:  # each field has a line of its own that explains it, where it is defined
+        fields, source = vars(kind).get("__annotations__", {}), inspect.getsource(kind)
+        assert all(f"\n    {name}: " in source for name in fields)
+        assert source.count('\n    """') >= len(fields)
+        own |= set(fields)
+    assert own == {field.name for field in dataclasses.fields(train.Config)}
 
 
 @pytest.mark.usefixtures("narrow")
@@ -443,19 +451,29 @@ def test_training_from_array_record_equals_training_from_arrays(tmp_path, capsys
     assert "NOT the complete data set" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "preset", ["cifar10-wrn16-4", "tiny_imagenet-resnet18", "svhn-classifier32", "cifar+10-wrn16-4"]
-)
-def test_paper_presets(preset):
-    config = load_script("train").parse(["--preset", preset])
-    assert config.preset == preset
+RATES = "--learning-rate 0.06 --final-learning-rate 0 --epochs 200"
+PAPER = {
+    "": {"network": "wrn16_4", "data": "cifar10", "flip": True},
+    f"--network resnet18 --data tiny_imagenet {RATES}": {"network": "resnet18", "crop_padding": 8},
+    "--network classifier32 --data svhn_cropped": {"network": "classifier32", "flip": False},
+    "--data cifar+10": {"data": "cifar10", "unknown_data": "cifar100", "dataset": "cifar+10"},
+}
+
+
+@pytest.mark.parametrize("options", list(PAPER))
+def test_the_paper_preset(options):
+    train = load_script("train")
+    config = resolve_data(parse(train.Config, ["--preset", "paper", *options.split()], presets=train.PRESETS))
+    assert config.preset == "paper"
     assert config.batch_size == 128
     assert (config.scale, config.margin, config.weight_decay, config.rotation_weight) == (32.0, 0.5, 1e-3, 0.1)
-    if "resnet18" in preset:
+    if RATES in options:
+        assert RATES in (EXPERIMENTS / "train.py").read_text()  # the preset says so
         assert (config.epochs, config.learning_rate, config.final_learning_rate) == (200, 0.06, 0.0)
     else:
         assert (config.steps, config.learning_rate, config.final_learning_rate) == (20_000, 0.1, 1e-5)
-    assert config.flip == (not preset.startswith("svhn"))
+        assert config.epochs is None
+    assert {name: getattr(config, name) for name in PAPER[options]} == PAPER[options]
 
 
 def test_comparison_of_two_losses_resumes_and_tabulates(undisturbed, tmp_path, capsys, monkeypatch):
