@@ -3,6 +3,14 @@
 :mod:`osrjax.jacobian` differentiates what it is given. This module adds what only a caller can do who has all
 images and runs outside of ``jit``: it finds the number of passes at a time that fits in memory, looks whether
 images interact, pads the last batch, spreads batches over a mesh, and stores what is done.
+
+::
+
+    functions = {"embedding": network_functions(network)["embedding"]}  # of osrjax.models; any (variables, images)
+    dataset_jacobian_norms(functions, state.variables, float_images, memory_budget=2**30)["embedding"]  # one an image
+
+For the images of one batch inside ``jit``, as a regulariser say, :func:`osrjax.jacobian.input_jacobian_norms` of
+``partial(functions["embedding"], variables)`` is enough; ``jax.vmap`` it over stacked variables for many checkpoints.
 """
 
 import math
