@@ -28,7 +28,7 @@ import itertools
 import shlex
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -258,15 +258,14 @@ def parsed(field: str, value: str, option: str) -> Any:
         if value not in ("True", "False"):
             raise ValueError(f"{option}: {field}={value!r} is neither True nor False")
         return value == "True"
-    if kind in (int, float):
+    if kind in (int, float) or get_origin(kind) is tuple:
         try:
-            return kind(value)
+            return kind(value) if kind in (int, float) else tuple(int(word) for word in value.split("+"))
         except ValueError:
-            raise ValueError(f"{option}: {field}={value!r} is no {'integer' if kind is int else 'number'}") from None
+            what = {int: "no integer", float: "no number"}.get(kind, "no integers, such as 2+3")
+            raise ValueError(f"{option}: {field}={value!r} is {what}") from None
     if kind is str:
         return value
-    if get_origin(kind) is tuple:
-        return tuple(int(word) for word in value.split("+"))
     by_text = {str(choice): choice for choice in get_args(kind)}
     if value not in by_text:
         raise ValueError(f"{option}: {field}={value!r} does not exist: choose from {', '.join(by_text)}")
@@ -306,15 +305,15 @@ class Job(NamedTuple):
 def build(config: Config) -> Job:
     """Arms, class splits, images, a lane for every arm, split and seed, and devices for every group of them."""
     arms = arms_of(config)
-    layout = layout_of(config)
-    for arm, recipe in arms.items():
-        with naming(arm, arms):
-            check_arm(recipe)
     names = [field.name for field in dataclasses.fields(ImagesConfig)]
     datasets = {
         split: osrjax.data.choose_data(DataConfig(**{name: getattr(config, name) for name in names}, split=split))
         for split in config.splits
     }
+    layout = layout_of(config)
+    for arm, recipe in arms.items():
+        with naming(arm, arms):
+            check_arm(recipe)
     probes = {
         split: osrjax.analysis.probe_sets(data, probe_images=config.probe_images, probe_pairs=1, seed=split)
         for split, (_, data) in datasets.items()
@@ -348,7 +347,7 @@ def build(config: Config) -> Job:
 
 
 @contextlib.contextmanager
-def naming(arm: str, arms: dict[str, Config]) -> Iterator[None]:
+def naming(arm: str, arms: dict[str, Config]) -> Generator[None]:
     """Names the arm, of several, in whatever is refused within."""
     try:
         yield

@@ -210,15 +210,6 @@ COMPARISONS = {
 METRICS = ("closed_set_accuracy", "auroc", "oscr")
 # Where results.json has a figure of the run itself, if at all.
 FIGURES = {"linear probe accuracy": ("linear_probe", "accuracy")}
-# Of ood.json, and of the scores of the run itself; "out" has unknown as the positive class, "in" known.
-OOD = {
-    "auroc": "auroc",
-    "fpr95, unknown +": "fpr_at_95_tpr_unknown_positive",
-    "fpr95, known +": "fpr_at_95_tpr_known_positive",
-    "aupr-out": "aupr_unknown_positive",
-    "aupr-in": "aupr_known_positive",
-    "detacc": "detection_accuracy",
-}
 CORRUPTION = {name: (name.replace(" ", "_"), "value") for name in ("clean accuracy", "mean accuracy")}
 KINDS = {"noise": CORRUPTIONS[:3], "blur": CORRUPTIONS[3:7], "weather": CORRUPTIONS[7:11], "digital": CORRUPTIONS[11:]}
 ATTRIBUTION = {"in the box": ("attribution", "mass_in_box"), "in a random box": ("attribution", "mass_in_random_box")}
@@ -402,7 +393,7 @@ def foreign_sets(comparison: Comparison, cells: dict, results: dict, own_score: 
         source = partial(collect, comparison, found) if name in sets else partial(collect, comparison, results)
         path = ("sets", name, "scores") if name in sets else ("trained", "scores")
         figures = {
-            arm: {column: source(arm, *path, score, metric, "value") for column, metric in OOD.items()}
+            arm: {column: source(arm, *path, score, metric, "value") for column, metric in report.OOD_COLUMNS.items()}
             for arm, score in own_score.items()
         }
         kind, _, file = name.partition(":")  # of a file the name says enough

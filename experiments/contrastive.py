@@ -146,7 +146,8 @@ def build(config: Config) -> Job:
         sets = osrjax.analysis.probe_sets(
             data, probe_images=config.probe_images, probe_pairs=config.probe_pairs, seed=config.split
         )
-    header = f"{config.mixing} on {osrjax.data.describe_data(data, split)}"
+    flip = "flip" if config.flip else "no flip"
+    header = f"{config.mixing} on {osrjax.data.describe_data(data, split)}; {flip}"
     return Job(header, osrjax.data.content_of(data, split), images, mesh, data, method, sets, first_steps, steps)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import osrjax
 from osrjax.data.table import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES
 from osrjax.evaluation.config import AssessmentConfig
+from osrjax.fields import check_not_negative
 from osrjax.run.launch import FinishedConfig, launch
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ class Config(AssessmentConfig, FinishedConfig):
                 raise ValueError(f"{name}={list(values)} repeats some: give each once")
         if self.images is not None and self.images < 1:
             raise ValueError(f"images={self.images} is below 1: give the number of images of each class")
-        if self.resamples < 0:
-            raise ValueError(f"resamples={self.resamples} is negative: give 0 for no intervals")
+        check_not_negative(self, ["seed"])
 
 
 def main(arguments: list[str] | None = None) -> int:

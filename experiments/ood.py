@@ -45,17 +45,6 @@ class Config(AssessmentConfig, FinishedConfig):
             raise ValueError("against is empty: give sets of unknown images, such as npz:svhn_test10k.npz")
 
 
-# Column of the table -> metric; "out" has unknown as the positive class, "in" known.
-COLUMNS = {
-    "auroc": "auroc",
-    "fpr95, unknown +": "fpr_at_95_tpr_unknown_positive",
-    "fpr95, known +": "fpr_at_95_tpr_known_positive",
-    "aupr-out": "aupr_unknown_positive",
-    "aupr-in": "aupr_known_positive",
-    "detacc": "detection_accuracy",
-}
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Parses, checks, measures, tabulates; returns the exit code."""
     return launch(Config, measure, script="ood.py", description=__doc__, arguments=arguments)
@@ -84,6 +73,7 @@ def measure(config: Config) -> int:
 
     # -------------------------------------------------------------------- assess, one set after another
     found = {"run": str(config.run), "known_classes": list(data.known_names), "score": method.score, "sets": {}}
+    columns = osrjax.report.OOD_COLUMNS
     for name, (examples, provenance) in foreign.items():
         outputs["unknown"] = run.outputs(examples.images, batch_size=config.eval_batch_size)
         assessed = osrjax.methods.assess(
@@ -92,7 +82,7 @@ def measure(config: Config) -> int:
         found["sets"][name] = {"provenance": provenance, **assessed}
         rows = [
             {"score": score + (" *" if score == method.score else "")}
-            | {column: osrjax.report.interval_text(values[metric]) for column, metric in COLUMNS.items()}
+            | {column: osrjax.report.interval_text(values[metric]) for column, metric in columns.items()}
             for score, values in assessed["scores"].items()
         ]
         print(f"{len(data.test_known.labels)} known test images against {name}, {len(examples.labels)} images")

@@ -52,7 +52,8 @@ PRESETS = {
     "bundled": Config(),
     "cifar10-small": Config(data="cifar10", steps=700),
     "digits": Config(data="digits", batch_size=64),
-    # arXiv 2209.11436, sec. 5; with --network resnet18 its rates and length of training
+    # arXiv 2209.11436, sec. 5; with --network resnet18 also
+    # --learning-rate 0.06 --final-learning-rate 0 --epochs 200
     "paper": Config(
         data="cifar10", network="wrn16_4", scale=32.0, steps=20_000, save_every=1000, log_every=100, rotations="all"
     ),
@@ -126,7 +127,8 @@ def build(config: Config) -> Job:
             data, probe_images=config.probe_images, probe_pairs=config.probe_pairs, seed=config.split
         )
     osrjax.run.check_profile_steps(config.profile_steps, steps)
-    header = f"{config.method} on {osrjax.data.describe_data(data, split)}"
+    augmented = f"crop_padding {config.crop_padding}, {'flip' if config.flip else 'no flip'}"
+    header = f"{config.method} on {osrjax.data.describe_data(data, split)}; {augmented}"
     return Job(header, osrjax.data.content_of(data, split), images, mesh, data, method, sets, steps)
 
 

@@ -59,7 +59,7 @@ def measure(config: Config) -> int:
     test = source.splits["test"]
     most = -(-config.images // len(source.class_names))
     turns = np.stack([np.flatnonzero(test.labels == k)[:most] for k in range(len(source.class_names))], axis=1)
-    images = np.asarray(osrjax.augment.to_float(test.images[turns.reshape(-1)[: config.images]]))
+    images = osrjax.augment.to_float_host(test.images[turns.reshape(-1)[: config.images]])
     rows, numbers = [], {}
     for name in config.networks:
         found = [norms_of(name, seed, source.splits["train"].images, images) for seed in range(config.seeds)]

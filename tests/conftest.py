@@ -1,5 +1,7 @@
 """Strict numerics for every test, on four virtual CPU devices, with programs that are quick to compile."""
 
+import contextlib
+import functools
 import importlib.util
 import os
 import subprocess
@@ -31,8 +33,9 @@ if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "" if refused else QUICK
 
 
+@functools.cache
 def load_script(name: str) -> ModuleType:
-    """A script of experiments/ as a module, with nothing run."""
+    """A script of experiments/ as a module, with nothing run; the same one for all tests of a process."""
     return _second_copy(f"experiments_{name.replace('/', '_')}", EXPERIMENTS / f"{name}.py")
 
 
@@ -69,6 +72,16 @@ def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str]:
     return process.returncode, output
 
 
+@contextlib.contextmanager
+def narrow_network():
+    """Within, small_cnn has an eighth of its channels: for scripts whose network is not what is tested."""
+    from osrjax.models.backbones import NETWORKS, SmallCNN  # not above: the shape checks come first
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "small_cnn", functools.partial(SmallCNN, width=4, features=32))
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def processes_of_tests(tmp_path_factory):
     """Processes that tests start compile as a user's do, and keep what they compiled for each other."""
@@ -81,6 +94,13 @@ def processes_of_tests(tmp_path_factory):
             patch.setenv("XLA_FLAGS", "")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory / "compilation_cache"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+        yield
+
+
+@pytest.fixture
+def narrow():
+    """`narrow_network`, for one test."""
+    with narrow_network():
         yield
 
 

@@ -18,6 +18,7 @@ FROM_PAPERS = (  # modules whose functions come from papers, with these exceptio
     "osrjax.attribution.boxes",
     "osrjax.attribution.maps",
     "osrjax.augment.mixing",
+    "osrjax.augment.saliency",
     "osrjax.jacobian.estimate",
     "osrjax.jacobian.exact",
     "osrjax.jacobian.paths",

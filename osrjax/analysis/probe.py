@@ -193,11 +193,11 @@ def make_probe(
         lambda variables, start, end: path_length(lambda row: embedding(variables, row[None])[0], start, end),
         compiler_options=options,
     )
-    starts, ends = (np.asarray(augment.to_float(data.test_known.images[rows])) for rows in sets.pairs.T)
+    starts, ends = (augment.to_float_host(data.test_known.images[rows]) for rows in sets.pairs.T)
     weights = _FRACTIONS.reshape(-1, 1, 1, 1)
     lines = [(1 - weights) * start + weights * end for start, end in zip(starts, ends, strict=True)]
-    known_images = np.asarray(augment.to_float(data.test_known.images[sets.known]))
-    unknown_images = np.asarray(augment.to_float(data.test_unknown.images[sets.unknown]))
+    known_images = augment.to_float_host(data.test_known.images[sets.known])
+    unknown_images = augment.to_float_host(data.test_unknown.images[sets.unknown])
     fixed = {
         "labels_known": data.test_known.labels[sets.known],
         "labels_unknown": data.test_unknown.labels[sets.unknown],

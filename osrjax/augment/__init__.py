@@ -25,15 +25,18 @@ from osrjax.augment.mixing import (
     mixup,
     random_box,
     saliency_mix,
-    spectral_residual_saliency,
 )
 from osrjax.augment.pixels import (
     to_float,
+    to_float_host,
 )
 from osrjax.augment.policies import (
     POLICIES,
     aug_mix,
     rand_augment,
+)
+from osrjax.augment.saliency import (
+    spectral_residual_saliency,
 )
 from osrjax.augment.views import (
     VIEW_MIXINGS,
@@ -76,5 +79,6 @@ __all__ = [
     "saliency_mix",
     "spectral_residual_saliency",
     "to_float",
+    "to_float_host",
     "view_mixings",
 ]

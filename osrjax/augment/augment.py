@@ -9,16 +9,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from osrjax.augment.pixels import (
-    LUMA,
-    Images,
-    bilinear_weights as _bilinear_weights,
-    check_probability as _check_probability,
-    resampled as _resampled,
-    shape as _shape,
-)
+from osrjax.augment.pixels import LUMA, Images, box_grid, check_images, check_probability, resample
 
 __all__ = [
     "color_jitter",
@@ -31,6 +24,8 @@ __all__ = [
     "random_quarter_turns",
     "random_resized_crop",
 ]
+
+Scalar = float | Float[Array, ""]
 
 
 def random_crop(key: Key[Array, ""], images: Images, *, padding: int = 4, fill: float = -1.0) -> Images:
@@ -126,7 +121,7 @@ def quarter_turns(images: Images, turns: Int[Array, " batch"]) -> Images:
       [[2. 4.]
        [1. 3.]]
     """
-    _, height, width, _ = _shape(images)
+    _, height, width, _ = check_images(images)
     if height != width:
         raise ValueError(f"{images.shape=} is not square: crop or resize before quarter turns")
     turns = turns % 4
@@ -148,36 +143,41 @@ def random_quarter_turns(key: Key[Array, ""], images: Images) -> tuple[Images, I
     Raises:
       ValueError: images that are not square.
     """
-    batch, *_ = _shape(images)
+    batch, *_ = check_images(images)
     turns = jax.random.randint(key, (batch,), 0, 4)
     return quarter_turns(images, turns), turns
 
 
-def cutout(key: Key[Array, ""], images: Images, *, size: int, fill: float = 0.0) -> Images:
+def cutout(key: Key[Array, ""], images: Images, *, size: int | Int[Array, ""], fill: Scalar = 0.0) -> Images:
     """Images with one square overwritten, which may stick out over the border.
 
     The centre is a pixel of the image, all equally likely; the square covers the rows and columns
-    ``centre - size // 2 <= i < centre - size // 2 + size`` that exist.
+    ``centre - size // 2 <= i < centre - size // 2 + size`` that exist. Size and fill may be traced, so that a sweep
+    over them compiles once.
 
     Args:
       key: consumed.
       images: in [-1, 1].
-      size: side of the square in pixels, 0 or more; the paper uses 16 for CIFAR-10, 8 for CIFAR-100 and 20
-        for SVHN.
+      size: side of the square in pixels, 0 or more; the paper uses 16 for CIFAR-10, 8 for CIFAR-100 and 20 for SVHN.
       fill: value written; 0 is mid-grey.
 
     Returns:
       Images of the same shape.
 
     Raises:
-      ValueError: a negative ``size``.
+      ValueError: a negative Python number for ``size``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> print(jax.jit(cutout)(jax.random.key(0), jnp.ones((1, 4, 4, 1)), size=1).mean())
+      0.9375
 
     References:
       DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
       arXiv 1708.04552, sec. 3.
     """
-    batch, height, width, _ = _shape(images)
-    if size < 0:
+    batch, height, width, _ = check_images(images)
+    if isinstance(size, int) and size < 0:
         raise ValueError(f"{size=} is negative: give the side of the square in pixels")
     row_key, column_key = jax.random.split(key)
 
@@ -221,7 +221,7 @@ def random_resized_crop(
     References:
       Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842, sec. 6.
     """
-    batch, height, width, _ = _shape(images)
+    batch, height, width, _ = check_images(images)
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"{scale=}: give shares of the area with 0 < smallest <= largest <= 1")
     if not 0 < ratio[0] <= ratio[1]:
@@ -249,20 +249,20 @@ def random_resized_crop(
         # Rounding can lift uniform * (room + 1) to room + 1; the minimum keeps the box inside.
         return jnp.where(found, jnp.minimum(uniform, room), jnp.floor(room / 2))
 
-    rows = _bilinear_weights(start(row_key, height, box_height), box_height, height)
-    columns = _bilinear_weights(start(column_key, width, box_width), box_width, width)
-    return _resampled(images, rows, columns)
+    rows = box_grid(start(row_key, height, box_height), box_height, height)
+    columns = box_grid(start(column_key, width, box_width), box_width, width)
+    return resample(images, rows, columns)
 
 
 def _random_corners(key: Array, images: Array, padding: int) -> Array:
-    batch, *_ = _shape(images)
+    batch, *_ = check_images(images)
     if padding < 0:
         raise ValueError(f"{padding=} is negative: give 0 for no crop")
     return jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
 
 
 def _random_mirrored(key: Array, images: Array) -> Array:
-    batch, *_ = _shape(images)
+    batch, *_ = check_images(images)
     return jax.random.bernoulli(key, shape=(batch,))
 
 
@@ -310,16 +310,14 @@ def color_jitter(
     Raises:
       ValueError: a strength or probability outside its range; another number of channels.
     """
-    batch, *_, channels = _shape(images)
+    batch, *_, channels = check_images(images, channels=(1, 3))
     strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     for name, strength in strengths.items():
         if strength < 0:
             raise ValueError(f"{name}={strength!r} is negative: give 0 for no change")
     if not 0 <= hue <= 0.5:
         raise ValueError(f"{hue=}: give a share of a full turn in [0, 0.5]")
-    _check_probability(probability)
-    if channels not in (1, 3):
-        raise ValueError(f"{images.shape=} has {channels} channels: give colour (3) or gray (1) images")
+    check_probability(probability)
     apply_key, *keys = jax.random.split(key, 5)
 
     def factor(key: Array, strength: float) -> Array:
@@ -353,10 +351,8 @@ def random_grayscale(key: Key[Array, ""], images: Images, *, probability: float 
     Raises:
       ValueError: a probability outside [0, 1]; another number of channels.
     """
-    batch, *_, channels = _shape(images)
-    _check_probability(probability)
-    if channels not in (1, 3):
-        raise ValueError(f"{images.shape=} has {channels} channels: give colour (3) or gray (1) images")
+    batch, *_ = check_images(images, channels=(1, 3))
+    check_probability(probability)
     gray = jnp.broadcast_to(_gray(images), images.shape)
     return _where(jax.random.bernoulli(key, probability, (batch,)), gray, images)
 

@@ -9,7 +9,6 @@ Labels are the caller's: ``kept * loss(labels) + (1 - kept) * loss(labels[partne
 its identity, as in GradMix. Every key is consumed; no number depends on how the batch is sharded.
 """
 
-import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -18,26 +17,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from osrjax.attribution.boxes import box_bounds, box_mask, box_side, map_peaks
-from osrjax.attribution.maps import upsample_map
-from osrjax.augment.pixels import LUMA
+from osrjax.augment.pixels import Images, check_images, resample
+from osrjax.augment.saliency import spectral_residual_saliency
 
 __all__ = [
     "Fill",
     "Mixed",
     "Weight",
     "cutmix",
-    "cutout",
     "fmix",
     "gradmix",
     "gradmix_share",
     "mixup",
     "random_box",
     "saliency_mix",
-    "spectral_residual_saliency",
 ]
-
-Images = Float[Array, "batch height width channels"]
-
 
 Scalar = float | Float[Array, ""]
 
@@ -83,7 +77,7 @@ def gradmix_share(
       largest: l, from s to 1.
       alpha: above 0; with ``alpha = beta = 1``, as numbers, the draw is a uniform one.
       beta: above 0.
-      per_image: a draw for every image; else one for the batch, as in the authors' code.
+      per_image: a draw for every image; otherwise one for the batch, as in the authors' code.
 
     Returns:
       float32 shares in [smallest, largest].
@@ -100,7 +94,7 @@ def gradmix_share(
       Xu et al., "Informed Mixing", arXiv 2505.12803, as its code draws it.
     """
     if batch < 1:
-        raise ValueError(f"{batch=} is no batch: give the number of images")
+        raise ValueError(f"{batch=} is below 1: give the number of images")
     for name, share in (("smallest", smallest), ("largest", largest)):
         if isinstance(share, float | int) and not 0 < share <= 1:
             raise ValueError(f"{name}={share!r} is not in (0, 1]: give the share of the image that stays")
@@ -227,7 +221,7 @@ def mixup(
       images: in [-1, 1].
       alpha: above 0; the paper uses 1 for CIFAR and 0.1 to 0.4 for ImageNet.
       others: x', the batch itself if None.
-      per_image: a lambda for every image; else one for the batch, as in the authors' code.
+      per_image: a lambda for every image; otherwise one for the batch, as in the authors' code.
 
     Returns:
       The images, partners and ``kept`` = lambda.
@@ -271,7 +265,7 @@ def cutmix(
       images: in [-1, 1].
       alpha: above 0; the paper uses 1.
       others: images that boxes are taken from; the batch itself if None.
-      per_image: a lambda and a place for every image; else one box for the batch, as in the authors' code.
+      per_image: a lambda and a place for every image; otherwise one box for the batch, as in the authors' code.
 
     Returns:
       The images, partners and ``kept`` = the share of pixels that stayed.
@@ -298,48 +292,6 @@ def cutmix(
     return _with_partners(images, found, partners, box_mask(bounds, height=height, width=width))
 
 
-def cutout(key: Key[Array, ""], images: Images, *, size: int | Int[Array, ""], fill: Scalar = 0.0) -> Mixed:
-    """Images with one square overwritten, and how much of them stayed.
-
-    The images are those of :func:`osrjax.augment.cutout` for the same key; here the side may be traced, so that a
-    sweep over it does not recompile.
-
-    Args:
-      key: consumed.
-      images: in [-1, 1].
-      size: side of the square in pixels, 0 or more.
-      fill: value written; 0 is mid-grey.
-
-    Returns:
-      The images, their own positions, and ``kept`` = the share of pixels that stayed.
-
-    Raises:
-      ValueError: a negative Python number for ``size``.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> mixed = jax.jit(cutout)(jax.random.key(0), jnp.ones((1, 4, 4, 1)), size=1)
-      >>> print(mixed.kept, mixed.images.mean())
-      [0.9375] 0.9375
-
-    References:
-      DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
-      arXiv 1708.04552, sec. 3.
-    """
-    batch, height, width, _ = _check_images(images, None)
-    if isinstance(size, int) and size < 0:
-        raise ValueError(f"{size=} is negative: give the side of the square in pixels")
-    row_key, column_key = jax.random.split(key)
-
-    def ends(key: Array, length: int) -> tuple[Array, Array]:
-        start = jax.random.randint(key, (batch, 1), 0, length)[:, 0] - size // 2
-        return jnp.clip(start, 0, length), jnp.clip(start + size, 0, length)
-
-    bounds = jnp.stack([*ends(row_key, height), *ends(column_key, width)], axis=-1)
-    covered = box_mask(bounds, height=height, width=width)
-    return _with_partners(images, jnp.asarray(fill, images.dtype), jnp.arange(batch), covered)
-
-
 def saliency_mix(
     key: Key[Array, ""],
     images: Images,
@@ -358,9 +310,9 @@ def saliency_mix(
       key: consumed.
       images: in [-1, 1].
       alpha: of lambda ~ Beta(alpha, alpha), above 0; the paper uses 1.
-      maps: saliency of ``others``, row by row; :func:`spectral_residual_saliency` if None.
+      maps: saliency of ``others``, row by row; :func:`osrjax.augment.spectral_residual_saliency` if None.
       others: images that boxes are taken from; the batch itself if None.
-      per_image: a lambda for every image; else one for the batch.
+      per_image: a lambda for every image; otherwise one for the batch.
 
     Returns:
       The images, partners and ``kept`` = the share of pixels that stayed.
@@ -413,7 +365,7 @@ def fmix(
       alpha: above 0; the paper uses 1.
       decay: delta, 0 or more, larger = smoother contours; the paper uses 3.
       others: images that pixels are taken from; the batch itself if None.
-      per_image: a lambda and a field for every image; else one mask for the batch, as in the authors' code.
+      per_image: a lambda and a field for every image; otherwise one mask for the batch, as in the authors' code.
 
     Returns:
       The images, partners and ``kept`` = the share of pixels that stayed: lambda rounded to whole pixels.
@@ -443,74 +395,6 @@ def fmix(
     taken = (ranks < height * width - stays[:, None]).reshape(batch, height, width)
     partners, found = _partners(partner_key, images, others)
     return _with_partners(images, found, partners, taken)
-
-
-def spectral_residual_saliency(
-    images: Images, *, size: int = 64, sigma: float = 2.5
-) -> Float[Array, "batch height width"]:
-    r"""Saliency without a model: where an image departs from the smooth amplitude spectrum of natural images.
-
-    .. math:: S = g_\sigma * \bigl| \mathcal{F}^{-1}[ e^{R + i P} ] \bigr|^2, \qquad R = \log A - h_3 * \log A,
-
-    with amplitude A and phase P of the gray image's Fourier transform and the 3 x 3 mean :math:`h_3`, which wraps
-    around as the spectrum does. Outside the image the smoothing meets zeros, which damps the false edges where a
-    Fourier transform joins opposite borders.
-
-    Args:
-      images: in [-1, 1]; three channels count by luma, others equally.
-      size: longer images are shrunk to this length for the transform, shorter ones stay as they are.
-      sigma: of the Gaussian, in pixels of the transform.
-
-    Returns:
-      float32 maps, at least 0, of no unit: only their shape counts.
-
-    Raises:
-      ValueError: a size below 1; a sigma at or below 0.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> images = jnp.zeros((1, 32, 32, 1)).at[0, 10, 19].set(1.0)
-      >>> maps = jax.jit(spectral_residual_saliency)(images)
-      >>> divmod(int(maps.argmax()), 32)
-      (10, 19)
-
-    References:
-      Hou and Zhang, "Saliency Detection: A Spectral Residual Approach", CVPR 2007, sec. 2.
-    """
-    _check_images(images, None)
-    if size < 1:
-        raise ValueError(f"{size=} is below 1: give the longest side of the transform in pixels")
-    if not sigma > 0:
-        raise ValueError(f"{sigma=} is not positive: give the width of the smoothing in pixels")
-    batch, height, width, channels = images.shape
-    shares = LUMA if channels == 3 else (1 / channels,) * channels
-    unit = (images.astype(jnp.float32) + 1.0) / 2.0
-    gray = jnp.sum(unit * jnp.asarray(shares, jnp.float32)[None, None, None], axis=-1)
-    scale = min(1.0, size / max(height, width))
-    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-    gray = jax.image.resize(gray, (batch, rows, columns), "linear", precision=jax.lax.Precision.HIGHEST)
-    spectrum = jnp.fft.fft2(gray)
-    # Amplitudes below those of white noise of 1e-4 count as that: rounding errors have a phase, but no meaning.
-    amplitude = jnp.maximum(jnp.abs(spectrum), 1e-4 * math.sqrt(rows * columns))
-    log_amplitude = jnp.log(amplitude)
-    mean = log_amplitude
-    for axis in (1, 2):
-        mean = (jnp.roll(mean, 1, axis) + mean + jnp.roll(mean, -1, axis)) / 3.0
-    residual = jnp.real(jnp.fft.ifft2(jnp.exp(log_amplitude - mean) / amplitude * spectrum)) ** 2
-    smooth = jnp.einsum(
-        "ih,bhw,jw->bij",
-        _gaussian(rows, sigma),
-        residual,
-        _gaussian(columns, sigma),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    return upsample_map(smooth, height=height, width=width)
-
-
-def _gaussian(length: int, sigma: float) -> Array:
-    pixels = np.arange(length)
-    weights = np.exp(-((pixels[:, None] - pixels) ** 2) / (2 * sigma**2))
-    return jnp.asarray(weights / weights[length // 2].sum(), jnp.float32)
 
 
 def _low_frequency_field(key: Array, fields: int, height: int, width: int, decay: Scalar) -> Array:
@@ -589,29 +473,21 @@ def _share(pixels: Int[Array, " batch"], total: int) -> Array:
 def _fitted(images: Array, bounds: Int[Array, "batch 4"]) -> Array:
     """Whole images resized to a box each; pixels outside the box repeat its border."""
 
-    def weights(start: Array, end: Array, length: int) -> Array:
+    def places(start: Array, end: Array, length: int) -> Array:
         size = jnp.maximum(end - start, 1)[:, None].astype(jnp.float32)  # an empty box shows nothing anyway
         pixels = jnp.arange(length)[None, :]
-        position = jnp.clip((pixels - start[:, None] + 0.5) * (length / size) - 0.5, 0.0, length - 1.0)
-        return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, :, None] - pixels[:, None, :]))
+        return jnp.clip((pixels - start[:, None] + 0.5) * (length / size) - 0.5, 0.0, length - 1.0)
 
     _, height, width, _ = images.shape
-    rows = weights(bounds[:, 0], bounds[:, 1], height)
-    columns = weights(bounds[:, 2], bounds[:, 3], width)
-    highest = jax.lax.Precision.HIGHEST
-    resized = jnp.einsum("bih,bhwc->biwc", rows, images.astype(jnp.float32), precision=highest)
-    return jnp.einsum("bjw,biwc->bijc", columns, resized, precision=highest).astype(images.dtype)
+    rows = places(bounds[:, 0], bounds[:, 1], height)
+    columns = places(bounds[:, 2], bounds[:, 3], width)
+    return resample(images, rows, columns)
 
 
 def _check_images(images: Array, others: Array | None) -> tuple[int, int, int, int]:
-    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images of shape {images.shape} and dtype {images.dtype}: pass a batch of shape "
-            "[batch, height, width, channels], as floats in [-1, 1] (to_float)"
-        )
+    shape = check_images(images)
     if others is not None and (others.shape != images.shape or not jnp.issubdtype(others.dtype, jnp.floating)):
         raise ValueError(
             f"others of shape {others.shape} and dtype {others.dtype}: give floats of shape {images.shape}"
         )
-    batch, height, width, channels = images.shape
-    return batch, height, width, channels
+    return shape

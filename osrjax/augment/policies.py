@@ -15,12 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from osrjax.augment.pixels import LUMA
+from osrjax.augment.pixels import LUMA, Images, check_images, from_levels, to_levels
 
 __all__ = ["POLICIES", "aug_mix", "rand_augment"]
-
-Images = Float[Array, "batch height width channels"]
-
 
 Scalar = float | Float[Array, ""]
 
@@ -73,7 +70,7 @@ def rand_augment(
       arXiv 1909.13719, sec. 3; ranges: Cubuk et al., "AutoAugment", arXiv 1805.09501, its table of operations, each
       growing in strength with M and factors on both sides of 1, as in torchvision.
     """
-    batch, *_ = _check_images(images)
+    batch, *_ = check_images(images, channels=(1, 3))
     if count < 1:
         raise ValueError(f"{count=} is no operation: give at least 1")
     if isinstance(magnitude, float | int) and not 0 <= magnitude <= 30:
@@ -90,13 +87,13 @@ def rand_augment(
         threshold=256.0 * (1.0 - strength),
         factor=1.0 + 0.9 * signed,
     )
-    outside = _levels(jnp.asarray(fill))
+    outside = to_levels(jnp.asarray(fill))
 
     def layer(levels: Array, chosen: tuple[Array, _Settings]) -> tuple[Array, None]:
         return _applied(levels, *chosen, outside), None
 
-    levels, _ = jax.lax.scan(layer, _levels(images), (operations, settings))
-    return _pixels(levels).astype(images.dtype)
+    levels, _ = jax.lax.scan(layer, to_levels(images), (operations, settings))
+    return _from_levels(levels).astype(images.dtype)
 
 
 def aug_mix(
@@ -146,7 +143,7 @@ def aug_mix(
       Hendrycks et al., "AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty",
       arXiv 1912.02781, algorithm 1 and its code.
     """
-    batch, *_ = _check_images(images)
+    batch, *_ = check_images(images, channels=(1, 3))
     for name, number in (("chains", chains), ("depth", depth)):
         if number < 1:
             raise ValueError(f"{name}={number!r} is below 1: give a number of copies and of operations")
@@ -170,14 +167,14 @@ def aug_mix(
         threshold=256.0 - jnp.floor(25.6 * level),
         factor=jnp.ones(draws),
     )
-    outside = _levels(jnp.asarray(fill))
+    outside = to_levels(jnp.asarray(fill))
 
     def layer(levels: Array, chosen: tuple[Array, _Settings]) -> tuple[Array, None]:
         return jax.vmap(_applied, in_axes=(0, 0, 0, None))(levels, *chosen, outside), None
 
-    copies = jnp.broadcast_to(_levels(images)[None], (chains, *images.shape))
+    copies = jnp.broadcast_to(to_levels(images)[None], (chains, *images.shape))
     copies, _ = jax.lax.scan(layer, copies, (operations, settings))
-    mixture = jnp.sum(weights[:, :, None, None, None] * _pixels(copies), axis=0)
+    mixture = jnp.sum(weights[:, :, None, None, None] * _from_levels(copies), axis=0)
     share = skip[:, None, None, None]
     return jnp.clip((1.0 - share) * images + share * mixture, -1.0, 1.0).astype(images.dtype)
 
@@ -193,12 +190,8 @@ class _Settings(NamedTuple):
     factor: Array  # of the enhancing operations: 1 changes nothing
 
 
-def _levels(images: Array) -> Array:
-    return (images.astype(jnp.float32) + 1.0) * 127.5
-
-
-def _pixels(levels: Array) -> Array:
-    return jnp.clip(levels / 127.5 - 1.0, -1.0, 1.0)  # rounding leads 1e-7 beyond
+def _from_levels(levels: Array) -> Array:
+    return jnp.clip(from_levels(levels), -1.0, 1.0)  # rounding leads 1e-7 beyond
 
 
 def _applied(levels: Array, operations: Array, settings: _Settings, outside: Array) -> Array:
@@ -311,18 +304,6 @@ def _warped(
     upper = (1.0 - right) * neighbour(top, left) + right * neighbour(top, left + 1)
     lower = (1.0 - right) * neighbour(top + 1, left) + right * neighbour(top + 1, left + 1)
     return jnp.where(inside[..., None], (1.0 - down) * upper + down * lower, outside)
-
-
-def _check_images(images: Array) -> tuple[int, int, int, int]:
-    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images of shape {images.shape} and dtype {images.dtype}: pass a batch of shape "
-            "[batch, height, width, channels], as floats in [-1, 1] (to_float)"
-        )
-    batch, height, width, channels = images.shape
-    if channels not in (1, 3):
-        raise ValueError(f"{images.shape=} has {channels} channels: give colour (3) or gray (1) images")
-    return batch, height, width, channels
 
 
 POLICIES: dict[str, Callable[[Array, Array], Array] | None] = {

@@ -170,6 +170,14 @@ class SeparateMask:
         return _mixed_views([self.function(own_key, own) for own_key, own in zip(keys, views, strict=True)])
 
 
+def _half_cutout(key: Array, images: Array) -> mixing.Mixed:
+    """Cutout of a square half as high as the image."""
+    cut = partial(augment.cutout, size=images.shape[1] // 2, fill=0.0)
+    stayed = cut(jax.random.clone(key), jnp.ones_like(images[..., :1], jnp.float32))
+    kept = jnp.minimum(jnp.mean(stayed, axis=(1, 2, 3)), 1.0)  # a rounded mean may lead beyond 1
+    return mixing.Mixed(cut(key, images), jnp.arange(len(images)), kept)
+
+
 def _mixed_views(mixed: Sequence[mixing.Mixed]) -> MixedViews:
     # Boxes that follow the partner's saliency differ between the views, and so do the shares.
     kept = sum(one.kept for one in mixed) / len(mixed)
@@ -202,7 +210,7 @@ def view_mixings(alpha: float) -> dict[str, PartnerMixing | SeparateMask]:
         "cutmix": PartnerMixing(partial(mixing.cutmix, alpha=alpha)),
         "saliency_mix": PartnerMixing(partial(mixing.saliency_mix, alpha=alpha)),
         "fmix": PartnerMixing(partial(mixing.fmix, alpha=alpha)),
-        "cutout": SeparateMask(lambda key, images: mixing.cutout(key, images, size=images.shape[1] // 2)),
+        "cutout": SeparateMask(_half_cutout),
     }
 
 

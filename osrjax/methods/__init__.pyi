@@ -4,16 +4,15 @@ from .class_losses import (
 )
 from .classify import (
     classify as classify,
-    cosine_softmax as cosine_softmax,
-    doc as doc,
-    m_ovr as m_ovr,
-    m_ovr_target as m_ovr_target,
     make_classify_objective as make_classify_objective,
-    ovr as ovr,
-    softmax as softmax,
 )
 from .contrast import (
     contrast as contrast,
+)
+from .find import (
+    MethodFunction as MethodFunction,
+    find_method as find_method,
+    make_method as make_method,
 )
 from .gradmix import (
     make_contrastive_objective as make_contrastive_objective,
@@ -31,13 +30,10 @@ from .masks import (
 from .method import (
     Attributed as Attributed,
     Method as Method,
-    MethodFunction as MethodFunction,
     Needs as Needs,
     Task as Task,
     assess as assess,
     check_data as check_data,
-    find_method as find_method,
-    make_method as make_method,
     predicted_classes as predicted_classes,
     score_images as score_images,
 )

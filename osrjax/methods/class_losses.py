@@ -1,4 +1,4 @@
-"""Class losses as values: what a loss reads, and the score that belongs to it."""
+"""Class losses as values: what a loss reads, and the score that belongs to it. Each names a method."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array
 
 from osrjax import losses
+from osrjax.methods.table import METHODS
 from osrjax.train.objective import Hyper
 
 __all__ = ["CLASS_LOSSES", "ClassLoss"]
@@ -72,11 +73,14 @@ _HALVES = ("intra_weight", "inter_weight")
 _MARGIN = ("margin", "scale", *_HALVES)
 
 
+M_OVR = ClassLoss("cosine", _m_ovr, _MARGIN, "m_ovr_margin")
+M_OVR_TARGET = ClassLoss("cosine", partial(_m_ovr, margin_on="target"), _MARGIN, "m_ovr_margin")
+OVR = ClassLoss("cosine", _ovr, ("scale", *_HALVES), "m_ovr")
+COSINE_SOFTMAX = ClassLoss("cosine", _cosine_softmax, ("scale",), "max_softmax")
+SOFTMAX = ClassLoss("linear", _softmax, (), "max_softmax")
+DOC = ClassLoss("linear", _doc, _HALVES, "ovr")
+
+# By name, as the table of methods has them: the names stand there alone.
 CLASS_LOSSES: dict[str, ClassLoss] = {
-    "m_ovr": ClassLoss("cosine", _m_ovr, _MARGIN, "m_ovr_margin"),
-    "m_ovr_target": ClassLoss("cosine", partial(_m_ovr, margin_on="target"), _MARGIN, "m_ovr_margin"),
-    "ovr": ClassLoss("cosine", _ovr, ("scale", *_HALVES), "m_ovr"),
-    "cosine_softmax": ClassLoss("cosine", _cosine_softmax, ("scale",), "max_softmax"),
-    "softmax": ClassLoss("linear", _softmax, (), "max_softmax"),
-    "doc": ClassLoss("linear", _doc, _HALVES, "ovr"),
+    name: globals()[path.partition(":")[2]] for name, path in METHODS.items() if path.startswith(f"{__name__}:")
 }

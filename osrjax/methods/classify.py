@@ -20,7 +20,7 @@ from osrjax.augment.pixels import to_float
 from osrjax.augment.views import make_crop_and_flip
 from osrjax.data.table import DataSet
 from osrjax.evaluation.assessment import open_set_scores
-from osrjax.methods.class_losses import CLASS_LOSSES, ClassLoss
+from osrjax.methods.class_losses import ClassLoss
 from osrjax.methods.masked import make_masked_classify_objective
 from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
 from osrjax.methods.method import Attributed, Method, Needs, Task
@@ -31,49 +31,10 @@ from osrjax.models.outputs import network_functions
 from osrjax.train.objective import Batch, Hyper, Objective, ObjectiveAux, PyTree
 from osrjax.train.optimizers import make_sgd
 
-__all__ = [
-    "classify",
-    "cosine_softmax",
-    "doc",
-    "m_ovr",
-    "m_ovr_target",
-    "make_classify_objective",
-    "ovr",
-    "softmax",
-]
+__all__ = ["classify", "make_classify_objective"]
 
 
 UNNAMED = DataSet()  # what is implied where no data set was named
-
-
-def m_ovr(options: ClassifyOptions, task: Task) -> Method:
-    """m-OvR with the margin on all angles (Park et al., arXiv 2209.11436)."""
-    return classify(options, task, CLASS_LOSSES["m_ovr"])
-
-
-def m_ovr_target(options: ClassifyOptions, task: Task) -> Method:
-    """m-OvR with the margin on the labelled class's angle alone."""
-    return classify(options, task, CLASS_LOSSES["m_ovr_target"])
-
-
-def ovr(options: ClassifyOptions, task: Task) -> Method:
-    """One-vs-rest on scaled cosines, without margin."""
-    return classify(options, task, CLASS_LOSSES["ovr"])
-
-
-def cosine_softmax(options: ClassifyOptions, task: Task) -> Method:
-    """Cross-entropy of scaled cosines."""
-    return classify(options, task, CLASS_LOSSES["cosine_softmax"])
-
-
-def softmax(options: ClassifyOptions, task: Task) -> Method:
-    """Cross-entropy of linear logits."""
-    return classify(options, task, CLASS_LOSSES["softmax"])
-
-
-def doc(options: ClassifyOptions, task: Task) -> Method:
-    """One-vs-rest on linear logits, as DOC trains (Shu et al., EMNLP 2017)."""
-    return classify(options, task, CLASS_LOSSES["doc"])
 
 
 def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Method:

@@ -50,7 +50,7 @@ def make_contrastive_objective(
       network: gives :class:`osrjax.models.networks.ContrastiveOutputs`.
       augmentation: ``(key, uint8 images) -> float images``, drawn once for each view.
       mix: how views are mixed: :class:`osrjax.methods.GradMix`, :class:`osrjax.methods.RandomBox`, an entry of
-        :func:`osrjax.augment.view_mixings` or one's own; None: the term is left out.
+        :func:`osrjax.augment.view_mixings` or your own; None: the term is left out.
       clean_term: keep NT-Xent on the clean views beside the mixed term.
       reuse_second_view: where the second view is not mixed, its clean projections stand for it, instead of a
         second pass whose batch statistics would include the masked images.
@@ -64,7 +64,7 @@ def make_contrastive_objective(
       Its metrics: the three losses, ``kept`` and those of the mixing.
 
     Raises:
-      ValueError: when called: a batch of one image, stages that the network has not, two views of other shapes.
+      ValueError: when called: a batch of one image, stages that the network does not have, two views of other shapes.
 
     References:
       Xu et al., "Informed Mixing", arXiv 2505.12803, as its code computes it; fewer passes, same mathematics.

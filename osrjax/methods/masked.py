@@ -32,7 +32,7 @@ def make_masked_classify_objective(
 
     Args:
       network: its head must be the one that the loss reads.
-      class_loss: an entry of ``CLASS_LOSSES`` or one's own.
+      class_loss: an entry of ``CLASS_LOSSES`` or your own.
       augmentation: ``(key, uint8 images) -> float images``.
       mix: how images are masked: :class:`osrjax.methods.GradMix`, :class:`osrjax.methods.RandomBox` or another; it is
         given one view.
@@ -42,7 +42,7 @@ def make_masked_classify_objective(
 
     Raises:
       ValueError: the network's head is not the one that the loss reads; when called: a batch of one image or stages
-        that the network has not.
+        that the network does not have.
 
     References:
       No paper: the mask of Xu et al., arXiv 2505.12803, under the losses of Park et al., arXiv 2209.11436.

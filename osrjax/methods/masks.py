@@ -1,7 +1,7 @@
-"""What an objective's mixed term is made of: GradMix, its control, and what any other mixing of views has to offer.
+"""How the views of a mixed term are made: GradMix, a random box, and what any other mixing has to provide.
 
-A mixing is a value: a pure function ``(key, views, maps, hyper) -> MixedViews`` that says which maps it wants to see.
-The mixings without attribution (mixup, CutMix, ...) are :func:`osrjax.augment.view_mixings`.
+A mixing is a value that can be called, ``(key, views, maps, hyper) -> MixedViews``, and that says which attribution
+maps it needs, if any. Those that need none, such as mixup and CutMix, come from :func:`osrjax.augment.view_mixings`.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ class Attribution:
 
     Attributes:
       layers: stages whose maps are summed, 1 = the first.
-      sign: +1: what would raise the loss (the authors' code); -1: the evidence that lowers it (what "already learned"
-        says).
+      sign: +1: what would raise the loss, as in the authors' code; -1: what lowers it, the evidence that the network
+        uses already.
       method: ``"layer_cam"``, or ``"grad_cam"``, which on the last stage alone is the authors' CamMix
         (theirs takes a corner of the peak's cell, ours the peak of the magnified map).
       aggregation: how stages are added up, as :func:`osrjax.attribution.aggregate_maps`.
-      statistics: batch norm in the attribution pass: ``"train"``: the batch's, at no cost; ``"running"``: the running
-        ones, which need one more forward pass and let images interact through the loss alone.
+      statistics: batch norm in the attribution pass: ``"train"``: by the batch's statistics, at no cost;
+        ``"running"``: by the running ones, which costs one more forward pass; then images interact in the loss only.
     """
 
     layers: tuple[int, ...] = (2, 3, 4)
@@ -46,8 +46,6 @@ class Attribution:
     def __post_init__(self):
         if self.sign not in (-1, 1):
             raise ValueError(f"sign={self.sign!r} is not one of -1, 1: RandomBox is the box without an attribution")
-        if self.method not in ("layer_cam", "grad_cam"):
-            raise ValueError(f'method={self.method!r} is not one of "layer_cam", "grad_cam"')
         if self.statistics not in ("train", "running"):
             raise ValueError(f'statistics={self.statistics!r} is not one of "train", "running"')
         if not self.layers:
@@ -62,7 +60,7 @@ class Box:
       fill: what goes into the box, as :func:`osrjax.augment.gradmix`.
       views: ``"first"``: the second view stays as it is; ``"both"``: each has a box of its own.
       per_image: a lambda for each image, instead of one for the batch.
-      weight: the mixed term's weight from the ``"nominal"`` box or from its ``"true"`` area within the image.
+      weight: the mixed term's weight follows from the ``"nominal"`` box or from its ``"true"`` area in the image.
       alpha: first parameter of the Beta distribution of lambda, above 0.
       beta: second parameter, above 0.
     """
@@ -81,11 +79,11 @@ class Box:
 
 @runtime_checkable
 class ViewMixing(Protocol):
-    """A mixed term: how it makes mixed views, and of what."""
+    """What makes the mixed views: :class:`GradMix`, :class:`RandomBox`, an entry of ``view_mixings`` or your own."""
 
     @property
     def attribution(self) -> Attribution | None:
-        """The maps that it is given; None: it has no use for any."""
+        """The maps that it needs; None: none, and the objective computes none."""
         ...
 
     @property
@@ -96,7 +94,7 @@ class ViewMixing(Protocol):
     def __call__(
         self, key: Array, views: tuple[Array, ...], maps: Float[Array, "views batch height width"] | None, hyper: Hyper
     ) -> MixedViews:
-        """Mixed views of one or two views of a batch."""
+        """The mixed views of one view of a batch, or of two."""
         ...
 
 

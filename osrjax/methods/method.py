@@ -5,10 +5,8 @@ A method is made by a function ``(options, task) -> Method``: options are what a
 run gives the method of that run back.
 """
 
-import os
-import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.typing import DTypeLike
@@ -16,24 +14,18 @@ from jaxtyping import Array
 
 from osrjax.data.open_set import OpenSetData
 from osrjax.evaluation.assessment import Assessment, ScoredImages, assess_scored, scored_images
-from osrjax.fields import check_fields
-from osrjax.methods.options import Options, options_of
-from osrjax.methods.table import METHODS
+from osrjax.methods.options import Options
 from osrjax.models.outputs import BatchFunction
-from osrjax.tables import load
 from osrjax.train.objective import Objective
 from osrjax.train.optimizers import Optimizer
 
 __all__ = [
     "Attributed",
     "Method",
-    "MethodFunction",
     "Needs",
     "Task",
     "assess",
     "check_data",
-    "find_method",
-    "make_method",
     "predicted_classes",
     "score_images",
 ]
@@ -129,67 +121,6 @@ class Method(NamedTuple):
     def parts(self) -> tuple[str, ...]:
         """The parts of the data whose outputs an assessment reads."""
         return ("validation", "known", "unknown", *(["train"] if self.fit else []))
-
-
-MethodFunction = Callable[[Any, Task], Method]
-
-
-def find_method(name: str) -> tuple[MethodFunction, type[Options]]:
-    """The function that makes a method, and the class of options that it takes.
-
-    Args:
-      name: of :data:`osrjax.methods.table.METHODS`, or MODULE:FUNCTION, which is imported.
-
-    Returns:
-      The function, and the class that annotates its first argument.
-
-    Raises:
-      ValueError: there is no such method.
-
-    Example:
-      >>> find_method("softmax")[1].__name__
-      'ClassifyOptions'
-    """
-    if name not in METHODS and ":" not in name:
-        raise ValueError(
-            f"method={name!r} does not exist: choose from {', '.join(METHODS)}, or give MODULE:FUNCTION of your own"
-        )
-    if name not in METHODS and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as for `python -m`: a script has its own folder there
-    found = load(METHODS.get(name, name))
-    kind = next((hint for hint in get_type_hints(found).values() if isinstance(hint, type)), None)
-    if kind is None or not issubclass(kind, Options):
-        raise ValueError(f"method={name!r} says no class of options: annotate its first argument, as ClassifyOptions")
-    return found, kind
-
-
-def make_method(config: Any, task: Task) -> Method:
-    """The method that a configuration asks for; that of a finished run from its config.json.
-
-    Args:
-      config: with the field ``method``, as an object or a mapping.
-      task: of the run.
-
-    Returns:
-      The method.
-
-    Raises:
-      ValueError: no such method, or options out of range.
-
-    Example:
-      >>> make_method({"method": "doc", "network": "small_cnn"}, Task(6, (28, 28, 1), 1)).score
-      'ovr'
-    """
-    name = config.get("method") if isinstance(config, Mapping) else config.method
-    if name is None:
-        raise ValueError(
-            "the configuration names no method: a run of an earlier version cannot be read; train it again, or"
-            ' add "method" to its config.json (its "loss", or contrast)'
-        )
-    function, kind = find_method(name)
-    options = options_of(config, kind)
-    check_fields(options)
-    return function(options, task)
 
 
 def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Forward passes of objectives: a plain one, and one that remembers how its output depends on chosen stages."""
+"""Forward passes of objectives: a plain one, and one that keeps its backward pass down to chosen stages."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ __all__ = ["TappedPass", "attribute", "check_batch", "tapped_pass", "train_pass"
 
 
 class TappedPass(NamedTuple):
-    """A forward pass whose backward pass to chosen stages costs no second one.
+    """A forward pass that can be attributed to chosen stages without a second one.
 
     Attributes:
       output: what a loss reads of it.
@@ -60,14 +60,14 @@ def tapped_pass(
     read: Callable[[Any], Array],
     train: bool = True,
 ) -> TappedPass:
-    """A forward pass that can be attributed to stages; without an attribution one like any other.
+    """A forward pass that keeps its backward pass down to the stages of an attribution.
 
     Args:
       network: whose pass.
       params: its parameters.
       stats: its running statistics.
       images: as the network sees them.
-      look: names the stages; None: none.
+      look: its ``layers`` are the stages; None: no stage, a forward pass like any other.
       read: from the network's outputs to what the loss reads of them.
       train: batch norm by the batch's statistics, otherwise by the running ones.
 
@@ -75,7 +75,7 @@ def tapped_pass(
       The pass.
 
     Raises:
-      ValueError: stages that the network has not.
+      ValueError: stages that the network does not have.
     """
     layers, taps = (), None
     if look is not None:
@@ -103,14 +103,14 @@ def attribute(
     height: int,
     width: int,
 ) -> Float[Array, "batch height width"]:
-    """Maps of a loss of a forward pass; constants to any gradient, and no second forward pass.
+    """Attribution maps of a loss, from a forward pass that was made before; no gradient passes through them.
 
     Args:
       look: which maps.
-      passed: the pass, made for this attribution.
+      passed: of :func:`tapped_pass` with the same ``look``.
       differentiate: from the pass's output to the gradient of the loss with respect to it.
-      height: of the images.
-      width: of the images.
+      height: of the images, in pixels.
+      width: of the images, in pixels.
 
     Returns:
       One map per image.
@@ -130,7 +130,7 @@ def attribute(
 
 
 def check_batch(batch: Batch) -> None:
-    """Refuses what an objective cannot read: batches that are none, and a single image, which has no negatives."""
+    """Refuses batches of other ranks, sizes or dtypes, and a single image, which has no negatives."""
     chex.assert_rank([batch.images, batch.labels], [4, 1])
     chex.assert_equal_shape_prefix([batch.images, batch.labels], 1)
     chex.assert_type([batch.images, batch.labels], [jnp.uint8, int])  # float images would be scaled twice

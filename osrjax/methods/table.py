@@ -1,6 +1,7 @@
 """The methods by name, each as ``module:function``; imports nothing heavy, so that ``--help`` can list them.
 
-A method is a function ``(options, task) -> Method`` (:mod:`osrjax.methods.method`).
+A method is a function ``(options, task) -> Method`` (:mod:`osrjax.methods.method`), or a class loss, which
+:func:`osrjax.methods.classify` makes a method of.
 """
 
 from types import MappingProxyType
@@ -11,12 +12,12 @@ MethodName = str  # a name of METHODS, or MODULE:FUNCTION
 
 METHODS = MappingProxyType(
     {
-        "m_ovr": "osrjax.methods.classify:m_ovr",  # margin on all angles
-        "m_ovr_target": "osrjax.methods.classify:m_ovr_target",  # margin on the labelled class alone
-        "ovr": "osrjax.methods.classify:ovr",  # no margin
-        "cosine_softmax": "osrjax.methods.classify:cosine_softmax",
-        "softmax": "osrjax.methods.classify:softmax",  # linear logits, as doc
-        "doc": "osrjax.methods.classify:doc",
+        "m_ovr": "osrjax.methods.class_losses:M_OVR",  # margin on all angles
+        "m_ovr_target": "osrjax.methods.class_losses:M_OVR_TARGET",  # margin on the labelled class alone
+        "ovr": "osrjax.methods.class_losses:OVR",  # no margin
+        "cosine_softmax": "osrjax.methods.class_losses:COSINE_SOFTMAX",
+        "softmax": "osrjax.methods.class_losses:SOFTMAX",  # linear logits, as doc
+        "doc": "osrjax.methods.class_losses:DOC",
         "contrast": "osrjax.methods.contrast:contrast",
     }
 )

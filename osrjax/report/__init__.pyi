@@ -12,6 +12,11 @@ from .curves import (
     save_figure as save_figure,
     score_histogram as score_histogram,
 )
+from .examples import (
+    ScoredExamples as ScoredExamples,
+    examples_figure as examples_figure,
+    spread_over as spread_over,
+)
 from .jacobian import (
     correlation_figure as correlation_figure,
     dynamics_figure as dynamics_figure,
@@ -26,6 +31,7 @@ from .sweep import (
     response_figure as response_figure,
 )
 from .tables import (
+    OOD_COLUMNS as OOD_COLUMNS,
     data_text as data_text,
     estimate_json as estimate_json,
     estimate_text as estimate_text,

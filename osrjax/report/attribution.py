@@ -77,7 +77,7 @@ def contact_sheet(
     for left, column in zip(lefts, columns, strict=True):
         for row, top in enumerate(tops):
             values = None if column.maps is None else column.maps[row]
-            sheet[top : top + height, left : left + width] = _tile(column.pictures[row], values)
+            sheet[top : top + height, left : left + width] = tile(column.pictures[row], values)
             frames.append(Rectangle((left - 0.5, top - 0.5), width, height))
             if column.boxes is not None:
                 y0, y1, x0, x1 = column.boxes[row]
@@ -197,7 +197,8 @@ def _weighted_share(maps: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.divide((mass * weights).sum(axis=(1, 2)), total, out=np.full(len(maps), np.nan), where=total > 0)
 
 
-def _tile(picture: np.ndarray, values: np.ndarray | None) -> np.ndarray:
+def tile(picture: np.ndarray, values: np.ndarray | None) -> np.ndarray:
+    """The colours of a picture, or of a map over the picture in gray."""
     colours = np.broadcast_to(np.clip((picture.astype(np.float64) + 1) / 2, 0, 1), (*picture.shape[:2], 3))
     if values is None:
         return colours

@@ -8,7 +8,26 @@ import numpy as np
 from osrjax.data.open_set import OpenSetData
 from osrjax.metrics.intervals import Estimate
 
-__all__ = ["data_text", "estimate_json", "estimate_text", "interval_text", "open_set_table", "results_table"]
+__all__ = [
+    "OOD_COLUMNS",
+    "data_text",
+    "estimate_json",
+    "estimate_text",
+    "interval_text",
+    "open_set_table",
+    "results_table",
+]
+
+
+# Column of a table of OOD detection -> metric; "out" has unknown as the positive class, "in" known.
+OOD_COLUMNS = {
+    "auroc": "auroc",
+    "fpr95, unknown +": "fpr_at_95_tpr_unknown_positive",
+    "fpr95, known +": "fpr_at_95_tpr_known_positive",
+    "aupr-out": "aupr_unknown_positive",
+    "aupr-in": "aupr_known_positive",
+    "detacc": "detection_accuracy",
+}
 
 
 def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> str:

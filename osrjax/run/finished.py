@@ -19,7 +19,8 @@ from osrjax.data import OpenSetData, choose_data, content_of
 from osrjax.data.splits import ClassSplit
 from osrjax.devices.cpu import compiler_options
 from osrjax.files import read_json, reading
-from osrjax.methods.method import Method, Task, make_method
+from osrjax.methods.find import make_method
+from osrjax.methods.method import Method, Task
 from osrjax.methods.table import METHODS
 from osrjax.run.directory import check_files, read_network
 from osrjax.train.apply import apply_in_batches

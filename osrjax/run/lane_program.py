@@ -68,7 +68,21 @@ class LanesProgram(NamedTuple):
 def build_lanes(
     lanes: Sequence[Lane], *, batch_size: int, eval_batch_size: int, layout: Layout, mesh: jax.sharding.Mesh
 ) -> LanesProgram:
-    """Network, step, data and evaluation of lanes, compiled side by side."""
+    """Network, step, data and evaluation of lanes, compiled side by side.
+
+    Args:
+      lanes: one or more; all methods have the same structure.
+      batch_size: of each lane.
+      eval_batch_size: images of an evaluation call.
+      layout: how the lanes of a device are computed.
+      mesh: of :func:`osrjax.train.lane_mesh`.
+
+    Returns:
+      The functions; lanes are padded to what the devices share evenly.
+
+    Raises:
+      ValueError: hyper-parameters of other names, or a batch larger than a lane's training set.
+    """
     lanes = [*lanes, *[lanes[-1]] * (pad_lanes(len(lanes), mesh.size) - len(lanes))]
     method = lanes[0].method
     datasets = {id(lane.data): lane.data for lane in lanes}
@@ -140,7 +154,7 @@ def build_lanes(
     if all(lane.probes is not None for lane in lanes):
         lane_norms = sweep.make_lane_norms(method.functions[method.space], mesh=mesh)
         compiled_norms = jax.jit(lane_norms, out_shardings=to_read, compiler_options=options)
-        probed_images = sharding.spread(np.asarray(augment.to_float(np.stack(probed(lanes)))), over_members)
+        probed_images = sharding.spread(augment.to_float_host(np.stack(probed(lanes))), over_members)
 
         @remembering
         def norms(state: sweep.SweepState) -> np.ndarray:

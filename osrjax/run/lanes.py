@@ -209,7 +209,7 @@ def outputs_of(program: LanesProgram, state: sweep.SweepState, lane: int, names:
 def mean_accuracy(lanes: Sequence[Lane], program: LanesProgram, state: sweep.SweepState) -> float:
     """Validation accuracy, the mean over the lanes that have not diverged."""
     found = []
-    for number in np.flatnonzero(program.diverged(state)[: len(lanes)] == 0):
+    for number in np.flatnonzero(program.diverged(state)[: len(lanes)] == 0).tolist():
         method, data = lanes[number].method, lanes[number].data
         outputs = outputs_of(program, state, number, [method.scored])
         predicted = predicted_classes(method, outputs["validation"], outputs.get("train"), data.train.labels)

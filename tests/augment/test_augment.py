@@ -61,13 +61,19 @@ def test_keeps_bfloat16(name):
     assert (leaf.shape, leaf.dtype) == (images.shape, jnp.bfloat16)
 
 
-def test_to_float_of_every_pixel():
-    pixels = np.arange(256, dtype=np.uint8)
-    for values in (pixels, jnp.asarray(pixels)):
-        result = augment.to_float(values)
-        assert result.dtype == jnp.float32
-        np.testing.assert_allclose(result, np.arange(256) * 2 / 255 - 1, atol=1e-7)
-        assert (float(result[0]), float(result[255])) == (-1.0, 1.0)
+def test_every_pixel_is_the_same_float_on_host_and_device():
+    """Bit for bit: what is trained, probed and scored, and where norms are taken, are the same inputs."""
+    stored = np.arange(256, dtype=np.uint8)
+    host = augment.to_float_host(stored)
+    assert stored.tolist() == list(range(256))
+    assert (host.dtype, type(host)) == (np.float32, np.ndarray)
+    np.testing.assert_allclose(host, np.arange(256) * 2 / 255 - 1, atol=1e-7)
+    assert (float(host[0]), float(host[255])) == (-1.0, 1.0)
+    fused = jax.jit(lambda values: (augment.to_float(values), jnp.sum(3.0 * augment.to_float(values) + 1.0)))
+    devices = (augment.to_float(stored), augment.to_float(jnp.asarray(stored)), fused(jnp.asarray(stored))[0])
+    for device in (*devices, pixels.from_levels(jnp.arange(256.0))):
+        assert device.dtype == jnp.float32
+        np.testing.assert_array_equal(device, host)
 
 
 def test_random_crop_equals_one_slice_of_the_padded_image():
@@ -152,6 +158,15 @@ def test_cutout_covers_one_square_that_may_stick_out(size):
     assert len(seen) == height * width
 
 
+def test_cutout_with_a_traced_side():
+    images = images_of(8, 7, 10, 3)
+    traced = jax.jit(lambda size: augment.cutout(key(), images, size=size, fill=0.5))
+    np.testing.assert_array_equal(traced(5), augment.cutout(key(), images, size=5, fill=0.5))
+    np.testing.assert_array_equal(traced(0), images)
+    assert ((traced(30) == 0.5).all(-1).mean((1, 2)) > 0.5).all()
+    assert traced._cache_size() == 1
+
+
 # Random resized crop.
 
 
@@ -174,9 +189,9 @@ def bilinear64(image, top, left, box_height, box_width):
 
 @jax.jit
 def resampled(images, tops, lefts, heights, widths):
-    rows = pixels.bilinear_weights(tops, heights, images.shape[1])
-    columns = pixels.bilinear_weights(lefts, widths, images.shape[2])
-    return pixels.resampled(images, rows, columns)
+    rows = pixels.box_grid(tops, heights, images.shape[1])
+    columns = pixels.box_grid(lefts, widths, images.shape[2])
+    return pixels.resample(images, rows, columns)
 
 
 def test_resampling_equals_bilinear_interpolation():
@@ -387,7 +402,7 @@ def test_wrong_images(name, images):
 @pytest.mark.parametrize("images", WRONG_IMAGES, ids=["rank", "dtype"])
 def test_wrong_images_where_annotations_are_not_checked(images):
     with pytest.raises(ValueError, match="to_float"):
-        pixels.shape(images)
+        pixels.check_images(images)
 
 
 COLOUR = jnp.zeros((2, 4, 4, 3))
@@ -417,5 +432,6 @@ def test_errors(call, words):
 
 
 def test_to_float_refuses_floats():
-    with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
-        augment.to_float(jnp.zeros((2, 2)))
+    for function, floats in ((augment.to_float, jnp.zeros((2, 2))), (augment.to_float_host, np.zeros((2, 2)))):
+        with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
+            function(floats)

@@ -346,17 +346,16 @@ def test_cutmix_boxes_follow_the_published_law(views, members):
         assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
 
 
-def test_cutout_is_that_of_augment_with_a_traced_side(views):
-    images, _ = views
-    traced = jax.jit(lambda size: mixing.cutout(key(), images, size=size, fill=0.5))
-    wanted = augment.cutout(key(), images, size=5, fill=0.5)
-    result = traced(5)
-    np.testing.assert_array_equal(result.images, wanted)
-    np.testing.assert_allclose(result.kept, 1 - (np.asarray(wanted) == 0.5).all(-1).mean((1, 2)), atol=1e-6)
-    assert result.partners.tolist() == list(range(BATCH))
-    np.testing.assert_array_equal(traced(0).images, images)
-    assert (traced(30).kept < 0.5).all()
-    assert traced._cache_size() == 1
+def test_cutout_of_two_views_says_how_much_stayed(views):
+    mixed = augment.VIEW_MIXINGS["cutout"](key(), views, None, {})
+    stayed = []
+    for own_key, own, masked in zip(jax.random.split(key()), views, mixed.views, strict=True):
+        np.testing.assert_array_equal(masked, augment.cutout(own_key, own, size=HEIGHT // 2))
+        stayed.append(1 - (np.asarray(masked) == 0).all(-1).mean((1, 2)))
+    np.testing.assert_allclose(mixed.kept, np.mean(stayed, axis=0), atol=1e-6)
+    assert (mixed.kept < 1).all()
+    assert mixed.metrics == {}
+    assert not np.array_equal(stayed[0], stayed[1])  # each view has a draw of its own
 
 
 def test_saliency_mix_takes_the_box_around_the_partners_peak(views, maps, members):
@@ -435,7 +434,7 @@ def saliency64(image, sigma):
 @pytest.mark.parametrize(("shape", "sigma"), [((9, 12, 3), 1.5), ((8, 8, 1), 2.5)])
 def test_spectral_residual_equals_float64(rng, shape, sigma):
     images = floats(rng, 2, *shape)
-    maps = jax.jit(lambda x: mixing.spectral_residual_saliency(x, sigma=sigma))(images)
+    maps = jax.jit(lambda x: augment.spectral_residual_saliency(x, sigma=sigma))(images)
     assert (maps.shape, maps.dtype) == (images.shape[:3], jnp.float32)
     for image, found in zip(images, np.asarray(maps), strict=True):
         wanted = saliency64(np.asarray(image), sigma)
@@ -450,7 +449,7 @@ def test_spectral_residual_of_large_images_finds_the_odd_one():
     plane[60:72, 30:42] = 0.5 * np.sin(2 * np.pi * y / 8)[60:72, 30:42]
     plane += np.random.default_rng(0).normal(0, 0.02, plane.shape)
     image = jnp.asarray(plane[None, ..., None], jnp.float32)
-    found = np.asarray(jax.jit(mixing.spectral_residual_saliency)(image))[0]
+    found = np.asarray(jax.jit(augment.spectral_residual_saliency)(image))[0]
     row, column = np.unravel_index(np.argmax(found), found.shape)
     assert 56 <= row < 76
     assert 26 <= column < 46
@@ -462,7 +461,7 @@ def test_spectral_residual_of_large_images_finds_the_odd_one():
 
 def test_spectral_residual_of_constant_images_is_finite():
     images = jnp.stack([jnp.full((16, 16, 1), value) for value in (-1.0, 0.0, 1.0)])
-    assert np.isfinite(jax.jit(mixing.spectral_residual_saliency)(images)).all()
+    assert np.isfinite(jax.jit(augment.spectral_residual_saliency)(images)).all()
 
 
 # Wrong input.
@@ -484,11 +483,10 @@ ERRORS = [
     (lambda k: mixing.random_box(k, GRAY, HALVES, fill="paste", others=GRAY[:1]), "others of shape"),
     (lambda k: mixing.mixup(k, GRAY, alpha=0.0), "alpha=0.0"),
     (lambda k: mixing.cutmix(k, GRAY, others=GRAY[:, :2]), "others of shape"),
-    (lambda k: mixing.cutout(k, GRAY, size=-1), "size=-1"),
     (lambda k: mixing.saliency_mix(k, GRAY, maps=GRAY[:1, ..., 0]), "maps.shape"),
     (lambda k: mixing.fmix(k, GRAY, decay=-1.0), "decay=-1.0"),
-    (lambda k: mixing.spectral_residual_saliency(GRAY, size=0), "size=0"),
-    (lambda k: mixing.spectral_residual_saliency(GRAY, sigma=0.0), "sigma=0.0"),
+    (lambda k: augment.spectral_residual_saliency(GRAY, size=0), "size=0"),
+    (lambda k: augment.spectral_residual_saliency(GRAY, sigma=0.0), "sigma=0.0"),
     (lambda k: mixing.mixup(k, GRAY.astype(jnp.uint8)), "to_float"),
 ]
 

@@ -11,7 +11,7 @@ from jaxtyping import TypeCheckError
 from PIL import Image, ImageEnhance, ImageOps
 
 from osrjax.augment import policies
-from osrjax.augment.pixels import to_float
+from osrjax.augment.pixels import check_images, to_float, to_levels
 
 SIDE = (12, 15)  # height, width
 NAMES = policies.OPERATIONS
@@ -70,8 +70,8 @@ def levels(images) -> np.ndarray:
 
 @jax.jit
 def applied(images, operations, settings):
-    levels = policies._levels(images)
-    return policies._pixels(policies._applied(levels, operations, settings, jnp.asarray(51.0)))
+    levels = to_levels(images)
+    return policies._from_levels(policies._applied(levels, operations, settings, jnp.asarray(51.0)))
 
 
 @pytest.mark.parametrize("channels", [3, 1])
@@ -266,4 +266,4 @@ def test_wrong_images(images):
     with pytest.raises((ValueError, TypeCheckError)):
         policies.rand_augment(jax.random.key(0), images)
     with pytest.raises(ValueError, match="to_float"):
-        policies._check_images(images)
+        check_images(images, channels=(1, 3))

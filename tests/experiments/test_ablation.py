@@ -10,18 +10,33 @@ import shlex
 import subprocess
 import sys
 
-import ablation_recipes
 import jax
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS, load_script
 
+import osrjax
+from osrjax.data import resolve_data
 from osrjax.devices import sharding
 from osrjax.files import FileError
+from osrjax.methods import Task, make_method
 from osrjax.run.checkpoint import LaneCheckpoints
+from osrjax.run.lanes import open_group
+from osrjax.run.launch import parse
 from osrjax.train.layout import lane_mesh, pad_lanes
 
 ablation = load_script("ablation")
+
+
+def config_of(*words):
+    """The configuration of a command line."""
+    return resolve_data(parse(ablation.Config, list(words), presets=ablation.PRESETS, smoke=ablation.SMOKE))
+
+
+def cell_of(arm, recipe):
+    """A cell of which no data are asked."""
+    method = make_method(recipe, Task(6, (8, 8, 1), recipe.steps))
+    return ablation.Cell(arm, recipe, 0, 0, osrjax.run.Lane(arm, method, None, 0))
 
 
 def rows_of(directory):
@@ -106,8 +121,9 @@ def test_a_contrastive_lane_is_the_single_run_that_its_row_names(tmp_path):
             assert lanes[step][f"lane/001/{name}"] == pytest.approx(alone[step][f"train/{name}"], rel=tolerance)
             assert lanes[step][f"lane/000/{name}"] != pytest.approx(alone[step][f"train/{name}"], rel=0.1)
     with np.load(out / "group-0" / "outputs.npz") as found, np.load(tmp_path / "single" / "scores.npz") as stored:
-        wanted = stored["validation_projection"]
-        np.testing.assert_allclose(found["projection"][1, : len(wanted)], wanted, atol=1e-4)
+        for part in ("validation", "train"):
+            rows = found[f"rows of lane 0 {part}"]
+            np.testing.assert_allclose(found["projection"][1, rows], stored[f"{part}_projection"], atol=1e-4)
 
 
 def test_diverged_lanes_are_reported_and_left_out(finished):
@@ -144,15 +160,17 @@ def test_tables_history_and_figures(finished):
     assert {path.name for path in (finished / "figures").glob("*.png")} == {"auroc_and_jnd.png", "dynamics.png"}
     with np.load(finished / "group-0" / "outputs.npz") as outputs:
         assert outputs["logits"].shape[::2] == (6, 6)
-        places = [outputs[f"split 0 {part}"] for part in ("validation", "test_known", "test_unknown")]
+        places = [outputs[f"rows of lane 0 {part}"] for part in ("validation", "known", "unknown")]
+        assert outputs["rows are those of lane"].tolist() == [0] * 6
         assert sorted(np.concatenate(places)) == list(range(outputs["logits"].shape[1]))
 
 
 def test_arms_of_other_lengths_and_lanes_that_diverged_late_are_drawn_as_far_as_they_went(tmp_path, monkeypatch):
-    config = ablation.parse(["--smoke", "--seeds", "1", "--splits", "0", "--probe-every", "5"])
+    config = config_of("--smoke", "--seeds", "1", "--splits", "0", "--probe-every", "5")
     recipes = [dataclasses.replace(config, margin=margin) for margin in (0.1, 0.2, 0.3)]
     arms = dict(zip(("long", "short", "diverged"), recipes, strict=True))
-    lanes = [ablation.Lane(arm, recipe, 0, 0) for arm, recipe in arms.items()]
+    cells = [cell_of(arm, recipe) for arm, recipe in arms.items()]
+    job = ablation.Job("", {}, np.zeros(0), arms, cells, [cells])
     probed = {0: (5, 10, 15), 1: (4, 8), 2: (5,)}
     history = [
         {"lane": lane, "step": step, "jnd": 0.1 * step, "davies_bouldin": 1.0, "auroc": 0.5}
@@ -161,12 +179,12 @@ def test_arms_of_other_lengths_and_lanes_that_diverged_late_are_drawn_as_far_as_
     ]
     values = {name: {arm: np.full((1, 1), np.nan) for arm in arms} for name in ("auroc", "jnd")}
     figures = {}
-    monkeypatch.setattr(ablation.report, "save_figure", lambda figure, path: figures.update({path.name: figure}))
-    ablation.draw(config, arms, lanes, values, history, tmp_path / "figures")
+    monkeypatch.setattr(osrjax.report, "save_figure", lambda figure, path: figures.update({path.name: figure}))
+    ablation.draw(config, job, values, history, tmp_path / "figures")
     lines = {line.get_label(): line for line in figures["dynamics"].axes[0].get_lines()}
     for lane, steps in probed.items():
-        assert tuple(lines[lanes[lane].arm].get_xdata()) == steps
-        np.testing.assert_allclose(lines[lanes[lane].arm].get_ydata(), 0.1 * np.array(steps))
+        assert tuple(lines[cells[lane].arm].get_xdata()) == steps
+        np.testing.assert_allclose(lines[cells[lane].arm].get_ydata(), 0.1 * np.array(steps))
 
 
 def test_a_lane_that_its_last_update_breaks_hurts_no_other(tmp_path, capsys):
@@ -185,21 +203,22 @@ def test_a_lane_that_its_last_update_breaks_hurts_no_other(tmp_path, capsys):
 def test_a_group_that_cannot_be_written_is_a_file_error(tmp_path):
     (tmp_path / "group-0").write_text("a file where the directory would be")
     with pytest.raises(FileError, match=r"group-0.*cannot be written"):
-        ablation.open_group(tmp_path / "group-0", {})
+        open_group(tmp_path / "group-0", {})
 
 
-@pytest.mark.parametrize("preset", ablation_recipes.PRESETS)
+@pytest.mark.parametrize("preset", ablation.PRESETS)
 def test_arms_of_a_preset_are_different_networks(preset):
     for smoke in ([], ["--smoke"]):
-        config = ablation.parse(["--preset", preset, *smoke])
-        arms = ablation.arms_of(config)
-        ablation.check(config, arms)  # refuses arms that differ only in what their loss does not read
-        assert len(set(arms.values())) == len(arms) > 0
+        arms, trained = ablation.arms_of(config_of("--preset", preset, *smoke)), {}
+        for arm, recipe in arms.items():
+            ablation.check_arm(recipe)
+            # refuses arms that differ only in what their loss does not read
+            ablation.check_others(arm, recipe, cell_of(arm, recipe).lane.method, trained, arms)
+        assert len(set(arms.values())) == len(trained) == len(arms) > 0
 
 
 def test_commands_are_quoted_for_a_shell():
-    config = ablation.parse(["--data", "npz:/my data/d.npz"])
-    command = ablation.command_of(config, ablation.Lane("recipe", config, 0, 0))
+    command = ablation.command_of(cell_of("recipe", config_of("--data", "npz:/my data/d.npz")))
     assert shlex.split(command)[shlex.split(command).index("--data") + 1] == "npz:/my data/d.npz"
 
 
@@ -259,7 +278,7 @@ def test_checkpoints_go_on_with_other_numbers_of_devices(tmp_path):
 
 def test_grids_and_axes_make_arms():
     def arms(*options):
-        return list(ablation.arms_of(ablation.parse(list(options))))
+        return list(ablation.arms_of(config_of(*options)))
 
     assert arms("--vary", "margin=0,0.5", "scale=8,16") == [
         "margin 0.0, scale 8.0",
@@ -274,15 +293,15 @@ def test_grids_and_axes_make_arms():
         "b, weight_decay 0.0",
         "b, weight_decay 0.1",
     ]
-    table = ablation.arms_of(ablation.parse(["--preset", "table"]))
+    table = ablation.arms_of(config_of("--preset", "table"))
     assert list(table) == ["m-OvR", "without A", "without W", "without S", "without N", "softmax"]
     assert (table["without A"].crop_padding, table["without A"].flip) == (0, False)
-    assert (table["without W"].weight_decay, table["without S"].rotations, table["without N"].loss) == (
+    assert (table["without W"].weight_decay, table["without S"].rotations, table["without N"].method) == (
         0,
         "none",
         "doc",
     )
-    fields = {name for arm in ablation.arms_of(ablation.parse(["--preset", "figure-14"])) for name in arm.split()}
+    fields = {name for arm in ablation.arms_of(config_of("--preset", "figure-14")) for name in arm.split()}
     assert {"scale", "margin", "weight_decay", "lambda_self"} <= fields
 
 
@@ -293,7 +312,7 @@ def test_grids_and_axes_make_arms():
         (["--arms", "loss=softmax"], "has no name"),
         (["--arms", "a: loss=softmax", "a:"], "is there twice"),
         (["--arms", "a: losses=softmax"], "changes no field of the recipe"),
-        (["--arms", "a: loss=hinge"], "loss='hinge' does not exist: choose from m_ovr"),
+        (["--arms", "a: loss=hinge"], "method='hinge' does not exist: choose from m_ovr"),
         (["--arms", "a: flip=maybe"], "flip='maybe' is neither True nor False"),
         (["--vary", "margin"], "has no values"),
         (["--vary", "margin=0,wide"], "margin='wide' is no number"),
@@ -315,15 +334,15 @@ def test_grids_and_axes_make_arms():
         (["--convolutions", "patches", "--strategy", "loop"], "gains nothing in a loop"),
         (["--profile-steps", "5", "3"], "profile_steps=(5, 3)"),
         (["--process", "1"], "process"),
-        (["--loss", "contrastive"], "they come with the preset contrastive"),
-        (["--preset", "contrastive", "--arms", "a:", "b: loss=softmax"], "without other losses"),
-        (["--preset", "contrastive", "--vary", "margin=0.1"], "margin=0.1 does nothing with loss='contrastive'"),
-        (["--vary", "temperature=0.1"], "temperature=0.1 does nothing with loss='m_ovr'"),
-        (["--preset", "contrastive", "--probe-images", "4"], "probe_images=4 with contrastive losses is not built"),
-        (["--preset", "contrastive", "--vary", "batch_size=1"], "batch_size=1 leaves no negatives"),
-        (["--preset", "contrastive", "--validation-share", "0.986", "--batch-size", "8"], "images of the smallest"),
+        (["--loss", "contrastive"], "method='contrastive' does not exist: choose from m_ovr"),
+        (["--preset", "contrastive", "--vary", "margin=0.1"], "margin=0.1 does nothing with method='contrast'"),
+        (["--vary", "temperature=0.1"], "temperature=0.1 does nothing with method='m_ovr'"),
+        (["--vary", "mixing=gradmix", "--arms", "a: cam_layers=2+x"], "cam_layers='2+x' is no integers"),
+        (["--preset", "contrastive", "--probe-images", "4"], "probe_images=4 is below the 6 known classes"),
+        (["--preset", "contrastive", "--vary", "batch_size=1"], "batch_size=1 is too small for method='contrast'"),
+        (["--preset", "contrastive", "--validation-share", "0.986", "--batch-size", "8"], "training images of a class"),
         (["--preset", "contrastive", "--splits", "0", "--held-out", "1", "2", "4", "5", "9"], "single class"),
-        (["--preset", "contrastive", "--vary", "ssl_weight=0"], "ssl_weight=0 gives mixing='gradmix' no weight"),
+        (["--preset", "contrastive", "--vary", "ssl_weight=0"], "ssl_weight=0 gives the mixed term of mixing="),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_written(options, message, capsys, tmp_path):

@@ -1,5 +1,6 @@
 """experiments/contrastive.py: a whole run, a stopped and resumed one, and what it refuses."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -9,12 +10,23 @@ import jax
 import numpy as np
 import pytest
 from conftest import load_script
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from osrjax import models
+from osrjax.data import open_source
+from osrjax.fields import check_fields
+from osrjax.run import single
+from osrjax.run.launch import parse
 
 contrastive = load_script("contrastive")
+
+
+def contrastive_config(*words):
+    """The configuration of a command line."""
+    return parse(contrastive.Config, list(words), presets=contrastive.PRESETS, smoke=contrastive.SMOKE)
+
 
 SMOKE = ["--smoke", "--first-stage-steps", "4", "--steps", "6", "--save-every", "4", "--log-every", "2"]
 SMOKE += ["--resamples", "20", "--eval-batch-size", "250"]
@@ -88,6 +100,36 @@ def test_a_run_gives_what_it_promises(finished, capsys):
     assert "knn_sum, untrained" in out
 
 
+def test_prediction_from_a_contrastive_run(finished, tmp_path, capsys):
+    """By neighbours among the stored features of the training images."""
+    test = open_source("digits").splits["test"]
+    for row in range(12):
+        Image.fromarray(test.images[row, :, :, 0]).save(tmp_path / f"{row:02}.png")
+    assert load_script("predict").main([str(finished), str(tmp_path), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    with np.load(finished / "scores.npz") as stored:
+        train, labels = stored["train_projection"], stored["train_labels"]
+        parts = {part: stored[f"{part}_projection"] for part in ("validation", "known", "unknown")}
+
+    def sums(rows):
+        """Class by class, of the three largest cosines."""
+        cosines = rows @ train.T
+        return np.stack([np.sort(cosines[:, labels == k], axis=1)[:, -3:].sum(axis=1) for k in range(6)], axis=1)
+
+    threshold = np.quantile(-sums(parts["validation"]).max(1), 0.9)
+    # The command line's numbers are those of the run: the first images of the test set are its known or unknown ones.
+    known_digits = [0, 1, 2, 4, 5, 9]
+    rows = {True: iter(sums(parts["known"])), False: iter(sums(parts["unknown"]))}
+    for line, digit in zip(lines, test.labels[:12], strict=True):
+        wanted = next(rows[digit in known_digits])
+        assert line["score"] == pytest.approx(-wanted.max(), abs=1e-4)
+        assert line["nearest_class"] == str(known_digits[wanted.argmax()])
+        assert line["threshold"] == pytest.approx(threshold, abs=0.05)
+        assert line["decision"] == ("unknown" if line["score"] > line["threshold"] else line["nearest_class"])
+    assert load_script("predict").main([str(finished), str(tmp_path), "--score", "max_softmax"]) == 2
+    assert "score='max_softmax' does not exist for this run: choose from knn_sum" in capsys.readouterr().err
+
+
 def test_the_first_stage_has_no_labels_and_the_second_a_new_optimiser(finished):
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     found = {line["step"]: line for line in lines}
@@ -100,7 +142,7 @@ def test_the_first_stage_has_no_labels_and_the_second_a_new_optimiser(finished):
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch, capsys):
-    class StopAfterThree(contrastive.StopSignal):
+    class StopAfterThree(single.StopSignal):
         """A signal that arrives during the third step."""
 
         looks = 0
@@ -112,7 +154,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch,
                     self._request(signal.SIGTERM, None)
             return super().__getattribute__(name)
 
-    monkeypatch.setattr(contrastive, "StopSignal", StopAfterThree)
+    monkeypatch.setattr(single, "StopSignal", StopAfterThree)
     options = [*SMOKE, "--no-linear-probe", "--no-untrained", "--out", str(tmp_path / "run")]
     assert contrastive.main(options) == 143
     assert "stopped by SIGTERM after saving step 3" in capsys.readouterr().out
@@ -134,9 +176,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch,
         (["--batch-size", "1"], "batch_size=1 leaves no negatives"),
         (["--temperature", "0"], "temperature=0.0 must be above 0"),
         (["--cam-temperature", "-1"], "cam_temperature=-1.0 must be above 0"),
-        (["--smallest-kept", "0"], "smallest_kept=0.0 is no share in (0, 1]"),
-        (["--largest-kept", "1.2"], "largest_kept=1.2 is no share in (0, 1]"),
-        (["--smallest-kept", "0.95"], "smallest_kept=0.95 is above largest_kept=0.9"),
+        (["--smallest-kept", "0"], "smallest_kept=0.0, largest_kept=0.9: give shares with 0 < smallest"),
+        (["--largest-kept", "1.2"], "smallest_kept=0.5, largest_kept=1.2: give shares with 0 < smallest"),
+        (["--smallest-kept", "0.95"], "smallest_kept=0.95, largest_kept=0.9: give shares with 0 < smallest"),
         (["--supcon-weight", "0", "--ssl-weight", "0"], "leave nothing to minimise"),
         (["--batch-size", "100000"], "batch_size=100000 exceeds the 778 training images"),
         (["--neighbours", "500"], "neighbours=500 exceeds the"),
@@ -164,5 +206,7 @@ def test_bad_input_is_one_line_before_any_work(options, line, tmp_path, capsys):
 
 def test_every_preset_is_a_configuration():
     for name, preset in contrastive.PRESETS.items():
-        assert preset.preset == name
-        contrastive.check(preset)
+        found = contrastive_config("--preset", name)
+        assert found == dataclasses.replace(preset, preset=name)
+        check_fields(found)
+        check_fields(contrastive_config("--preset", name, "--smoke"))

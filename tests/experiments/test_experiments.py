@@ -1,7 +1,9 @@
 """The scripts as a user runs them: bad input, kills, SIGTERM, prediction, comparison."""
 
+import inspect
 import json
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -12,6 +14,10 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS, finish, load_script, start
 from PIL import Image
+
+from osrjax.data import resolve_data
+from osrjax.run import single
+from osrjax.run.launch import parse
 
 
 def interrupt(sent, seen, *arguments):
@@ -94,26 +100,6 @@ def test_the_run_directory_holds_what_it_promises(undisturbed):
     assert accuracy > 0.8
 
 
-def test_a_stopped_and_killed_run_ends_with_the_same_bits(undisturbed, tmp_path):
-    wanted, _ = undisturbed
-    run = tmp_path / "stopped"
-    options = (*LONG, "--out", run)
-    code, output = interrupt(signal.SIGTERM, lambda: has_logged(run, 30), *options)
-    assert code == 143, output
-    assert "stopped by SIGTERM after saving step" in output
-    saved = max(int(path.name) for path in (run / "checkpoints").iterdir())
-    assert 30 <= saved < 200
-    code, output = interrupt(signal.SIGKILL, lambda: has_logged(run, saved + 100), *options)
-    assert code == -signal.SIGKILL, output
-    assert f"going on from step {saved}" in output
-    assert not (run / "results.json").exists()
-    # What goes on compiles anew, as it does for a user; the other processes find most programs on disk.
-    code, output = finish(start("train", *options, JAX_ENABLE_COMPILATION_CACHE="false"))
-    assert code == 0, output
-    assert "going on from step" in output
-    assert_same_run(run, wanted, besides=saved)
-
-
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(undisturbed, tmp_path):
     """At the start, while saving, and after the last step, before the results are written."""
     wanted, _ = undisturbed
@@ -175,22 +161,31 @@ def test_probing_leaves_training_as_it_is(undisturbed, probed):
         assert any(row["step"] == line["step"] and "train/loss" in row for row in rows)
 
 
-def test_a_killed_run_ends_with_the_same_probes(probed, tmp_path):
+def test_a_stopped_and_killed_run_ends_with_the_same_bits_and_probes(probed, tmp_path):
     """Killed after a probe, before the next checkpoint."""
-    run = tmp_path / "killed"
+    run = tmp_path / "stopped"
     options = (*PROBED, "--out", run)
+    code, output = interrupt(signal.SIGTERM, lambda: has_logged(run, 30), *options)
+    assert code == 143, output
+    assert "stopped by SIGTERM after saving step" in output
+    saved = max(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert 30 <= saved < 200
     code, output = interrupt(signal.SIGKILL, lambda: (run / "probes" / "00000210.npz").exists(), *options)
     assert code == -signal.SIGKILL, output
+    assert f"going on from step {saved}" in output
     assert not (run / "results.json").exists()
-    code, output = finish(start("train", *options))
+    # What goes on compiles anew, as it does for a user; the other processes find most programs on disk.
+    code, output = finish(start("train", *options, JAX_ENABLE_COMPILATION_CACHE="false"))
     assert code == 0, output
-    assert_same_run(run, probed)
+    assert "going on from step" in output
+    assert_same_run(run, probed, besides=saved)
     found, wanted = (arrays_of(path / "probe.npz") for path in (run, probed))
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert found[name].tobytes() == wanted[name].tobytes(), name
 
 
+@pytest.mark.usefixtures("narrow")
 def test_probe_and_norms_of_a_collapsed_network(tmp_path, capsys):
     """Half a loss alone draws everything to one point; the figures of that are numbers too."""
     train = load_script("train")
@@ -224,10 +219,11 @@ def test_probe_and_norms_of_a_collapsed_network(tmp_path, capsys):
     assert script.curves(found)["arms"].keys() == script.ARMS.keys()
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_non_finite_norm_stops_the_run_naming_the_step(tmp_path, capsys, monkeypatch):
     train = load_script("train")
 
-    def make_probe(network, data, sets, **options):
+    def make_probe(method, data, sets, **options):
         def probe(variables, step):
             if step == 10:
                 raise FloatingPointError(f"non-finite norms_known at step {step}")
@@ -235,7 +231,7 @@ def test_a_non_finite_norm_stops_the_run_naming_the_step(tmp_path, capsys, monke
 
         return probe
 
-    monkeypatch.setattr(train, "make_probe", make_probe)
+    monkeypatch.setattr(single, "make_probe", make_probe)
     options = ["--smoke", "--save-every", "5", "--probe-every", "5", "--probe-images", "6"]
     assert train.main([*options, "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
@@ -292,16 +288,17 @@ def test_prediction_from_a_finished_run(undisturbed, tmp_path, capsys):
     assert predict.main([str(run), str(tmp_path / "wide.png"), "--resize"]) == 0
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_signal_during_a_step_that_only_logs_still_saves(tmp_path, capsys, monkeypatch):
     train = load_script("train")
-    real = train.jax.device_get
+    real = jax.device_get
 
     def device_get(values):
         if values and values[-1][0] == 15:  # a logging step between the saves at 10 and 20
             os.kill(os.getpid(), signal.SIGTERM)
         return real(values)
 
-    monkeypatch.setattr(train.jax, "device_get", device_get)
+    monkeypatch.setattr(jax, "device_get", device_get)
     run = tmp_path / "run"
     options = ["--smoke", "--steps", "40", "--save-every", "10", "--log-every", "5", "--devices", "1"]
     assert train.main([*options, "--out", str(run)]) == 143
@@ -398,6 +395,7 @@ def test_bad_arrays_are_one_clear_line(arrays, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_non_finite_loss_stops_the_run_naming_the_step(tmp_path, capsys):
     train = load_script("train")
     options = ["--smoke", "--learning-rate", "1e30", "--loss", "doc", "--out", str(tmp_path / "run")]
@@ -417,13 +415,17 @@ def test_help_explains_every_field(capsys):
     text = capsys.readouterr().out
     for field in dataclasses.fields(train.Config):
         assert f"--{field.name.replace('_', '-')}" in text, field.name
-    assert "cifar10-wrn16-4" in text
-    source = (EXPERIMENTS / "train.py").read_text()
-    for field in dataclasses.fields(train.Config):  # each field has a line of its own that explains it
-        assert f"\n    {field.name}: " in source
-    assert source.count('\n    """') >= len(dataclasses.fields(train.Config))
+    assert f"Presets: {', '.join(train.PRESETS)}." in " ".join(text.split())
+    own = set()
+    for kind in train.Config.__mro__[:-1]:  # each field has a line of its own that explains it, where it is defined
+        fields, source = vars(kind).get("__annotations__", {}), inspect.getsource(kind)
+        assert all(f"\n    {name}: " in source for name in fields)
+        assert source.count('\n    """') >= len(fields)
+        own |= set(fields)
+    assert own == {field.name for field in dataclasses.fields(train.Config)}
 
 
+@pytest.mark.usefixtures("narrow")
 def test_training_from_array_record_equals_training_from_arrays(tmp_path, capsys):
     """The bundled images, written by our own builder and read back through tensorflow-datasets."""
     from osrjax.data import open_source
@@ -449,30 +451,49 @@ def test_training_from_array_record_equals_training_from_arrays(tmp_path, capsys
     assert "NOT the complete data set" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "preset", ["cifar10-wrn16-4", "tiny_imagenet-resnet18", "svhn-classifier32", "cifar+10-wrn16-4"]
-)
-def test_paper_presets(preset):
-    config = load_script("train").parse(["--preset", preset])
-    assert config.preset == preset
+RATES = "--learning-rate 0.06 --final-learning-rate 0 --epochs 200"
+PAPER = {
+    "": {"network": "wrn16_4", "data": "cifar10", "flip": True},
+    f"--network resnet18 --data tiny_imagenet {RATES}": {"network": "resnet18", "crop_padding": 8},
+    "--network classifier32 --data svhn_cropped": {"network": "classifier32", "flip": False},
+    "--data cifar+10": {"data": "cifar10", "unknown_data": "cifar100", "dataset": "cifar+10"},
+}
+
+
+@pytest.mark.parametrize("options", list(PAPER))
+def test_the_paper_preset(options):
+    train = load_script("train")
+    config = resolve_data(parse(train.Config, ["--preset", "paper", *options.split()], presets=train.PRESETS))
+    assert config.preset == "paper"
     assert config.batch_size == 128
     assert (config.scale, config.margin, config.weight_decay, config.rotation_weight) == (32.0, 0.5, 1e-3, 0.1)
-    if "resnet18" in preset:
+    if RATES in options:
+        assert RATES in (EXPERIMENTS / "train.py").read_text()  # the preset says so
         assert (config.epochs, config.learning_rate, config.final_learning_rate) == (200, 0.06, 0.0)
     else:
         assert (config.steps, config.learning_rate, config.final_learning_rate) == (20_000, 0.1, 1e-5)
-    assert config.flip == (not preset.startswith("svhn"))
+        assert config.epochs is None
+    assert {name: getattr(config, name) for name in PAPER[options]} == PAPER[options]
 
 
-def test_comparison_of_two_losses_resumes_and_tabulates(tmp_path, capsys):
-    code, output = finish(start("compare", "smoke", "--out", tmp_path))
-    assert code == 0, output
+def test_comparison_of_two_losses_resumes_and_tabulates(undisturbed, tmp_path, capsys, monkeypatch):
+    """Of its four runs one is finished, and three are made by processes of their own."""
+    compare = load_script("compare")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    directory = tmp_path / "smoke" / "m-OvR-neal_1-0"
+    shutil.copytree(undisturbed[0], directory)
+    config, cell = compare.Config(table="smoke"), ("m-OvR", "neal 1", 0)
+    command = ["train.py", *compare.options_of(config, compare.COMPARISONS["smoke"], cell), "--out", str(directory)]
+    directory.with_name(directory.name + ".log").write_text(" ".join(command) + "\n")
+    assert compare.main(["smoke", "--out", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("1 of 4 runs are finished")
     numbers = json.loads((tmp_path / "smoke.json").read_text())
     runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("smoke/m-OvR*/results.json"))]
     values = [run["trained"]["scores"]["cosine"]["auroc"]["value"] for run in runs]
     assert len(values) == 2
     assert numbers["neal"]["m-OvR / cosine"]["auroc"]["mean"] == pytest.approx(np.mean(values))
-    assert load_script("compare").main(["smoke", "--out", str(tmp_path)]) == 0
+    assert compare.main(["smoke", "--out", str(tmp_path)]) == 0
     again = capsys.readouterr().out
     assert "4 of 4 runs are finished" in again
     assert again.splitlines()[1:] == output.splitlines()[-len(again.splitlines()) + 1 :]

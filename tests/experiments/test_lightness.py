@@ -19,7 +19,8 @@ except SystemExit as end:
     code = end.code
 print(json.dumps([code, [name for name in {heavy!r} if name in sys.modules]]))
 """
-SCRIPTS = ("train", "contrastive", "ablation", "estimator", "untrained", "compare", "jacobian", "predict")
+SCRIPTS = ("train", "contrastive", "ablation", "compare", "jacobian")
+SCRIPTS += ("attribution", "corruption", "estimator", "norms", "ood", "picture", "predict", "untrained")
 
 
 def ending(script, *words, cwd=None):
@@ -54,6 +55,7 @@ def test_help_and_unknown_options_load_nothing_heavy(script, option, code):
         ("untrained --seeds 1", []),
         ("estimator nowhere --images 1", []),
         ("estimator nowhere", []),
+        ("picture nowhere", []),
         ("predict nowhere image.png", []),
         ("predict nowhere", []),
     ],

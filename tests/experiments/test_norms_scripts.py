@@ -9,6 +9,7 @@ import pytest
 from conftest import load_script
 
 from osrjax import augment
+from osrjax.commands.norms import kinds_of
 from osrjax.data import open_source
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import OpenSetNetwork
@@ -103,4 +104,4 @@ def test_untrained_networks(capsys):
     ],
 )
 def test_classes_without_a_part_in_the_run_are_neither_known_nor_unknown(config, kinds):
-    assert load_script("norms").kinds_of(config, {"known": [0, 1, 2], "unknown": [8, 9]}) == kinds
+    assert kinds_of(config, {"known": [0, 1, 2], "unknown": [8, 9]}) == kinds

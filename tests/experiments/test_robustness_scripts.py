@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_script
-from osrjax.run.features import make_feature_extractor
 from sklearn.metrics import roc_auc_score
 
 from osrjax import augment
@@ -25,8 +24,8 @@ NETWORK = {
     "contrastive": ContrastiveNetwork(NARROW(), 16, 8),
 }
 FIELDS = {
-    "classifier": {"loss": "softmax", "scale": 16.0, "margin": 0.5},
-    "contrastive": {"mixing": "gradmix", "hidden": 16, "features": 8, "neighbours": 2},
+    "classifier": {"method": "softmax", "scale": 16.0, "margin": 0.5},
+    "contrastive": {"method": "contrast", "mixing": "gradmix", "hidden": 16, "features": 8, "neighbours": 2},
 }
 QUICK = ["--eval-batch-size", "100", "--resamples", "20"]
 
@@ -113,7 +112,7 @@ def first_images(data, count):
 def test_features_are_the_networks_outputs(kind, runs, outputs, data):
     run = open_finished(runs[kind])
     images = data.test_known.images[:7]
-    found = make_feature_extractor(run.network, run.variables, batch_size=3)(images)
+    found = run.outputs(images, batch_size=3)
     logits, projection, embedding = outputs(images)
     if kind == "classifier":
         assert found.keys() == {"embedding", "logits"}
@@ -122,8 +121,8 @@ def test_features_are_the_networks_outputs(kind, runs, outputs, data):
         assert found.keys() == {"embedding", "projection"}
         np.testing.assert_allclose(found["projection"], projection, atol=1e-5)
         np.testing.assert_allclose(found["embedding"], embedding, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="batch_size=0 is below 1"):
-        make_feature_extractor(run.network, run.variables, batch_size=0)
+    with pytest.raises(ValueError, match="batch_size=0 with"):
+        run.outputs(images, batch_size=0)
 
 
 @pytest.mark.parametrize("kind", NETWORK)
@@ -271,8 +270,8 @@ def report_text(value):
         (["--severities", "1", "1"], "severities=[1, 1] repeats some"),
         (["--corruptions", "rain"], "corruptions='rain' does not exist: choose from gaussian_noise"),
         (["--images", "0"], "images=0 is below 1"),
-        (["--resamples", "-1"], "resamples=-1 is negative"),
-        (["--seed", "-1"], "seed=-1 is negative"),
+        (["--resamples", "-1"], "resamples=-1 must not be negative"),
+        (["--seed", "-1"], "seed=-1 must not be negative"),
         (["--corrupted", "nowhere"], "directory='nowhere' has no gaussian_noise.npy"),
         (["--baseline", "nowhere"], "baseline='nowhere' has no config.json"),
         (["--out", __file__], f"out={__file__!r} cannot be made"),
@@ -309,7 +308,7 @@ def test_runs_and_files_that_do_not_belong_together(runs, variables, published, 
         (["--against", "fashion_mnist_small"], "against='fashion_mnist_small' has images (28, 28, 1), the run (8, 8"),
         (["--against", "npz:nowhere.npz"], "npz file 'nowhere.npz' does not exist"),
         (["--against", "digits", "--images", "0"], "images=0 is below 1"),
-        (["--against", "digits", "--resamples", "-1"], "resamples=-1 is negative"),
+        (["--against", "digits", "--resamples", "-1"], "resamples=-1 must not be negative"),
         (["--against", "digits", "--reject-share", "1"], "reject_share=1.0 must be between 0 and 1"),
     ],
 )

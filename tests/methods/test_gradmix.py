@@ -17,7 +17,7 @@ from osrjax.augment import mixing
 from osrjax.augment.views import VIEW_MIXINGS
 from osrjax.devices import sharding
 from osrjax.losses import contrastive
-from osrjax.methods.classify import CLASS_LOSSES
+from osrjax.methods.class_losses import CLASS_LOSSES
 from osrjax.methods.gradmix import make_contrastive_objective
 from osrjax.methods.masked import make_masked_classify_objective
 from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
@@ -731,7 +731,7 @@ ONE = jnp.zeros((1, *SHAPE), jnp.uint8)
     [
         (lambda: Attribution(sign=2), "sign=2"),
         (lambda: Attribution(sign=0), "RandomBox"),
-        (lambda: Attribution(method="cam"), "method='cam'"),
+        (lambda: mixed_by(Attribution(layers=(1,), method="cam")), "method='cam'"),
         (lambda: Attribution(statistics="test"), "statistics='test'"),
         (lambda: Box(views="second"), "views='second'"),
         (lambda: Attribution(layers=()), "layers=()"),

@@ -7,6 +7,7 @@ import pytest
 
 from osrjax import methods as objectives
 from osrjax.augment import views
+from osrjax.methods import class_losses
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import OpenSetNetwork
 from osrjax.train.objective import Batch
@@ -58,9 +59,9 @@ def variables(networks):
     }
 
 
-@pytest.mark.parametrize("name", list(objectives.CLASS_LOSSES))
+@pytest.mark.parametrize("name", list(class_losses.CLASS_LOSSES))
 def test_class_losses(name, networks, variables, batch):
-    loss = objectives.CLASS_LOSSES[name]
+    loss = class_losses.CLASS_LOSSES[name]
     network, v = networks[loss.head], variables[loss.head]
     objective = jax.jit(objectives.make_classify_objective(network, loss, still))
     value, aux = objective(v["params"], v["batch_stats"], batch, jax.random.key(0), HYPER)
@@ -74,7 +75,7 @@ def test_class_losses(name, networks, variables, batch):
 
 def test_all_rotations_are_added_and_leave_the_statistics_alone(networks, variables, batch):
     network, v = networks["cosine"], variables["cosine"]
-    loss = objectives.CLASS_LOSSES["m_ovr"]
+    loss = class_losses.CLASS_LOSSES["m_ovr"]
     results = {
         kind: jax.jit(objectives.make_classify_objective(network, loss, still, rotations=kind))(
             v["params"], v["batch_stats"], batch, jax.random.key(0), HYPER
@@ -160,7 +161,7 @@ def test_contrastive_augmentation_gives_views():
 
 def test_wrong_input_is_refused(networks):
     with pytest.raises(ValueError, match="head"):
-        objectives.make_classify_objective(networks["linear"], objectives.CLASS_LOSSES["m_ovr"], still)
+        objectives.make_classify_objective(networks["linear"], class_losses.CLASS_LOSSES["m_ovr"], still)
     with pytest.raises(ValueError, match="crop_padding=-1"):
         views.make_crop_and_flip(crop_padding=-1)
     for jitter in (-0.1, 5.1):

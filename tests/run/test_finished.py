@@ -13,8 +13,8 @@ from conftest import load_script
 from osrjax.data import choose_data, content_of
 from osrjax.models.backbones import SmallCNN
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
-from osrjax.run.directory import Run
 from osrjax.models.outputs import contrastive_functions, network_functions
+from osrjax.run.directory import Run
 from osrjax.run.finished import open_finished
 
 CONTRASTIVE = {"method": "contrast", "data": "digits", "network": "small_cnn", "hidden": 5, "features": 3}

@@ -1,0 +1,80 @@
+"""From the name of a method to its function, and from a configuration to the method."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, get_type_hints
+
+from osrjax.choices import load
+from osrjax.fields import check_fields
+from osrjax.methods.class_losses import ClassLoss
+from osrjax.methods.classify import classify
+from osrjax.methods.method import Method, Task
+from osrjax.methods.options import ClassifyOptions, Options, options_of
+from osrjax.methods.table import METHODS
+
+__all__ = ["MethodFunction", "find_method", "make_method"]
+
+MethodFunction = Callable[[Any, Task], Method]
+
+
+def find_method(name: str) -> tuple[MethodFunction, type[Options]]:
+    """The function that makes a method, and the class of options that it takes.
+
+    Args:
+      name: of :data:`osrjax.methods.table.METHODS`, or MODULE:FUNCTION, which is imported.
+
+    Returns:
+      The function, and the class that annotates its first argument; of a class loss, :func:`classify` of it.
+
+    Raises:
+      ValueError: there is no such method.
+
+    Example:
+      >>> find_method("softmax")[1].__name__
+      'ClassifyOptions'
+    """
+    if name not in METHODS and ":" not in name:
+        raise ValueError(
+            f"method={name!r} does not exist: choose from {', '.join(METHODS)}, or give MODULE:FUNCTION of your own"
+        )
+    if name not in METHODS and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as for `python -m`: a script has its own folder there
+    found = load(METHODS.get(name, name))
+    if isinstance(found, ClassLoss):
+        return partial(classify, class_loss=found), ClassifyOptions
+    hints = get_type_hints(found)
+    kind = next((hint for hint in hints.values() if isinstance(hint, type)), None)
+    if kind is None or not issubclass(kind, Options):
+        raise ValueError(f"method={name!r} says no class of options: annotate its first argument, as ClassifyOptions")
+    return found, kind
+
+
+def make_method(config: Any, task: Task) -> Method:
+    """The method that a configuration asks for; that of a finished run from its config.json.
+
+    Args:
+      config: with the field ``method``, as an object or a mapping.
+      task: of the run.
+
+    Returns:
+      The method.
+
+    Raises:
+      ValueError: no such method, or options out of range.
+
+    Example:
+      >>> make_method({"method": "doc", "network": "small_cnn"}, Task(6, (28, 28, 1), 1)).score
+      'ovr'
+    """
+    name = config.get("method") if isinstance(config, Mapping) else config.method
+    if name is None:
+        raise ValueError(
+            "the configuration names no method: a run of an earlier version cannot be read; train it again, or"
+            ' add "method" to its config.json (its "loss", or contrast)'
+        )
+    function, kind = find_method(name)
+    options = options_of(config, kind)
+    check_fields(options)
+    return function(options, task)
