@@ -1,8 +1,8 @@
 """Figures of the input-Jacobian norm: histograms, interpolations, training dynamics, maps of the embedding.
 
 Figures are returned, not shown, and colour never stands alone. Arrays of many runs have the axes splits and seeds
-first, with nan for a missing run. Means and 95 % t bands are those of :func:`osrjax.metrics.intervals.t_interval` over splits;
-a single split has no band.
+first, with nan for a missing run. Means and 95 % t bands are those of :func:`osrjax.metrics.intervals.t_interval` over
+splits; a single split has no band.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
