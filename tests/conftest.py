@@ -1,6 +1,5 @@
 """Strict numerics for every test, on four virtual CPU devices, with programs that are quick to compile."""
 
-import contextlib
 import functools
 import importlib.util
 import os
@@ -15,8 +14,10 @@ sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # a script impo
 import jax
 import numpy as np
 import pytest
+from narrow import narrow_network
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+NARROW = Path(__file__).with_name("narrow.py")
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,6 +32,7 @@ if "XLA_FLAGS" not in os.environ:
     trial = [sys.executable, "-c", "import jaxlib.xla_client; jaxlib.xla_client.CompileOptions()"]
     refused = subprocess.run(trial, env={**os.environ, "XLA_FLAGS": QUICK}, capture_output=True, check=False).returncode
     os.environ["XLA_FLAGS"] = "" if refused else QUICK
+OPTIONS = os.environ["XLA_FLAGS"]
 
 
 @functools.cache
@@ -55,7 +57,7 @@ def _second_copy(name: str, path: Path) -> ModuleType:
 
 
 def start(script: str, *arguments: object, **environment: str) -> subprocess.Popen:
-    """A script of experiments/ as a process of its own."""
+    """A script of experiments/ as a process of its own, as a user starts it."""
     return subprocess.Popen(
         [sys.executable, str(EXPERIMENTS / f"{script}.py"), *map(str, arguments)],
         # One device, one configuration of numerics for every process whose bits are compared.
@@ -66,20 +68,21 @@ def start(script: str, *arguments: object, **environment: str) -> subprocess.Pop
     )
 
 
+def quick_process(script: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """A script as a process that takes half the time: a narrow network, and programs that are optimised little."""
+    return subprocess.Popen(
+        [sys.executable, str(NARROW), str(script), *arguments],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": OPTIONS, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str]:
     """Exit code and output of a process, when it has ended."""
     output, _ = process.communicate(timeout=timeout)
     return process.returncode, output
-
-
-@contextlib.contextmanager
-def narrow_network():
-    """Within, small_cnn has an eighth of its channels: for scripts whose network is not what is tested."""
-    from osrjax.models.backbones import NETWORKS, SmallCNN  # not above: the shape checks come first
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(NETWORKS, "small_cnn", functools.partial(SmallCNN, width=4, features=32))
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,7 +93,7 @@ def processes_of_tests(tmp_path_factory):
     if "PYTEST_XDIST_WORKER" in os.environ:  # one directory for the workers of a session
         directory = directory.parent
     with pytest.MonkeyPatch.context() as patch:
-        if os.environ["XLA_FLAGS"] == QUICK:
+        if OPTIONS == QUICK:
             patch.setenv("XLA_FLAGS", "")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory / "compilation_cache"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -99,7 +102,7 @@ def processes_of_tests(tmp_path_factory):
 
 @pytest.fixture
 def narrow():
-    """`narrow_network`, for one test."""
+    """small_cnn with an eighth of its channels, in this process: for scripts whose network is not what is tested."""
     with narrow_network():
         yield
 

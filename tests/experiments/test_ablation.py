@@ -4,21 +4,20 @@ import csv
 import dataclasses
 import json
 import logging
-import os
 import re
 import shlex
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS, load_script
+from conftest import EXPERIMENTS, OPTIONS, load_script, quick_process
+from narrow import narrow_network
 
 import osrjax
 from osrjax.data import resolve_data
 from osrjax.devices import sharding
 from osrjax.files import FileError
+from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.methods import Task, make_method
 from osrjax.run.checkpoint import LaneCheckpoints
 from osrjax.run.lanes import open_group
@@ -51,6 +50,13 @@ def logged(run):
         found = json.loads(line)
         steps.setdefault(found["step"], {}).update(found)
     return steps
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """As in the processes that are started."""
+    with narrow_network():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +193,9 @@ def test_arms_of_other_lengths_and_lanes_that_diverged_late_are_drawn_as_far_as_
         np.testing.assert_allclose(lines[cells[lane].arm].get_ydata(), 0.1 * np.array(steps))
 
 
-def test_a_lane_that_its_last_update_breaks_hurts_no_other(tmp_path, capsys):
+def test_a_lane_that_its_last_update_breaks_hurts_no_other(tmp_path, capsys, monkeypatch):
     """No step sees it any more: its outputs or its norms do."""
+    monkeypatch.setitem(NETWORKS, "small_cnn", SmallCNN)  # whose norms the second rate breaks, and not its outputs
     arguments = ["--smoke", "--seeds", "1", "--splits", "0", "--steps", "1", "--vary", "learning_rate=0.1,1e18,3e38"]
     assert ablation.main([*arguments, "--out", str(tmp_path / "run")]) == 0
     rows = rows_of(tmp_path / "run")
@@ -231,18 +238,23 @@ def test_the_same_command_prints_the_stored_table(finished, capsys):
     assert "belongs to another configuration" in capsys.readouterr().err
 
 
-def test_one_device_four_and_eight_give_the_same_lanes(tmp_path):
+def test_one_device_four_and_eight_give_the_same_lanes(tmp_path, capsys):
     """The same program, unchanged, on virtual devices: four lanes, so that eight devices share batches too."""
     found, programs = {}, tmp_path / "programs"
     for devices in (1, 4, 8):
-        script, out = str(EXPERIMENTS / "ablation.py"), tmp_path / str(devices)
-        command = [sys.executable, script, "--smoke", "--steps", "5", "--devices", str(devices), "--out", str(out)]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-        if devices == 4:
-            environment["XLA_FLAGS"] = f"--xla_dump_to={programs} --xla_dump_hlo_as_text"
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
-        assert done.returncode == 0, done.stderr
-        assert f"on {devices} devices" in done.stdout
+        out = tmp_path / str(devices)
+        options = ["--smoke", "--steps", "5", "--devices", str(devices), "--out", str(out)]
+        if devices == 1:
+            assert ablation.main(options) == 0
+            output = capsys.readouterr().out
+        else:
+            environment = {"JAX_NUM_CPU_DEVICES": str(devices)}
+            if devices == 4:
+                environment["XLA_FLAGS"] = f"{OPTIONS} --xla_dump_to={programs} --xla_dump_hlo_as_text"
+            process = quick_process(EXPERIMENTS / "ablation.py", *options, **environment)
+            output, error = process.communicate(timeout=280)
+            assert process.returncode == 0, error
+        assert f"on {devices} devices" in output
         with np.load(out / "group-0" / "outputs.npz") as outputs:
             found[devices] = outputs["logits"]
     np.testing.assert_allclose(found[4], found[1], atol=1e-4)

@@ -1,11 +1,8 @@
 """Two real processes over loopback, as on a pod: the same numbers, one end for all, restarts on other numbers."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS, load_script
+from conftest import EXPERIMENTS, load_script, quick_process
+from narrow import narrow_network
 
 from osrjax.devices import processes, sharding
 
@@ -23,6 +21,13 @@ TRAIN = [*OFTEN, "--steps", "30"]
 CONTRASTIVE = [*OFTEN, "--steps", "6", "--mixing", "random_box", "--no-linear-probe", "--no-untrained"]
 # Adam moves a weight whose gradient is rounding alone by a whole step, either way: hence small steps.
 CONTRASTIVE += ["--learning-rate", "1e-5", "--final-learning-rate", "1e-6"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """As in the processes that are started."""
+    with narrow_network():
+        yield
 
 
 @pytest.fixture
@@ -36,13 +41,7 @@ def start_two():
             port = probe.getsockname()[1]
         join = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--peer-timeout", str(PEER_TIMEOUT)]
         started = [
-            subprocess.Popen(
-                [sys.executable, str(EXPERIMENTS / script), *arguments, *join, "--process", str(number)],
-                env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            quick_process(EXPERIMENTS / script, *arguments, *join, "--process", str(number), JAX_NUM_CPU_DEVICES="1")
             for number, arguments in enumerate((first, second))
         ]
         all_started.extend(started)
@@ -120,7 +119,8 @@ def test_a_killed_process_ends_the_other_in_time_and_a_restart_completes(start_t
     run = tmp_path / "run"
     arguments = [*TRAIN, "--out", str(run)]
     started = start_two("train.py", arguments, arguments)
-    wait_for(lambda: (run / "metrics.jsonl").exists() and max(losses(run), default=0) > 7, started)
+    # The save at step 10 waits until that at step 5 is on disk.
+    wait_for(lambda: (run / "metrics.jsonl").exists() and max(losses(run), default=0) > 10, started)
     started[1].kill()
     killed = time.monotonic()
     codes, _, errors = ends(started)

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS, finish, load_script, start
+from conftest import EXPERIMENTS, OPTIONS, finish, load_script, start
 from PIL import Image
 
 from osrjax.data import resolve_data
@@ -480,6 +480,7 @@ def test_comparison_of_two_losses_resumes_and_tabulates(undisturbed, tmp_path, c
     """Of its four runs one is finished, and three are made by processes of their own."""
     compare = load_script("compare")
     monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setenv("XLA_FLAGS", OPTIONS)  # twenty steps take less time than better machine code for them
     directory = tmp_path / "smoke" / "m-OvR-neal_1-0"
     shutil.copytree(undisturbed[0], directory)
     config, cell = compare.Config(table="smoke"), ("m-OvR", "neal 1", 0)
