@@ -17,8 +17,8 @@ import osrjax
 from osrjax.data import resolve_data
 from osrjax.devices import sharding
 from osrjax.files import FileError
-from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.methods import Task, make_method
+from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.run.checkpoint import LaneCheckpoints
 from osrjax.run.lanes import open_group
 from osrjax.run.launch import parse
