@@ -28,7 +28,7 @@ import itertools
 import shlex
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -351,7 +351,7 @@ def build(config: Config) -> Job:
 
 
 @contextlib.contextmanager
-def naming(arm: str, arms: dict[str, Config]) -> Iterator[None]:
+def naming(arm: str, arms: dict[str, Config]) -> Generator[None]:
     """Names the arm, of several, in whatever is refused within."""
     try:
         yield

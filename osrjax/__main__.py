@@ -2,7 +2,7 @@
 
 import sys
 
-from osrjax.tables import load
+from osrjax.choices import load
 
 COMMANDS = {"predict": "osrjax.commands.predict:main", "norms": "osrjax.commands.norms:main"}
 

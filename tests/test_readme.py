@@ -1,4 +1,4 @@
-"""The code of the README, run as it stands."""
+"""The front page: its code as it stands, its numbers as the pages have them, its picture, and the version."""
 
 import os
 import re
@@ -6,14 +6,65 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_the_code_runs_from_top_to_bottom_on_two_devices():
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert len(blocks) > 5
-    code = "\n".join([*blocks, "assert mesh.size == 2 and np.isfinite(metrics['loss'])"])
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
+import osrjax
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = re.findall(r"^\| \[.*?\]\((experiments/results/\S+?\.md)\) \| (.*?) \|", README, re.MULTILINE)
+FRONT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def test_the_code_runs_from_top_to_bottom_on_two_devices(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 3
+    ends = "assert jax.device_count() == 2 and jnp.isfinite(metrics['loss'])\nassert 0 < found.lanes[-1]['auroc'] < 1"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", "\n".join([*blocks, ends])],
+        env=environment,
+        cwd=tmp_path,  # it writes a run directory
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("page", "text"), RESULTS)
+def test_every_number_of_a_result_stands_on_its_page(page, text):
+    numbers = re.findall(r"-?\d\.\d+", text)
+    assert numbers
+    assert [number for number in numbers if number not in (ROOT / page).read_text()] == []
+
+
+def test_there_are_results():
+    assert len(RESULTS) == 8
+
+
+@pytest.mark.parametrize("name", FRONT)
+def test_links_resolve_and_lines_fit(name):
+    text = (ROOT / name).read_text()
+    targets = re.findall(r'(?:\]\(|src=")([^)\s"#]+)', text)
+    assert [target for target in targets if not re.match(r"\w+:", target) and not (ROOT / target).exists()] == []
+    assert [line for line in text.splitlines() if len(line) > 150 and not line.startswith("|")] == []
+
+
+def test_every_room_stands_in_the_tree_and_every_path_exists():
+    rooms = {path.parent.name for path in (ROOT / "osrjax").glob("*/__init__.py")}
+    assert set(re.findall(r"^(\w+)/  ", README, re.MULTILINE)) == rooms
+    paths = re.findall(r"`((?:losses|scores|methods|models|evaluation|data)/\w+\.py)`", README)
+    assert len(paths) > 5
+    assert [path for path in paths if not (ROOT / "osrjax" / path).exists()] == []
+
+
+def test_the_picture_is_small():
+    assert (ROOT / "docs" / "picture.png").stat().st_size < 150_000
+
+
+def test_the_version_is_one():
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (\d\S*)", changes, re.MULTILINE)[0] == osrjax.__version__
+    assert re.findall(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [osrjax.__version__]

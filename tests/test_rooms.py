@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROOMS = [
     "fields",
-    "tables",
+    "choices",
     "files",
     "devices",
     "losses",

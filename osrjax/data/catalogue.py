@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from osrjax.choices import load
 from osrjax.data.source import Source
 from osrjax.data.table import DATA_SETS
-from osrjax.tables import load
 
 __all__ = ["SOURCES", "open_source"]
 

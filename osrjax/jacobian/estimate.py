@@ -29,10 +29,10 @@ class JacobianEstimate(NamedTuple):
     Attributes:
       squared_norm: mean of the squared projections, unbiased for :math:`\lVert J \rVert_F^2`.
       standard_error: of ``squared_norm``.
-      low: lower end of the t interval of ``squared_norm``, cut at 0.
-      high: its upper end.
-      norm: square root of ``squared_norm``; too small on average, by about ``norm_bias``.
-      norm_bias: :math:`-s^2 / (8\, norm^3)` with s the standard error: the second-order bias of the square root.
+      low: lower end of the t interval of ``squared_norm``, at least 0.
+      high: upper end.
+      norm: square root of ``squared_norm``; too small on average.
+      norm_bias: by how much, to second order: :math:`-s^2 / (8\, norm^3)` with s the standard error.
     """
 
     squared_norm: Float[Array, "*batch"]
@@ -57,24 +57,21 @@ def projected_squares(
 
     .. math:: \mathrm{E}\, \lVert J^T v \rVert^2 = \lVert J \rVert_F^2 \quad\text{for}\quad \mathrm{E}\, v v^T = I.
 
-    The variance of one is :math:`2 \lVert J J^T \rVert_F^2` for Gaussian v, and less for Rademacher signs, which
-    leave out the diagonal: :math:`2 (\lVert A \rVert_F^2 - \sum_i A_{ii}^2)` with :math:`A = J J^T`. In forward mode
-    v is an input direction and :math:`A = J^T J`. *Cost*: one linearisation and one pass a sample.
-
-    :func:`jacobian_estimate` makes an estimate with an interval of them. They do not replace the exact norm
-    silently anywhere: for that is :func:`input_jacobian_norm`.
+    With :math:`A = J J^T` (in forward mode :math:`J^T J`) a square has the variance :math:`2 \lVert A \rVert_F^2` for
+    Gaussian v and :math:`2 (\lVert A \rVert_F^2 - \sum_i A_{ii}^2)` for Rademacher signs. :func:`jacobian_estimate`
+    makes an estimate with an interval of the squares. *Cost*: one linearisation and one pass per sample.
 
     Args:
       fn: maps one example to an array of any shape.
       key: of the projections; it is consumed. Give every example its own.
       x: floating-point example.
-      samples: number of projections, at least 1 (2 for an interval).
+      samples: number of projections, at least 2 for an interval.
       distribution: of the entries of v.
       mode: "reverse" projects the outputs, "forward" the inputs.
       chunk_size: passes at a time; None for all of them, at most 16.
 
     Returns:
-      One squared length a sample.
+      One squared length per sample.
 
     Raises:
       ValueError: an integer example, or an unknown distribution or mode.
@@ -107,15 +104,15 @@ def projected_squares(
 def jacobian_estimate(squares: Float[Array, "*batch samples"], *, level: float = 0.95) -> JacobianEstimate:
     """Estimate of each example's squared Jacobian norm, with a t interval, from its projections.
 
-    The interval supposes normal projections; squares are skewed, so with few samples it covers somewhat less than
-    its level (``experiments/results/estimator.md`` has measured coverages).
+    The interval assumes normal projections. Squares are skewed, so with few samples it covers somewhat less than its
+    level (measured in ``experiments/results/estimator.md``).
 
     Args:
       squares: :func:`projected_squares` of each example, at least 2 samples.
       level: of the interval, between 0 and 1.
 
     Returns:
-      Estimates, one for each example.
+      One estimate per example.
 
     Raises:
       ValueError: fewer than 2 samples, or a level outside (0, 1).
@@ -135,10 +132,9 @@ def jacobian_estimate(squares: Float[Array, "*batch samples"], *, level: float =
 def mean_estimate(squares: Float[Array, "examples samples"], *, level: float = 0.95) -> JacobianEstimate:
     """Estimate of a fixed data set's mean squared Jacobian norm, with the error of the projections alone.
 
-    The interval says where the exact mean over THESE examples lies; for a mean over the population that they
-    are drawn from, take an ordinary t interval of the examples' own estimates. Examples must have been projected
-    with different keys. Its degrees of freedom are ``examples * (samples - 1)``, which is too many where one or two
-    examples make up most of the sum.
+    The interval says where the exact mean over THESE examples lies. For the mean over their population, take an
+    ordinary t interval of the examples' own estimates. It has ``examples * (samples - 1)`` degrees of freedom, which is
+    too many where one or two examples make up most of the sum. Project each example with its own key.
 
     Args:
       squares: :func:`projected_squares` of each example, at least 2 samples.

@@ -1,40 +1,37 @@
 r"""Norms of input Jacobians: the definition, the same number in less memory and time, and single directions.
 
-For a function f of one example x with n entries and m outputs, the input Jacobian is the m x n matrix
-:math:`J(x) = \partial f / \partial x`, and its Frobenius norm
+The input Jacobian J(x) of a function f with n inputs and m outputs is the m x n matrix of its derivatives, and its
+Frobenius norm is
 
 .. math:: \lVert J(x) \rVert_F = \Big(\sum_{ij} (\partial f_i / \partial x_j)^2\Big)^{1/2},
           \qquad\text{in code}\quad \mathtt{norm(jax.jacfwd(f)(x))}.
 
-That line is the body of :func:`jacfwd_norm`. Three functions give this number:
+Three functions give this number:
 
 * :func:`jacfwd_norm` is the definition: n passes at once and the whole matrix in memory. For small functions, and to
   test the others against.
-* :func:`input_jacobian_norm` needs min(n, m) passes, ``chunk_size`` of them in memory, and never holds the
-  matrix. For one example of any callable; ``jax.vmap`` it over examples or stacked checkpoints.
+* :func:`input_jacobian_norm` makes min(n, m) passes, ``chunk_size`` at a time, and never holds the matrix. For one
+  example of any callable; ``jax.vmap`` it over examples or stacked checkpoints.
 * :func:`input_jacobian_norms` takes a batch and linearises it once. For networks.
 
-For many images within a memory budget, on one device or several, see
-:func:`osrjax.analysis.norms.dataset_jacobian_norms`.
+:func:`osrjax.analysis.norms.dataset_jacobian_norms` does it for many images, within a memory budget and over devices.
 
 *Modes*. A forward (tangent) pass gives a column of J, a reverse (cotangent) pass a row, and both take about as long.
-``mode="auto"`` takes the one that needs fewer: reverse for a usual network with many pixels and a few hundred
-features, where forward takes 11 to 33 times as long, and forward where there are more outputs than inputs. The values
-agree to rounding. Name the mode where a function has only one: ``jax.custom_vjp`` has no forward mode,
-``jax.lax.while_loop`` no reverse mode.
+``mode="auto"`` takes the mode with fewer passes: forward where there are more outputs than inputs, otherwise reverse.
+For a usual network, with thousands of pixels and a few hundred features, forward takes 11 to 33 times as long. The
+values agree to rounding. ``jax.custom_vjp`` has no forward mode and ``jax.lax.while_loop`` no reverse mode: name the
+other one.
 
-*Which norm*. The callable decides. The paper's analysis is on the unit-normalised embedding; norms of the raw embedding
-and of the logits are other quantities. They are per unit of x, and any further preprocessing belongs inside the
+*Which norm*. The callable decides. The paper's analysis is on the unit-normalised embedding; the norms of the raw
+embedding and of the logits are other quantities. Norms are per unit of x: further preprocessing belongs inside the
 callable.
 
-*Exact* means float32 rounding: everything is computed at the highest matmul and convolution precision, whatever the
-process has set, and summed in float32 or better. Every norm can be differentiated, with 0 as gradient where the
-Jacobian is 0; the passes are then computed again, chunk by chunk, rather than kept. Squares are summed without
-scaling, so derivatives have to lie between about 1e-19 and 1e19 in float32.
+*Exact* means float32 rounding: the highest matmul and convolution precision, whatever the process has set, and sums in
+float32 or better. Squares are summed without scaling, so derivatives must lie between about 1e-19 and 1e19. Every norm
+can be differentiated, with gradient 0 where the Jacobian is 0; the passes are then computed again, not kept.
 
 *On a CPU*, jit with :func:`osrjax.devices.cpu.compiler_options`. To differentiate a norm of a convolutional network by
-its parameters there, one chunk for all passes is faster: the gradient's convolutions are slow inside a loop
-(:mod:`osrjax.devices.convolutions`).
+its parameters, take one chunk for all passes there: the gradient's convolutions are slow inside a loop.
 """
 
 import math
@@ -76,15 +73,15 @@ def jacfwd_norm(fn: Callable[[Array], Array], x: Num[Array, "*inputs"]) -> Float
 
     .. math:: \lVert J(x) \rVert_F = \mathtt{norm(jax.jacfwd(f)(x))}.
 
-    *Cost*: ``x.size`` tangent passes, all at once, and the whole matrix; :func:`input_jacobian_norm` gives the same
-    number in less memory and, for most networks, much less time.
+    *Cost*: ``x.size`` tangent passes at once, and the whole matrix. :func:`input_jacobian_norm` gives the same number
+    in less memory and, for most networks, much less time.
 
     Args:
       fn: maps one example to an array of any shape; any framework.
       x: floating-point example of any shape.
 
     Returns:
-      The norm, not negative; float32, or float64 for float64.
+      The norm, at least 0; float32, or float64 for float64.
 
     Raises:
       ValueError: an integer example, or outputs that are not one array of floats.
@@ -107,10 +104,10 @@ def jacfwd_norm(fn: Callable[[Array], Array], x: Num[Array, "*inputs"]) -> Float
 def input_jacobian(
     fn: Callable[[Array], Array], x: Num[Array, "*inputs"], *, mode: Literal["forward", "reverse"] = "forward"
 ) -> Float[Array, "..."]:
-    """Input Jacobian of one example, as a whole.
+    """The whole input Jacobian of one example.
 
-    *Cost*: ``x.size`` tangent passes (forward, ``jax.jacfwd``) or as many cotangent passes as there are outputs
-    (reverse, ``jax.jacrev``), all at once: memory grows with that number. For norms use the functions below.
+    *Cost*: ``x.size`` tangent passes (forward, ``jax.jacfwd``) or one cotangent pass per output (reverse,
+    ``jax.jacrev``), all at once. The norms below need less memory.
 
     Args:
       fn: maps one example to an array of any shape.
@@ -143,7 +140,7 @@ def input_jacobian_norm(
 
     .. math:: \lVert J(x) \rVert_F = \Big(\sum_{ij} (\partial f_i / \partial x_j)^2\Big)^{1/2}.
 
-    *Cost*: one linearisation, then ``x.size`` tangent passes (forward) or one cotangent pass for each output (reverse);
+    *Cost*: one linearisation, then ``x.size`` tangent passes (forward) or one cotangent pass per output (reverse);
     memory for ``chunk_size`` passes, times the examples that the caller vmaps over.
 
     Args:
@@ -153,10 +150,10 @@ def input_jacobian_norm(
       chunk_size: passes at a time, at least 1; None for 16.
 
     Returns:
-      The norm, not negative; float32, or float64 for float64.
+      The norm, at least 0; float32, or float64 for float64.
 
     Raises:
-      ValueError: an integer example, outputs that are not one array of floats, an unknown mode, or a chunk size below
+      ValueError: an integer example, outputs that are not one array of floats, an unknown mode, or ``chunk_size`` below
         1.
 
     Example:
@@ -181,14 +178,13 @@ def input_jacobian_norms(
     mode: Mode = "auto",
     chunk_size: int | None = None,
 ) -> Float[Array, " batch"]:
-    r"""Frobenius norms of the input Jacobians of a batch, from one linearisation of the whole batch.
+    """Frobenius norms of the input Jacobians of a batch, from one linearisation of the whole batch.
 
-    Equal to :func:`input_jacobian_norm` vmapped over the batch where examples do not interact: row i of the
-    outputs depends on image i alone. A network has to use running statistics, which
-    :func:`osrjax.analysis.norms.dataset_jacobian_norms` checks.
+    Equal to :func:`input_jacobian_norm` vmapped over the batch, provided that row i of the outputs depends on image i
+    alone: a network must use its running statistics.
 
-    *Cost*: as many passes over the batch as an image has values (forward) or outputs (reverse), nothing else of note:
-    no parameter is differentiated. Memory for ``batch * chunk_size`` images on their way back through the network.
+    *Cost*: one pass over the batch per input of an image (forward) or per output (reverse), nothing else of note;
+    memory for ``batch * chunk_size`` images on their way through the network.
 
     Args:
       fn: maps a batch to an array with the same leading axis and any others.
@@ -197,11 +193,11 @@ def input_jacobian_norms(
       chunk_size: passes at a time, at least 1; None for as many as make 128 images, at least one.
 
     Returns:
-      One norm an image, not negative; float32, or float64 for float64.
+      One norm per image, at least 0; float32, or float64 for float64.
 
     Raises:
       ValueError: integer images, an empty batch, outputs that are not one array of floats with the batch's axis, an
-        unknown mode, or a chunk size below 1.
+        unknown mode, or ``chunk_size`` below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -239,9 +235,7 @@ def input_jacobian_norms(
 
 
 def automatic_mode(inputs: int, outputs: int) -> Literal["forward", "reverse"]:
-    """Mode of differentiation that needs fewer passes.
-
-    A tangent pass and a cotangent pass take about the same time, so their numbers decide.
+    """The mode of differentiation that needs fewer passes.
 
     Args:
       inputs: values of one example, at least 1.
@@ -272,7 +266,7 @@ def directional_norm(
       direction: v, of the shape of ``x``; not normalised.
 
     Returns:
-      The length, not negative.
+      The length, at least 0.
 
     Raises:
       ValueError: an integer example, outputs that are not one array of floats, or a direction of another shape.
@@ -296,9 +290,9 @@ def largest_singular_value(
 
     .. math:: \sigma_1(J) = \max_{\lVert v \rVert = 1} \lVert J v \rVert_2.
 
-    Approached from below; after n iterations the relative error is of the order of :math:`(\sigma_2/\sigma_1)^{4n}`.
-    *Cost*: one linearisation, and one tangent and one cotangent pass an iteration. Differentiable: the singular vector
-    counts as constant, which is exact where the iteration has converged.
+    It is approached from below, with a relative error of the order of :math:`(\sigma_2/\sigma_1)^{4n}` after n
+    iterations. The gradient takes the singular vector as constant, which is exact where the iteration has converged.
+    *Cost*: one linearisation, and one tangent and one cotangent pass per iteration.
 
     Args:
       fn: maps one example to an array of any shape.

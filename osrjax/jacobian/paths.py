@@ -40,7 +40,7 @@ def interpolation_profile(
       batch_size: points at a time; None for all.
 
     Returns:
-      One norm for each fraction.
+      One norm per fraction.
 
     Raises:
       ValueError: integer examples, examples of different shapes, or as :func:`input_jacobian_norms`.
@@ -71,8 +71,8 @@ def path_length(
     .. math:: \int_0^1 \lVert J(x_t)\,(x_1 - x_0) \rVert_2\, dt \approx
               \frac1n \sum_{i=1}^{n} \lVert J(x_{(i - 1/2)/n})\,(x_1 - x_0) \rVert_2.
 
-    *Cost*: one tangent pass a point, all at once. The midpoint rule errs by the order of :math:`1/n^2` where f is
-    smooth.
+    The error of the midpoint rule is of the order of :math:`1/n^2` where f is smooth. *Cost*: one tangent pass per
+    point, all at once.
 
     Args:
       fn: maps one example to an array of any shape.
@@ -81,7 +81,7 @@ def path_length(
       points: n, at least 1.
 
     Returns:
-      The length, not negative.
+      The length, at least 0.
 
     Raises:
       ValueError: integer examples, or examples of different shapes.
@@ -111,7 +111,7 @@ def chord_length(
 
     .. math:: \sum_{i=0}^{n-1} \lVert f(x_{(i+1)/n}) - f(x_{i/n}) \rVert_2.
 
-    Never longer than the path; needs no derivative. *Cost*: n + 1 forward passes, all at once.
+    Never longer than the path. *Cost*: n + 1 forward passes, all at once; no derivative.
 
     Args:
       fn: maps one example to an array of any shape.
@@ -120,7 +120,7 @@ def chord_length(
       points: n, the number of steps, at least 1.
 
     Returns:
-      The length, not negative.
+      The length, at least 0.
 
     Raises:
       ValueError: integer examples, examples of different shapes, or fewer than 1 step.

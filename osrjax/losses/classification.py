@@ -1,10 +1,9 @@
 """Losses for classifying known classes so that unknown ones stay detectable.
 
-Every loss takes any leading ``*batch`` axes and returns one value per example; the caller averages.
-*Cosines* are the inner products of a unit embedding with unit prototypes, unscaled, in [-1, 1];
-*logits* are unbounded. The scale T multiplies cosines inside a loss, never outside.
-Labels are positions in ``known_classes``; a label outside ``[0, classes)`` matches no class and gives
-a finite but meaningless value, since values cannot be checked inside compiled code.
+Every loss takes any leading ``*batch`` axes and returns one value per example; the caller averages. *Cosines* are the
+unscaled inner products of a unit embedding with unit prototypes, in [-1, 1]; the scale T is applied inside a loss.
+*Logits* are unbounded. Labels are positions in ``known_classes``. A label outside ``[0, classes)`` matches no class and
+gives a finite but meaningless value: compiled code cannot check values.
 """
 
 from typing import Literal
@@ -23,12 +22,12 @@ def margin_cosines(cosines: Float[Array, "*shape"], margin: Scalar) -> Float[Arr
 
     .. math:: \cos(\theta + m) = c \cos m - \sqrt{1 - c^2} \sin m, \qquad c = \cos \theta.
 
-    Value and gradient are finite for every finite c, also at c = ±1 and where rounding has pushed |c|
-    above 1: there the square root counts as the constant 0.
+    Value and gradient are finite for every finite c. Where abs(c) reaches 1, or exceeds it by rounding, the square root
+    counts as the constant 0.
 
     Args:
-      cosines: cosines c of angles, in [-1, 1] up to rounding.
-      margin: angle m in radians, in [0, pi].
+      cosines: c, in [-1, 1] up to rounding.
+      margin: m in radians, in [0, pi].
 
     Returns:
       cos(theta + m), in [-1, 1] up to rounding.
@@ -39,8 +38,8 @@ def margin_cosines(cosines: Float[Array, "*shape"], margin: Scalar) -> Float[Arr
       [0.8776, -0.4794, -0.8776]
 
     References:
-      Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation",
-      arXiv 2209.11436, eq. 2.
+      Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation", arXiv 2209.11436,
+      eq. 2.
     """
     square = 1.0 - cosines * cosines
     # sqrt has an infinite slope at 0, and 0 * inf is nan in the backward pass even where the result is
@@ -61,20 +60,19 @@ def ovr_loss(
 
     .. math:: L = a \, \mathrm{softplus}(-z_y) + b \sum_{k \ne y} \mathrm{softplus}(z_k).
 
-    On affine logits this is the DOC loss; on scaled cosines it is :func:`m_ovr_loss` with margin 0. The
-    weights a (intra-class half) and b (inter-class half) separate the two halves of the theory.
+    On affine logits this is the DOC loss; on scaled cosines it is :func:`m_ovr_loss` with margin 0.
 
     Args:
       logits: one unbounded logit per class.
       labels: positions in ``known_classes``.
-      intra_weight: a, at least 0.
-      inter_weight: b, at least 0.
+      intra_weight: a, at least 0: weight of the labelled class's term.
+      inter_weight: b, at least 0: weight of the other classes' terms.
 
     Returns:
       One loss per example, at least 0.
 
     Raises:
-      ValueError: the labels have not one entry per row of logits (one-hot labels, a missing axis).
+      ValueError: not one label per row of logits (one-hot labels, a missing axis).
 
     Example:
       >>> import jax.numpy as jnp
@@ -83,8 +81,8 @@ def ovr_loss(
       1.3863
 
     References:
-      Shu, Xu and Liu, "DOC: Deep Open Classification of Text Documents", arXiv 1709.08716, eq. 3;
-      Park et al., arXiv 2209.11436, eq. 3 (the two halves).
+      Shu, Xu and Liu, "DOC: Deep Open Classification of Text Documents", arXiv 1709.08716, eq. 3; Park et al., arXiv
+      2209.11436, eq. 3 (the two weights).
     """
     _check_labels(labels, logits)
     is_target = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
@@ -109,26 +107,26 @@ def m_ovr_loss(
     .. math:: L = a\,\mathrm{softplus}(-T s_y) + b \sum_{k \ne y} \mathrm{softplus}(T s_k),
               \qquad s_k = \cos(\theta_k + m).
 
-    With m = 0 it is the plain one-vs-rest loss on cosines. Predicting a class needs no margin; a score may
-    keep it or not (:func:`osrjax.scores.logits.m_ovr_score`). Beyond theta_y = pi - m the gradient of the target's
-    term changes sign.
+    With m = 0 it is the plain one-vs-rest loss on cosines. Predicting a class needs no margin; a score may keep it or
+    not (:func:`osrjax.scores.logits.m_ovr_score`). Beyond theta_y = pi - m the gradient of the target's term changes
+    sign.
 
     Args:
       cosines: unscaled cosines, in [-1, 1] up to rounding.
       labels: positions in ``known_classes``.
       margin: m in radians, in [0, pi); the paper's default.
       scale: T, above 0; the paper's default.
-      margin_on: ``"all"``: every angle gets the margin, as the paper writes; ``"target"``: that of the
-        labelled class alone, as in ArcFace.
+      margin_on: ``"all"`` adds the margin to every angle, as the paper writes; ``"target"`` to that of the labelled
+        class alone, as in ArcFace.
       intra_weight: a, at least 0: weight of the labelled class's term.
       inter_weight: b, at least 0: weight of the other classes' terms.
 
     Returns:
-      One loss per example, at least 0; about ``T + (classes - 1) * T`` at worst.
+      One loss per example, at least 0; about ``classes * T`` at worst.
 
     Raises:
-      ValueError: the labels have not one entry per row of cosines; or an unknown ``margin_on``; or a
-        Python number for the margin outside [0, pi) or for the scale at or below 0.
+      ValueError: not one label per row of cosines; an unknown ``margin_on``; a Python number for the margin outside [0,
+        pi) or for the scale at or below 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -138,8 +136,8 @@ def m_ovr_loss(
       1.4432
 
     References:
-      Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation",
-      arXiv 2209.11436, eq. 2 and 3; margin on the target alone: Deng et al., arXiv 1801.07698, eq. 3.
+      Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation", arXiv 2209.11436,
+      eq. 2 and 3; margin on the target alone: Deng et al., arXiv 1801.07698, eq. 3.
     """
     _check_labels(labels, cosines)
     if isinstance(margin, float | int) and not 0 <= margin < jnp.pi:
@@ -171,7 +169,7 @@ def cosine_softmax_loss(
       One loss per example, in [0, log(classes) + 2 T].
 
     Raises:
-      ValueError: the labels have not one entry per row of cosines.
+      ValueError: not one label per row of cosines.
 
     Example:
       >>> import jax.numpy as jnp
@@ -192,7 +190,7 @@ def rotation_loss(rotation_logits: Float[Array, "*batch turns"], turns: Int[Arra
 
     Args:
       rotation_logits: four unbounded logits, for 0, 90, 180 and 270 degrees.
-      turns: quarter turns applied, in 0..3.
+      turns: t, quarter turns applied.
 
     Returns:
       One loss per example, at least 0.
@@ -206,8 +204,8 @@ def rotation_loss(rotation_logits: Float[Array, "*batch turns"], turns: Int[Arra
       1.3863
 
     References:
-      Gidaris, Singh and Komodakis, "Unsupervised Representation Learning by Predicting Image
-      Rotations", arXiv 1803.07728, eq. 2; as an auxiliary loss: Park et al., arXiv 2209.11436.
+      Gidaris, Singh and Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations", arXiv
+      1803.07728, eq. 2; as an auxiliary loss: Park et al., arXiv 2209.11436.
     """
     if rotation_logits.shape[-1] != 4:
         raise ValueError(f"{rotation_logits.shape=} does not end in 4: give one logit per quarter turn")

@@ -1,8 +1,8 @@
 """Contrastive losses on unit embeddings: NT-Xent, SupCon and the mixed term of GradMix, as one functional.
 
-*Views* are arrays of shape ``[views, batch, features]``: the same images, each augmented ``views`` times on
-its own. Every row is an *anchor*; every other row stands in its denominator. Every loss returns one value per
-anchor; the caller averages.
+*Views* are arrays of shape ``[views, batch, features]``: the same images, each augmented ``views`` times. Every row is
+an *anchor*, and every other row stands in its denominator. Every loss returns one value per anchor; the caller
+averages.
 """
 
 from functools import partial
@@ -39,31 +39,30 @@ def contrastive_loss(
               - \frac{1}{|P_a|} \sum_{b \in P_a} z_a \cdot p_b / T \Big),
               \qquad P_a = \{b \ne a : g_b = g_a\}.
 
-    The denominator holds the embeddings z alone and includes the positive pairs; p stands on the positive side
-    only. Gradients flow into z on both sides and into p. An anchor without any positive has the loss 0.
+    The denominator holds the embeddings z alone, positive pairs included; p stands on the positive side alone.
+    Gradients flow into z on both sides and into p. An anchor without a positive has the loss 0.
 
-    *Cost*: ``4 rows^2 features`` operations, ``2 rows^2 features`` without ``positives``; one or two
-    ``rows x rows`` matrices, or ``rows x block_size`` ones, which the backward pass computes again. All products
-    run at HIGHEST precision.
+    *Cost*: ``4 rows^2 features`` operations, half of that without ``positives``; one or two matrices of ``rows x
+    rows``, or of ``rows x block_size``, which the backward pass computes again. All products run at HIGHEST precision.
 
     Args:
       embedding: z, rows of norm 1.
-      groups: g, what makes two rows a positive pair: the number of their image or their label.
-      positives: p, rows of norm 1; None: z itself.
-      own_positive: the anchor's own row of p counts as a positive too, which wants ``positives``; or one entry for
-        each anchor.
+      groups: g, equal for a positive pair: the number of the image or its label.
+      positives: p, rows of norm 1; None for z itself.
+      own_positive: True if the anchor's own row of p counts as a positive too, which requires ``positives``; or one
+        entry per anchor.
       temperature: T, above 0.
       base_temperature: T_0, above 0; a constant factor.
-      block_size: columns at a time; None: all at once.
-      axis_name: inside ``jax.shard_map``, the mesh axis over which rows are spread: the anchors of a device
-        meet the rows of all devices, in one all-gather of each array.
+      block_size: columns at a time; None for all at once.
+      axis_name: inside ``jax.shard_map``, the mesh axis over which rows are spread: the anchors of a device meet the
+        rows of all devices, in one all-gather of each array.
 
     Returns:
       One loss per anchor, of either sign if p differs from z.
 
     Raises:
-      ValueError: a single row; ``positives`` of another shape, or none where the own one counts; a Python number at
-        or below 0 for a temperature (an array there gives nan).
+      ValueError: a single row; ``positives`` of another shape, or missing though ``own_positive`` requires them; a
+        Python number at or below 0 for a temperature (an array there gives nan).
 
     Example:
       >>> import jax.numpy as jnp
@@ -73,8 +72,8 @@ def contrastive_loss(
       0.5514
 
     References:
-      Khosla et al., "Supervised Contrastive Learning", arXiv 2004.11362, eq. 2; with p: Xu et al.,
-      "Informed Mixing", arXiv 2505.12803, as its code computes it.
+      Khosla et al., "Supervised Contrastive Learning", arXiv 2004.11362, eq. 2; with p: Xu et al., "Informed Mixing",
+      arXiv 2505.12803, as its code computes it.
     """
     temperature = _checked_temperature("temperature", temperature)
     _checked_temperature("base_temperature", base_temperature)
@@ -254,15 +253,15 @@ def mixed_contrastive_loss(
 ) -> Float[Array, "views batch"]:
     """The mixed term of GradMix: anchors and denominators are clean embeddings, positives those of mixed views.
 
-    An anchor meets the mixed version of the *other* views: with view 1 masked alone, only the anchors of
-    view 2 meet it. Options, cost and errors are those of :func:`contrastive_loss`.
+    An anchor meets the mixed version of the *other* views: if view 1 alone is mixed, only the anchors of view 2 meet
+    it. Options, cost and errors are those of :func:`contrastive_loss`.
 
     Args:
       views: unit embeddings z of the clean views.
       mixed: unit embeddings p of the mixed views, in the same places; an unmixed view stands for itself.
-      labels: class of each image, for positives of the same class; None: of the same image.
-      own_positive: an anchor meets the mixed version of its own view too; or one entry for each view: an unmixed one
-        would meet itself.
+      labels: class of each image, for positives of the same class; None for positives of the same image.
+      own_positive: True if an anchor meets the mixed version of its own view too; or one entry per view, since an
+        unmixed view would meet itself.
       temperature: T, above 0.
       base_temperature: T_0.
       block_size: columns at a time.
@@ -282,8 +281,7 @@ def mixed_contrastive_loss(
       2.5514
 
     References:
-      Xu et al., "Informed Mixing", arXiv 2505.12803, as its code computes it, without the constant by which the
-      printed value of that code differs.
+      Xu et al., "Informed Mixing", arXiv 2505.12803, as its code computes it, up to a constant in the printed value.
     """
     if mixed.shape != views.shape:
         raise ValueError(f"{mixed.shape=} is not {views.shape=}: give the mixed version of each view")
@@ -317,8 +315,8 @@ def nt_xent_gradient(
     .. math:: \frac{\partial L}{\partial z_k} = \frac{1}{T_0 N} \Big( \sum_b (q_{kb} - Y_{kb}) z_b
               + \sum_a (q_{ak} - Y_{ak}) z_a \Big),
 
-    where q is the softmax over the other rows and Y spreads 1 over an anchor's positives. The direction of
-    ascent points to hard negatives and away from the positives.
+    where q is the softmax over the other rows and Y spreads 1 over an anchor's positives. It points to hard negatives
+    and away from the positives.
 
     *Cost*: ``4 rows^2 features`` operations and a few ``rows x rows`` matrices; in blocks ``6 rows^2 features`` and
     matrices of ``rows x block_size``.
@@ -327,7 +325,7 @@ def nt_xent_gradient(
       views: unit embeddings of at least two views of at least two images.
       temperature: T, above 0.
       base_temperature: T_0.
-      block_size: columns at a time; None: all at once.
+      block_size: columns at a time; None for all at once.
 
     Returns:
       The gradient, of the shape of ``views``; it is not projected onto the sphere.

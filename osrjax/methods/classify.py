@@ -1,6 +1,12 @@
 """Methods that classify: a class loss on the logits of one network, alone, with rotations, or with masked images.
 
 Every loss here is a :class:`ClassLoss`; :func:`classify` makes the method of any, one's own included.
+
+From parts, without a :class:`osrjax.methods.Method`::
+
+    network = OpenSetNetwork(NETWORKS["small_cnn"](), classes=6)  # cosines to six prototypes
+    objective = make_classify_objective(network, CLASS_LOSSES["m_ovr"], make_crop_and_flip(crop_padding=4))
+    step = jax.jit(make_train_step(objective, make_sgd(total_steps=400)), donate_argnums=0)
 """
 
 from collections.abc import Callable, Mapping

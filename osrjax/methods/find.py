@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, get_type_hints
 
+from osrjax.choices import load
 from osrjax.fields import check_fields
 from osrjax.methods.class_losses import ClassLoss
 from osrjax.methods.classify import classify
 from osrjax.methods.method import Method, Task
 from osrjax.methods.options import ClassifyOptions, Options, options_of
 from osrjax.methods.table import METHODS
-from osrjax.tables import load
 
 __all__ = ["MethodFunction", "check_method", "find_method", "make_method"]
 

@@ -8,6 +8,13 @@ statistics, and nothing leaves the device.
 *Cost* of a step with two views, in forward passes F of both views of a batch, for a ResNet and stages 2 to 4:
 1 (clean) + 0.5 (attribution) + 0.5 (masked first view) + 3 (backward) = 5, where the plain form makes 9: three
 forward passes and two full backward passes, one of two graphs.
+
+From parts, without a :class:`osrjax.methods.Method`::
+
+    network = ContrastiveNetwork(NETWORKS["small_cnn"](), features=128)
+    mix = GradMix(Attribution(layers=(1, 2, 3), sign=1), Box(fill="noise"))
+    objective = make_contrastive_objective(network, make_contrastive_augmentation(), mix=mix)
+    step = jax.jit(make_train_step(objective, make_adam()), donate_argnums=0)
 """
 
 from collections.abc import Callable

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax.linen import BatchNorm, Conv
 from jax.typing import DTypeLike
 
+from osrjax.choices import load
 from osrjax.models.table import BACKBONES
-from osrjax.tables import load
 
 __all__ = ["NETWORKS", "Classifier32", "ResNet", "SmallCNN", "WideResNet"]
 

@@ -154,7 +154,7 @@ def build_lanes(
     if all(lane.probes is not None for lane in lanes):
         lane_norms = sweep.make_lane_norms(method.functions[method.space], mesh=mesh)
         compiled_norms = jax.jit(lane_norms, out_shardings=to_read, compiler_options=options)
-        probed_images = sharding.spread(np.asarray(augment.to_float(np.stack(probed(lanes)))), over_members)
+        probed_images = sharding.spread(augment.to_float_host(np.stack(probed(lanes))), over_members)
 
         @remembering
         def norms(state: sweep.SweepState) -> np.ndarray:

@@ -1,9 +1,9 @@
-r"""Open-set scores that are fitted to the features of the training images: nearest neighbours and Mahalanobis.
+"""Open-set scores that are fitted to the features of the training images: nearest neighbours and Mahalanobis.
 
-Each is a pair of functions with a plain pytree between: ``fit_*`` runs once, on the host, and takes the training
-features; a second function compares other features with every class, and a score reduces the classes to one number
-per example, larger = more unknown. Features are rows of float32 or better, from a network in evaluation mode and
-without augmentation, the training features as well as the others. Labels are positions in ``known_classes``.
+``fit_*`` runs once, on the host, and makes a plain pytree of the training features. A second function compares other
+features with every class, and a score reduces the classes to one number per example, larger = more unknown. Take all
+features, those of the training images too, in evaluation mode and without augmentation. Labels are positions in
+``known_classes``.
 """
 
 from functools import partial
@@ -43,7 +43,7 @@ class KnnBank(NamedTuple):
     """Training features by class, as :func:`fit_knn` makes them.
 
     Attributes:
-      features: rows of length 1, one block per class, filled up with rows of 0 to the size of the largest class.
+      features: one block of rows of length 1 per class, filled up with rows of 0 to the size of the largest class.
       counts: rows of each block that are images.
     """
 
@@ -57,7 +57,7 @@ class Mahalanobis(NamedTuple):
     Attributes:
       centre: mean of all training features.
       whitening: W with W W^T the inverse of the covariance; a column of 0 for a direction without variance.
-      means: class means after the centre is taken off and W applied.
+      means: class means after the centre is subtracted and W applied.
     """
 
     centre: Float[Array, " features"]
@@ -104,18 +104,18 @@ def class_similarities(
 
     .. math:: S_c = \sum_{j \in N_K(c)} \frac{z \cdot z_j}{\lVert z \rVert \lVert z_j \rVert},
 
-    where N_K(c) are the K training images of class c nearest to z; the nearest class is ``argmax``. *Cost*: one
-    matrix product of the examples with all training features, a block of examples at a time, and a top-K.
+    where N_K(c) are the K training images of class c nearest to z; the nearest class is ``argmax``. *Cost*: one matrix
+    product with all training features, a block of examples at a time, and a top-K.
 
     Args:
-      bank: of :func:`fit_knn`.
+      bank: from :func:`fit_knn`.
       features: of the images to score; a row of zeros has the cosine 0 to everything.
       neighbours: K, at least 1 and at most the images of the smallest class.
-      block_size: examples at a time; None: as many as fill 128 MiB with cosines.
+      block_size: examples at a time; None for as many as fill 128 MiB with cosines.
 
     Returns:
-      One sum per class, in [-K, K] up to rounding. Where the bank is an argument of compiled code its counts
-      cannot be checked: a class with fewer than K images is nan there.
+      One sum per class, in [-K, K] up to rounding. Where the bank is an argument of compiled code, its counts cannot be
+      checked: a class with fewer than K images is nan.
 
     Raises:
       ValueError: features of another width; ``neighbours`` below 1 or above the images of a class.
@@ -190,16 +190,16 @@ def knn_ratio_score(similarities: Float[Array, "*batch classes"]) -> Float[Array
 
     .. math:: -\frac{\max_c S_c}{\sum_c S_c}.
 
-    The sum is no reliable unit: where the classes repel one another (a simplex has cosines of -1 / (C - 1)) it is
-    near 0 or negative, the ratio explodes or changes sign, and known images can rank as unknown ones. For tight
-    clusters :func:`knn_sum_score` ranks better; report both.
+    The sum is no reliable unit. Where the classes repel one another (a simplex has cosines of -1 / (C - 1)) it is near
+    0 or negative, the ratio explodes or changes sign, and known images can rank as unknown ones. For tight clusters
+    :func:`knn_sum_score` ranks better; report both.
 
     Args:
-      similarities: S_c of :func:`class_similarities`.
+      similarities: S_c from :func:`class_similarities`.
 
     Returns:
-      One finite score per example, of either sign, larger = more unknown. A sum of exactly 0 counts as the
-      smallest positive number, and what overflows as the largest.
+      One finite score per example, of either sign, larger = more unknown. A sum of exactly 0 counts as the smallest
+      positive number, and what overflows as the largest.
 
     Example:
       >>> import jax.numpy as jnp
@@ -221,17 +221,17 @@ def fit_mahalanobis(features: Rows, labels: Labels, *, classes: int, shrinkage: 
     .. math:: \mu_c = \frac{1}{N_c} \sum_{i: y_i = c} h_i, \qquad
               \Sigma = \frac{1}{N} \sum_c \sum_{i: y_i = c} (h_i - \mu_c)(h_i - \mu_c)^\top,
 
-    then :math:`(1 - a) \Sigma + a \, \mathrm{tr}(\Sigma) / d \; I` with the shrinkage a. A singular covariance
-    (fewer images than features, units that are always 0) gets its pseudo-inverse: a direction whose variance is
-    at most 1e-10 of the largest, or lost in the rounding of float32 features, counts nothing, so that an unknown
-    image that differs only there is not seen. A shrinkage above 0 lets such directions count. *Cost*: one
-    eigendecomposition of features x features in float64.
+    then :math:`(1 - a) \Sigma + a \, \mathrm{tr}(\Sigma) / d \; I` with the shrinkage a. A singular covariance (fewer
+    images than features, units that are always 0) gets its pseudo-inverse: a direction counts nothing if its variance
+    is at most 1e-10 of the largest, or lost in the rounding of float32 features. An unknown image that differs only
+    there is not seen; a shrinkage above 0 lets such directions count. *Cost*: one eigendecomposition of features x
+    features in float64.
 
     Args:
       features: of the training images.
       labels: class of each row, in [0, classes).
       classes: number of known classes.
-      shrinkage: a, in [0, 1]; 0: the covariance as it is.
+      shrinkage: a, in [0, 1]; 0 leaves the covariance as it is.
 
     Returns:
       The fitted score, in float32 on the default device.
@@ -247,9 +247,9 @@ def fit_mahalanobis(features: Rows, labels: Labels, *, classes: int, shrinkage: 
       [[4. 9.]]
 
     References:
-      Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
-      Attacks", NeurIPS 2018, arXiv 1807.03888, eq. 1; the shrinkage: Ledoit and Wolf, "A Well-Conditioned
-      Estimator for Large-Dimensional Covariance Matrices", Journal of Multivariate Analysis, 2004.
+      Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
+      NeurIPS 2018, arXiv 1807.03888, eq. 1; the shrinkage: Ledoit and Wolf, "A Well-Conditioned Estimator for
+      Large-Dimensional Covariance Matrices", Journal of Multivariate Analysis, 2004.
     """
     if not 0 <= shrinkage <= 1:
         raise ValueError(f"{shrinkage=} is outside [0, 1]: give 0 for none")
@@ -276,12 +276,11 @@ def mahalanobis_distances(fitted: Mahalanobis, features: Rows) -> Float[Array, "
     The nearest class is ``argmin``: the class of linear discriminant analysis with equal priors.
 
     Args:
-      fitted: of :func:`fit_mahalanobis`.
+      fitted: from :func:`fit_mahalanobis`.
       features: of the images to score.
 
     Returns:
-      One distance per class, at least 0; about as large as there are directions with variance where the image
-      comes from the class.
+      One distance per class, at least 0; for an image of the class about the number of directions with variance.
 
     Raises:
       ValueError: features of another width.

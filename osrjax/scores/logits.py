@@ -1,9 +1,8 @@
 """Open-set scores: one number per example, larger = more unknown.
 
-Every score takes any leading ``*batch`` axes, never reduces them, and lives in logit or log space in
-float32 or better: a float32 probability is exactly 1 from a logit margin of about 17 on, and tied
-scores cannot be ranked. *Cosines* are unscaled inner products of a unit embedding with unit prototypes;
-*logits* are unbounded. Half-precision input is raised to float32 before any arithmetic.
+Every score takes any leading ``*batch`` axes and never reduces them. Scores are logits or logarithms, in float32 or
+better: a float32 probability is exactly 1 from a logit margin of about 17 on, and ties cannot be ranked. *Cosines* are
+unscaled inner products of a unit embedding with unit prototypes; *logits* are unbounded.
 """
 
 import jax
@@ -28,15 +27,15 @@ Scalar = float | Float[Array, ""]
 def m_ovr_score(
     cosines: Float[Array, "*batch classes"], *, margin: Scalar = 0.0, scale: Scalar = 32.0
 ) -> Float[Array, "*batch"]:
-    r"""Sample-wise m-OvR loss at its most favourable label.
+    r"""The m-OvR loss of an example at its most favourable label.
 
     .. math:: \min_y L(x, y) = \mathrm{softplus}(-T s_{\hat y})
               + \sum_{k \ne \hat y} \mathrm{softplus}(T s_k),
               \qquad s_k = \cos(\theta_k + m), \quad \hat y = \arg\max_k s_k.
 
-    Every term is positive and small for a confident example, so losses of 1e-12 keep their order in
-    float32. Below 1e-38, hence with T above about 80, they become 0: :func:`log_m_ovr_score` has no such
-    limit. Whether the margin stays in at inference the paper leaves open: m = 0 leaves it out.
+    Every term is positive and small for a confident example, so losses of 1e-12 keep their order in float32. Below
+    1e-38, hence with T above about 80, they become 0: :func:`log_m_ovr_score` has no such limit. The paper leaves open
+    whether the margin stays in at inference: m = 0 leaves it out.
 
     Args:
       cosines: unscaled cosines, in [-1, 1] up to rounding.
@@ -56,8 +55,8 @@ def m_ovr_score(
       [0.6265, 1.3863]
 
     References:
-      Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation",
-      arXiv 2209.11436, eq. 2 and 3, section 5.3.
+      Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation", arXiv 2209.11436,
+      eq. 2 and 3, section 5.3.
     """
     return jnp.sum(jax.nn.softplus(_ovr_exponents(cosines, margin, scale)), axis=-1)
 
@@ -70,18 +69,11 @@ def log_m_ovr_score(
     .. math:: \log \sum_k \mathrm{softplus}(z_k), \qquad z_{\hat y} = -T s_{\hat y},
               \quad z_k = T s_k \; (k \ne \hat y).
 
-    The ranking is that of :func:`m_ovr_score`; nothing underflows, and a histogram is readable.
-
-    Args:
-      cosines: unscaled cosines, in [-1, 1] up to rounding.
-      margin: m in radians, in [0, pi).
-      scale: T, above 0; the value of training.
+    The ranking is the same; nothing underflows, and a histogram is readable. Arguments and errors are those of
+    :func:`m_ovr_score`.
 
     Returns:
       One score per example, of either sign, larger = more unknown.
-
-    Raises:
-      ValueError: a Python number for the margin outside [0, pi) or for the scale at or below 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -109,9 +101,8 @@ def max_softmax_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*
 
     .. math:: -\log \max_k p_k = \log\Bigl(1 + \sum_{k \ne \hat y} e^{z_k - z_{\hat y}}\Bigr).
 
-    The largest term is left out of the sum, since ``1 + 1e-12`` is 1 in float32: the score stays
-    distinct up to logit margins of about 87, where the probability (and its usual log-softmax) is tied
-    from 17 on.
+    The largest term is left out of the sum, since ``1 + 1e-12`` is 1 in float32: the score stays distinct up to logit
+    margins of about 87, whereas the probability (and the usual log-softmax) is tied from 17 on.
 
     Args:
       logits: one unbounded logit per class.
@@ -126,8 +117,8 @@ def max_softmax_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*
       ['0.6931', '4.248e-18']
 
     References:
-      Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in
-      Neural Networks", ICLR 2017, arXiv 1610.02136, section 3.
+      Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
+      Networks", ICLR 2017, arXiv 1610.02136, section 3.
     """
     logits = _in_float32(logits)
     return -jnp.max(_log_softmax(logits), axis=-1)

@@ -6,6 +6,14 @@ a copy of the parameters of its own, along a leading axis that is spread over th
 device with its copy and its rows of the batch, the gradients of a copy add up where they are, and the sum over the
 copies, which is the transpose of copying, is the one all-reduce, in the parameters' dtype whatever the compute dtype.
 What is not the network, such as a loss that compares the rows of all devices, stays with the compiler.
+
+::
+
+    mesh = sharding.data_mesh()  # of all devices, of all processes; losses and batch norms see the global batch
+    objective = data_parallel(method.make_objective, network, mesh)
+    step = jax.jit(make_train_step(objective, method.optimizer), donate_argnums=0)
+    state = sharding.spread(state, sharding.replicated(mesh))
+    state, metrics = step(state, sharding.spread(batch, sharding.batch_sharding(mesh)), key, method.hyper)
 """
 
 from collections.abc import Callable
@@ -55,7 +63,7 @@ def data_parallel(
       ValueError: a mesh with other axes; from JAX, when called: other batch norms, or images that cannot be shared.
     """
     if mesh.axis_names != ("data",):
-        raise ValueError(f'{mesh.axis_names=} is not ("data",): give a mesh of osrjax.sharding.data_mesh')
+        raise ValueError(f'{mesh.axis_names=} is not ("data",): give a mesh of osrjax.devices.sharding.data_mesh')
     if mesh.size == 1:
         return make_objective(network)
     with_copies = make_objective(_OnEachDevice(network, mesh))

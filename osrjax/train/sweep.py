@@ -23,6 +23,15 @@ Over several devices lanes are spread along the mesh axis "member" (nothing is e
 where there are more devices than lanes, the batch of each lane along "data" (on CPUs only if told). A lane
 computes what a single run with its seed computes, up to the order of summation; a unit whose input is next to the
 kink of its ReLU can turn on or off by that, and its lane then leaves its single run by more than rounding.
+
+From parts (:func:`osrjax.run.train_lanes` does all of it, with checkpoints and scores)::
+
+    hyper = stack_hyper([method.hyper | {"margin": margin} for margin in (0.0, 0.25, 0.5, 1.0)])
+    keys = jax.random.split(jax.random.key(0), 4)
+    state = init_lanes(keys, network, method.optimizer, hyper, image_shape=(28, 28, 1))
+    step = jax.jit(make_sweep_step(objective, method.optimizer, layout=choose_layout()), donate_argnums=0)
+    state, metrics = step(state, images, LaneInputs(rows, rows), keys, hyper)  # rows: [lanes, batch], of `images`
+    state.diverged  # the step at which a lane diverged, 0 for none; the others never notice
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 
 from osrjax import models
+from osrjax.choices import load
 from osrjax.models.table import BACKBONES, NetworkName
-from osrjax.tables import load
 
 
 def test_the_names_of_networks_stand_once():
