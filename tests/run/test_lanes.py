@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ class StopsAfter(StopSignal):
 
 
 def test_stopped_and_resumed_lanes_end_with_the_same_bits(whole, lanes, tmp_path, capsys):
-    options = {"steps": STEPS, "batch_size": BATCH, "save_every": 4, "log_every": 2}
+    options: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "save_every": 4, "log_every": 2}
     with StopsAfter(3) as stop:
         stopped = train_lanes(tmp_path / "run", lanes, **options, stop=stop)
     assert (stopped.exit_code, stopped.lanes, stopped.history) == (143, [], [])
