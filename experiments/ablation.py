@@ -238,11 +238,15 @@ def changed(recipe: Config, changes: Sequence[tuple[str, str]]) -> Config:
     for text, option in changes:
         field, equals, value = text.partition("=")
         field = {"loss": "method"}.get(field, field)
-        if equals and ":" in recipe.method and field not in RECIPE:  # a hyper-parameter of a method of one's own
+        allowed = (*TRACED, *STRUCTURAL)
+        if equals and ":" in recipe.method and field not in allowed:  # a hyper-parameter of a method of one's own
+            try:
+                float(value)
+            except ValueError:
+                raise ValueError(f"{option}: {field}={value!r} is no number") from None
             others = tuple(entry for entry in recipe.hyper if entry.partition("=")[0] != field)
             recipe = dataclasses.replace(recipe, hyper=(*others, f"{field}={value}"))
             continue
-        allowed = (*TRACED, *STRUCTURAL)
         if not equals or field not in allowed:
             raise ValueError(f"{option}: {text!r} changes no field of the recipe: choose from {', '.join(allowed)}")
         recipe = dataclasses.replace(recipe, **{field: parsed(field, value, option)})

@@ -77,7 +77,11 @@ def measure(config: Config) -> int:
     names = chosen_corruptions(config.corruptions, CORRUPTIONS if published else GENERATED_CORRUPTIONS)
     runs = [config.open()]
     if config.baseline is not None:
-        runs.append(osrjax.run.open_finished(config.baseline, argument="baseline", data_dir=config.data_dir))
+        runs.append(
+            osrjax.run.open_finished(
+                config.baseline, argument="baseline", data_dir=config.data_dir, own_method=config.own_method
+            )
+        )
         check_same_images(*runs)
     data = runs[0].data
     if published and runs[0].config.get("held_out"):

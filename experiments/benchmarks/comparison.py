@@ -23,7 +23,7 @@ Network = Literal["small_cnn", "wrn16_4", "resnet18"]  # those that have a peer
 CLASSES = 6
 UNRELIABLE = "unreliable"  # stands in place of a ratio
 
-# Memory that is freed stays in the peers' process, as `osrjax.cpu.reuse_host_memory` has it on our side (glibc; 8 % of
+# Memory that is freed stays in the peers' process, as `devices.cpu.reuse_host_memory` has it on our side (glibc; 8 % of
 # small_cnn's step). How its threads wait is left as it is: see SETTLE in turns.py.
 PEER_ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647"
@@ -49,7 +49,7 @@ class PeerConfig(ComparisonConfig):
     """Options of a comparison with PyTorch."""
 
     default_options: bool = False
-    """Measure ours without the compiler options of osrjax.cpu too."""
+    """Measure ours without the compiler options of osrjax.devices.cpu too."""
     torch_python: Path | None = None
     """Python interpreter that has PyTorch; default: the one that runs this."""
 

@@ -37,7 +37,7 @@ class Config(comparison.PeerConfig):
     repeats: int = 5
     """Turns of every side, the first of which is left out."""
     default_options: bool = False
-    """Measure ours without the compiler options of osrjax.cpu too, and without canonical convolutions."""
+    """Measure ours without the compiler options of osrjax.devices.cpu too, and without canonical convolutions."""
     chunks: tuple[int, ...] = (1, 2, 8, 32)
     """Chunk sizes of our norms, beside the default one."""
     memory_batch: int = 128

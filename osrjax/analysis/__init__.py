@@ -1,6 +1,7 @@
-"""What training does to a network: norms of a data set, probes, claims, costs of a compiled step.
+"""What is measured of networks: norms and maps of a data set, probes during training, claims, costs of a compiled step.
 
-Measures trained or training networks and decides claims; draws nothing.
+Here stands what takes a network, a data set or many runs to measure, and the rule that decides claims. A number of
+given arrays is :mod:`osrjax.metrics`, a figure :mod:`osrjax.report`; nothing here trains or draws.
 """
 
 import lazy_loader

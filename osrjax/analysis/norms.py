@@ -1,8 +1,8 @@
 """Exact input-Jacobian norms of a whole data set: within a memory budget, over devices, resumable.
 
-:mod:`osrjax.jacobian` differentiates what it is given. This module adds what only a caller can do who has all
-images and runs outside of ``jit``: it finds the number of passes at a time that fits in memory, looks whether
-images interact, pads the last batch, spreads batches over a mesh, and stores what is done.
+:mod:`osrjax.jacobian` differentiates what it is given. This module adds what requires all images and runs outside of
+``jit``: it finds the number of passes at a time that fits in memory, tests that images do not interact, pads the last
+batch, spreads batches over a mesh, and stores what is done.
 
 ::
 
@@ -48,10 +48,10 @@ class NormPlan(NamedTuple):
 
     Attributes:
       norms: compiled ``(variables, images) -> norms`` for a batch of ``batch_size`` images.
-      batch_size: images a call, over all devices.
+      batch_size: images per call, over all devices.
       chunk_size: passes at a time.
       mode: "forward" or "reverse".
-      passes: passes a call, the number of inputs or of outputs of an image.
+      passes: passes per call, the number of inputs or of outputs of an image.
       memory: bytes on each device while a call runs: arguments, results and temporaries. Nothing else stays
         between calls but the variables, which are among the arguments.
     """
@@ -85,7 +85,7 @@ def make_norm_plan(
       function: ``(variables, images) -> outputs``, each with the batch as its first axis.
       variables: what the function needs beside images; arrays or their shapes.
       image_shape: of one image.
-      batch_size: images a call, over all devices; None for 128 a device, 32 on a CPU. Never enlarged.
+      batch_size: images per call, over all devices; None for 128 per device, 32 on a CPU. Never enlarged.
       chunk_size: passes at a time; None for as many as keep the device busy. Never enlarged.
       memory_budget: bytes on each device.
       mode: direction of differentiation; "auto" as in :func:`osrjax.jacobian.exact.automatic_mode`.

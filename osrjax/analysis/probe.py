@@ -29,7 +29,7 @@ from osrjax.analysis.norms import make_norm_plan
 from osrjax.data import OpenSetData
 from osrjax.devices.cpu import compiler_options
 from osrjax.files import reading, write_arrays, writing
-from osrjax.jacobian.paths import path_length
+from osrjax.jacobian.paths import interpolation_profile, path_length
 from osrjax.methods.method import Method, score_images
 from osrjax.train.apply import apply_in_batches
 
@@ -193,9 +193,19 @@ def make_probe(
         lambda variables, start, end: path_length(lambda row: embedding(variables, row[None])[0], start, end),
         compiler_options=options,
     )
+    compiled_profile = jax.jit(
+        lambda variables, start, end: interpolation_profile(
+            lambda row: embedding(variables, row[None])[0],
+            start,
+            end,
+            jnp.asarray(_FRACTIONS),
+            mode=plan.mode,
+            chunk_size=plan.chunk_size,
+            batch_size=plan.batch_size,
+        ),
+        compiler_options=options,
+    )
     starts, ends = (augment.to_float_host(data.test_known.images[rows]) for rows in sets.pairs.T)
-    weights = _FRACTIONS.reshape(-1, 1, 1, 1)
-    lines = [(1 - weights) * start + weights * end for start, end in zip(starts, ends, strict=True)]
     known_images = augment.to_float_host(data.test_known.images[sets.known])
     unknown_images = augment.to_float_host(data.test_unknown.images[sets.unknown])
     fixed = {
@@ -234,7 +244,8 @@ def make_probe(
             "path_lengths": np.stack(jax.device_get(lengths)),
         }
         if step in profile_steps:
-            arrays["profiles"] = norms(variables, np.concatenate(lines)).reshape(len(lines), -1)
+            profiles = [compiled_profile(variables, start, end) for start, end in zip(starts, ends, strict=True)]
+            arrays["profiles"] = np.stack(jax.device_get(profiles))
         looked_at = {f"outputs on {name} images": np.hstack(list(part.values())) for name, part in outputs.items()}
         broken = [name for name, values in {**arrays, **looked_at}.items() if not np.isfinite(values).all()]
         if broken:

@@ -1,6 +1,7 @@
 """Where a network looks: attribution maps by ``jax.grad``, and boxes on their peaks.
 
-Pure functions of maps and gradients; what is done with a box is :mod:`osrjax.augment.mixing`.
+Here stand pure functions of a network's maps and their gradients, and no network. What is done with a box is
+:mod:`osrjax.augment.mixing`; a map of every image of a data set is :mod:`osrjax.analysis`.
 """
 
 from osrjax.attribution.boxes import (

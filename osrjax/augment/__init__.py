@@ -1,6 +1,7 @@
-"""What happens to images before a network sees them: pixels, crops, colours, policies, mixing, views.
+"""What happens to training images before a network sees them: pixels, crops, colours, policies, mixing, views.
 
-Pure functions of a key and images, on the device; no labels, no network.
+Here stand pure functions of a key and images, on the device, without labels and without a network. Corruptions of test
+images on the host are :mod:`osrjax.data.corruptions`.
 """
 
 from osrjax.augment.augment import (

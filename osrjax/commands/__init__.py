@@ -1,4 +1,4 @@
 """What runs without the repository: ``python -m osrjax COMMAND``.
 
-One file a command, which is also a script of experiments/; parses and prints, and computes nothing itself.
+One file per command, which is also a script of experiments/; it parses and prints, and computes nothing itself.
 """

@@ -1,6 +1,7 @@
 """Data sets: sources of uint8 images, class splits, the parts that a split takes, batches, corruptions.
 
-Importing this package reads no data and imports neither JAX, grain, scikit-learn nor TensorFlow Datasets.
+Here stands everything from files to numbered images with labels, on the host; no network and no augmentation. Importing
+this package reads no data and imports neither JAX, grain, scikit-learn nor TensorFlow Datasets.
 """
 
 import lazy_loader

@@ -1,8 +1,8 @@
 """Which examples make the batch of a step: a pure function of the seed and the step.
 
-Both streams are random access, ``batches[step]``, so that a resumed run asks for its step and gets what the
-interrupted one would have got, with no iterator state to save. Examples are shuffled anew in every epoch,
-and epochs follow each other without a gap: a batch may hold the end of one and the start of the next.
+Both streams are random access, ``batches[step]``: a resumed run asks for its step and gets what the interrupted one
+would have got, with no iterator state to save. Examples are shuffled anew in every epoch, and a batch may hold the end
+of one epoch and the start of the next.
 """
 
 import functools

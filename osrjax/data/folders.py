@@ -1,4 +1,4 @@
-"""A user's own image files: one folder a split, in it one folder a class."""
+"""A user's own image files: one folder per split, in it one folder per class."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def folder_source(path: Path) -> Source:
     """The data set in a folder: train/CLASS/*.png, test/CLASS/*.png, or jpg, webp, bmp.
 
     Classes are numbered in the sorted order of their folder names over all splits. All images must have
-    the size of the first one. They are read as gray if every file is gray, else as RGB.
+    the size of the first one. They are read as gray if every file is gray, otherwise as RGB.
 
     Args:
       path: path of the folder.

@@ -69,7 +69,7 @@ def idx_source(directory: Path, *, name: str, class_names: tuple[str, ...]) -> S
     Args:
       directory: folder of the files.
       name: name for the source, such as "mnist".
-      class_names: one name a class.
+      class_names: one name per class.
 
     Returns:
       The source, with splits "train" and "test".

@@ -98,7 +98,7 @@ def npz_source(path: Path) -> Source:
 
 
 def covers_every_class(labels: Mapping[str, np.ndarray], num_classes: int) -> bool:
-    """Whether every class has both train and test images.
+    """True if every class has both train and test images.
 
     Args:
       labels: split name to labels.

@@ -51,7 +51,7 @@ class Splits(Protocol):
         """Number of splits."""
 
     def __contains__(self, name: object, /) -> bool:
-        """Whether there is such a split."""
+        """True if there is such a split."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Source:
       provenance: one line for the reader of a result: where the images came from, and their version or hash.
       complete: whether this is the whole published set; for a user's own files, whether every class has
         train and test images.
-      class_names: one name a class; the label of a class is its position.
+      class_names: one name per class; the label of a class is its position.
       splits: split name to examples, decoded at the first look-up.
     """
 

@@ -184,10 +184,9 @@ def random_split(
 ) -> ClassSplit:
     """A class split drawn from a seed.
 
-    With `num_known` alone every other class is unknown. With `openness` alone every class is used and the
-    number of known classes is the one whose openness is nearest. With both, the number of unknown classes
-    is the one whose openness is nearest, and the remaining classes are left out. The order of `known` is
-    the drawn one, as in the named families.
+    With `num_known` alone, every other class is unknown. With `openness` alone, every class is used, in the numbers
+    whose openness is nearest. With both, so is the number of unknown classes, and the rest is left out. `known` keeps
+    the order of the draw, as in the named families.
 
     Args:
       num_classes: number of classes to draw from, at least 2.
@@ -293,7 +292,7 @@ def check_tiny_imagenet_order(class_names: Sequence[str]) -> None:
     """Check that class ids are positions in the sorted list of TinyImageNet's 200 wnids.
 
     Args:
-      class_names: one name a class in id order; each starts with the wnid, optionally followed by a space
+      class_names: one name per class in id order; each starts with the wnid, optionally followed by a space
         and words.
 
     Raises:

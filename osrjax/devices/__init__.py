@@ -1,7 +1,7 @@
 """Where a program runs: CPU settings, convolutions, meshes, processes.
 
-Knows JAX and the operating system; nothing of networks, data or runs. Names are those of its modules:
-``devices.sharding.data_mesh``.
+Here stands what knows JAX and the operating system, and nothing of networks, data or runs. Names are those of its
+modules: ``devices.sharding.data_mesh``.
 """
 
 import lazy_loader

@@ -1,6 +1,7 @@
 """From outputs of a network to all scores x all metrics, and the linear probe of frozen features.
 
-Arrays in, numbers out; what produced the outputs is a method's business.
+Here stands which scores meet which metrics: arrays in, numbers out. A score of one example is :mod:`osrjax.scores`, a
+metric :mod:`osrjax.metrics`; where the outputs come from is a method's business.
 """
 
 import lazy_loader

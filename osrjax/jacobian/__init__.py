@@ -1,7 +1,7 @@
 """Norms of input Jacobians of any callable: exact, along lines, estimated.
 
-Functions of ONE example and a plain callable; the caller vmaps. No network, no data set, no memory budget: those are
-:mod:`osrjax.analysis.norms`.
+Here stand functions of ONE example and a plain callable; the caller vmaps. No network, no data set, no memory budget:
+those are :mod:`osrjax.analysis.norms`.
 """
 
 from osrjax.jacobian.estimate import (

@@ -1,6 +1,7 @@
 """Losses: ``(outputs, labels) -> one value per example``, pure, never reduced.
 
-Nothing here knows a network, a score or a recipe.
+Here stand functions of arrays that know no network, no score and no recipe. Losses become training objectives in
+:mod:`osrjax.methods`.
 """
 
 from osrjax.losses.classification import (

@@ -1,6 +1,6 @@
 """A method is what changes when the loss changes: network, objective, optimiser, outputs, scores.
 
-One file a method; nothing elsewhere asks of which kind a run is.
+One file per method, beside the parts that several share. Nothing outside this room asks of which kind a run is.
 """
 
 import lazy_loader

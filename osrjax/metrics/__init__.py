@@ -1,6 +1,7 @@
 """Metrics on the host: detection, intervals, effect sizes; unknown is the positive class.
 
-NumPy, SciPy and scikit-learn on arrays of scores; nothing here knows a network or a file.
+Here stand NumPy, SciPy and scikit-learn on arrays of scores, features or runs, and no network and no file. A score of
+one example is :mod:`osrjax.scores`; all scores x all metrics are :mod:`osrjax.evaluation`.
 """
 
 import lazy_loader

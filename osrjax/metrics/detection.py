@@ -1,10 +1,9 @@
 """Metrics of open-set recognition: on the host, in float64, exact under ties.
 
-One orientation holds everywhere: a larger score means more unknown, and unknown is the positive class.
-Where two conventions are in use both are given, under names that say which. ``scores_known`` and
-``scores_unknown`` hold one score per test image of the known and of the unknown classes, all of them
-(a dropped last batch changes every ranking metric); ``predictions`` and ``labels`` are positions in
-``known_classes``. A score that is not finite is refused, since sorting would give it a rank all the same.
+A larger score means more unknown, and unknown is the positive class, everywhere. Where two conventions are in use,
+there is one function for each, under names that say which. ``scores_known`` and ``scores_unknown`` hold one score for
+every test image (a dropped last batch changes every ranking metric); ``predictions`` and ``labels`` are positions in
+``known_classes``. Scores that are not finite are refused, since sorting would rank them all the same.
 """
 
 import numpy as np
@@ -119,8 +118,7 @@ def detection_accuracy(
 ) -> float:
     """Best balanced accuracy of known against unknown over all thresholds (DetACC).
 
-    The threshold is chosen on the test scores themselves, so the value is an upper bound of what a
-    calibrated threshold reaches.
+    The threshold is chosen on the test scores, so the value is an upper bound for any calibrated threshold.
 
     Arguments and errors are those of :func:`auroc`.
 
@@ -162,14 +160,13 @@ def oscr(
     Args:
       scores_known: finite scores of known examples.
       scores_unknown: finite scores of unknown examples.
-      correct: whether each known example is given its own class, rejection left aside.
+      correct: True where a known example gets its own class, before any rejection.
 
     Returns:
       A number in [0, closed-set accuracy]; a constant score gives half the accuracy.
 
     Raises:
-      ValueError: scores that are empty, not finite, or not one per example; or ``correct`` of another
-        length or not boolean.
+      ValueError: as :func:`auroc`; or ``correct`` of another length or not boolean.
 
     Example:
       >>> oscr(np.array([0.1, 0.4]), np.array([0.4, 0.8]), np.array([True, False]))  # (1 + 1) / 4
@@ -200,7 +197,7 @@ def oscr_curve(
     Args:
       scores_known: finite scores of known examples.
       scores_unknown: finite scores of unknown examples.
-      correct: whether each known example is given its own class, rejection left aside.
+      correct: True where a known example gets its own class, before any rejection.
 
     Returns:
       Share of unknown examples accepted, rising from 0 to 1, and share of known examples that are
@@ -221,7 +218,7 @@ def oscr_curve(
 
 
 def closed_set_accuracy(predictions: Int[np.ndarray, " known"], labels: Int[np.ndarray, " known"]) -> float:
-    """Share of known examples that are given their own class, rejection left aside.
+    """Share of known examples that get their own class, before any rejection.
 
     Args:
       predictions: predicted positions in ``known_classes``.
@@ -240,12 +237,11 @@ def closed_set_accuracy(predictions: Int[np.ndarray, " known"], labels: Int[np.n
 def rejection_threshold(validation_scores: Float[np.ndarray, " validation"], *, share: float = 0.1) -> float:
     """Threshold that rejects a given share of a known validation set.
 
-    An example counts as unknown where its score is *above* the threshold, which is the smallest of the
-    scores that rejects no more than the share: with ties it rejects fewer, never more.
+    An example counts as unknown where its score is *above* the threshold: the smallest score that rejects no more than
+    the share. With ties it rejects fewer, never more.
 
     Args:
-      validation_scores: finite scores of known examples that were held out of training; never test
-        images, never unknown ones.
+      validation_scores: finite scores of known examples held out of training; never of test or unknown images.
       share: share of them that may be rejected, in [0, 1).
 
     Returns:
@@ -280,16 +276,15 @@ def macro_f1(
 ) -> float:
     """Unweighted mean of the F1 of every known class and of the class *unknown*.
 
-    A score above the threshold decides for unknown; any other example keeps its predicted class, so an
-    accepted unknown example is a false positive of the class that it is given. A class that occurs
-    neither among the labels nor among the decisions is left out of the mean.
+    A score above the threshold decides for unknown; any other example keeps its predicted class, so an accepted unknown
+    example is a false positive of that class. A class without labels and decisions is left out of the mean.
 
     Args:
       scores_known: finite scores of known examples.
       scores_unknown: finite scores of unknown examples.
-      predictions: predicted classes of the known examples, rejection left aside.
+      predictions: predicted classes of the known examples, before any rejection.
       labels: classes of the known examples.
-      predictions_unknown: predicted classes of the unknown examples, rejection left aside.
+      predictions_unknown: predicted classes of the unknown examples, before any rejection.
       threshold: finite, from :func:`rejection_threshold` on known validation images.
 
     Returns:
@@ -317,12 +312,11 @@ def open_set_metrics(
     Args:
       scores_known: finite scores of known examples.
       scores_unknown: finite scores of unknown examples.
-      predictions: predicted classes of the known examples, rejection left aside.
+      predictions: predicted classes of the known examples, before any rejection.
       labels: classes of the known examples.
-      validation_scores: scores of held-out known examples, which set the threshold of
-        :func:`macro_f1`; without them it is not computed.
-      predictions_unknown: predicted classes of the unknown examples, given together with
-        ``validation_scores``.
+      validation_scores: scores of held-out known examples, which set the threshold of :func:`macro_f1`; None leaves
+        that out.
+      predictions_unknown: predicted classes of the unknown examples; required with ``validation_scores``.
       share: share of the validation examples that the threshold rejects, in [0, 1).
 
     Returns:
@@ -371,9 +365,8 @@ def davies_bouldin(embedding: Float[np.ndarray, "batch features"], labels: Int[n
 
     .. math:: \frac1K \sum_k \max_{l \ne k} \frac{d_k + d_l}{\lVert c_k - c_l \rVert}
 
-    with c_k the mean of class k and d_k the mean distance to it.
-    Differs from scikit-learn, which calls the index 0 (the best) where class means coincide: a network
-    that has collapsed to one point gets infinity.
+    with c_k the mean of class k and d_k the mean distance to it. Where class means coincide, as in a network that has
+    collapsed to one point, it is infinity; scikit-learn gives 0, the best value.
 
     Args:
       embedding: finite embedding of every example, unit-normalised for comparisons between networks.

@@ -1,9 +1,9 @@
 """Effect sizes of single runs, and the rule that turns those of many runs into a verdict.
 
-The rule: one number per run; the seeds of a split averaged; a 95 % t interval over splits. An effect *holds*
-where the interval excludes 0 on the expected side, *fails* where it excludes 0 on the other, else it is
-*undecided*. There is no verdict where the mean closed-set accuracy of an arm concerned is below
-:data:`ACCURACY`. A claim holds if all its effects with an expected sign do, and fails if one of them does.
+The rule: one number per run, the seeds of a split averaged, a 95 % t interval over splits. An effect *holds* if the
+interval lies on the expected side of 0, *fails* if it lies on the other, and is *undecided* otherwise. There is no
+verdict if the mean closed-set accuracy of an arm is below :data:`ACCURACY`. A claim holds if all its effects with an
+expected sign hold, and fails if one of them fails.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,8 +64,7 @@ def log_ratio(a: float, b: float) -> float:
 def peak(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np.ndarray, " points"]) -> float:
     """Middle of interpolation profiles against their ends: log of middle over mean of the ends, mean over pairs.
 
-    Above 0 does not say that the largest value lies in the middle: a concave rise from one end to the other has it
-    too. :func:`inner_peaks` counts where the largest value lies.
+    A concave rise from one end to the other is above 0 too: :func:`inner_peaks` says where the largest value lies.
 
     Args:
       profiles: norms along each line, not negative.
@@ -335,8 +334,8 @@ def claim_verdict(effects: Iterable[Mapping[str, Any]]) -> str:
       effects: records of one claim, from :func:`effect`.
 
     Returns:
-      "no run" if an effect has none; "undefined" if an effect is defined in none; "no verdict: accuracy" if
-      models are too inaccurate; "fails" if one fails; "holds" if all hold; else "undecided".
+      "no run" if an effect has none; "undefined" if an effect is defined in none; "no verdict: accuracy" if models are
+      too inaccurate; "fails" if one fails; "holds" if all hold; otherwise "undecided".
 
     Example:
       >>> claim_verdict([{"expected": 1, "verdict": "holds"}, {"expected": 0, "verdict": "reported"}])

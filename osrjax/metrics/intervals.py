@@ -1,8 +1,8 @@
 """Intervals: how far a metric moves with the test images, and with the split and the seed.
 
-A *bootstrap* interval of one trained network resamples its test images, known and unknown ones apart
-(stratified), and says nothing about another training run. A *t* interval over class splits does: the
-seeds of a split share its classes, so they are averaged first and the splits alone count as samples.
+A *bootstrap* interval of one trained network resamples its test images, known and unknown ones apart (stratified),
+and says nothing about another training run. A *t* interval over class splits does. The seeds of a split share its
+classes, so they are averaged first, and only the splits count as samples.
 """
 
 from collections.abc import Callable
@@ -42,15 +42,14 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Stratified percentile bootstrap intervals of all of :func:`osrjax.metrics.detection.open_set_metrics`.
 
-    Known and unknown examples are drawn with replacement, each kind as often as it has examples; an
-    example keeps its label and prediction; the threshold of macro-F1 stays as calibrated.
-    *Cost*: one sort of all scores, then linear in ``resamples`` times examples: below a second for 1000
-    resamples of 1000 examples.
+    Known and unknown examples are drawn with replacement, each kind as often as it has examples. An example keeps its
+    label and prediction, and the threshold of macro-F1 stays as calibrated. *Cost*: one sort, then linear in
+    ``resamples`` times examples; below a second for 1000 times 1000.
 
     Args:
       scores_known: finite scores of known examples.
       scores_unknown: finite scores of unknown examples.
-      predictions: predicted classes of the known examples, rejection left aside.
+      predictions: predicted classes of the known examples, before any rejection.
       labels: classes of the known examples.
       validation_scores: scores of held-out known examples, which set the threshold of macro-F1.
       predictions_unknown: predicted classes of the unknown examples, with ``validation_scores``.
@@ -147,13 +146,12 @@ def t_interval(values: Float[np.ndarray, "splits *seeds"], *, level: float = 0.9
     with s the standard deviation of the n split means (n - 1 in its denominator).
 
     Args:
-      values: one number per split, or per split and seed; nan marks a run that is missing. A missing
-        seed is left out of its split's mean, and a split with no run left is not counted.
+      values: one number per split, or per split and seed; nan marks a missing run. A missing seed is left out of its
+        split's mean, and a split without a run is not counted.
       level: coverage, in (0, 1).
 
     Returns:
-      Mean, interval and number n of splits counted. One split alone says nothing about the spread over
-      splits: its interval is (-inf, inf).
+      Mean, interval and number n of splits counted. The interval of a single split is (-inf, inf).
 
     Raises:
       ValueError: values without any run, infinite, or of neither shape; a level outside (0, 1).
@@ -200,8 +198,8 @@ def paired_difference(
       level: coverage, in (0, 1).
 
     Returns:
-      Mean difference, interval and number n of splits counted; the difference is decided where the
-      interval excludes 0, which that of a single split, (-inf, inf), never does.
+      Mean difference, interval and number n of splits counted. The difference is decided where the interval excludes
+      0; that of a single split is (-inf, inf).
 
     Raises:
       ValueError: arrays of two shapes; otherwise as :func:`t_interval`.

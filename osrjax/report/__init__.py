@@ -1,6 +1,6 @@
 """Figures and tables of finished runs.
 
-The only room that draws; measures nothing.
+The only room that draws; it takes arrays and numbers, and measures nothing.
 """
 
 import lazy_loader

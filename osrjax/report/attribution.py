@@ -1,7 +1,7 @@
 """Contact sheets of attribution maps, and numbers that say where maps lie and how far they move.
 
-As in :mod:`osrjax.report`, a figure is returned and touches no global state of matplotlib. Images are NHWC in [-1, 1]
-with 1 or 3 channels; a box is ``(y0, y1, x0, x1)`` and holds ``[y0, y1) x [x0, x1)``, a peak ``(row, column)``.
+Figures are returned, not shown. Images are NHWC in [-1, 1] with 1 or 3 channels. A box is ``(y0, y1, x0, x1)`` and
+holds ``[y0, y1) x [x0, x1)``; a peak is ``(row, column)``.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class SheetColumn(NamedTuple):
 
     Attributes:
       title: above the column.
-      pictures: images, shown as they are where there is no map, else in gray under it.
+      pictures: images, in gray where there is a map over them.
       maps: each shown from its own smallest to its own largest entry.
       boxes: outlined.
       peaks: marked with a cross.

@@ -149,7 +149,7 @@ def oscr_figure(
 
     Args:
       scores: by name, the finite scores of known and of unknown examples.
-      correct: whether each known example is given its own class, rejection left aside.
+      correct: True where a known example gets its own class, before any rejection.
       title: above the axes.
 
     Returns:

@@ -1,8 +1,8 @@
 """Figures of the input-Jacobian norm: histograms, interpolations, training dynamics, maps of the embedding.
 
-As in :mod:`osrjax.report`, a figure is returned, touches no global state of matplotlib, and never lets colour
-stand alone. Arrays of many runs have the axes splits and seeds first, nan where a run is missing; means and
-95 % t bands are those of :func:`osrjax.metrics.intervals.t_interval` over splits, and one split has no band.
+Figures are returned, not shown, and colour never stands alone. Arrays of many runs have the axes splits and seeds
+first, with nan for a missing run. Means and 95 % t bands are those of :func:`osrjax.metrics.intervals.t_interval` over
+splits; a single split has no band.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -144,15 +144,14 @@ def dynamics_figure(
 
     Args:
       steps: at which the metrics were taken.
-      panels: by title, curves by name: arms, or "known" and "unknown", which keep their colours. A step at
-        which a run is infinite (the Davies-Bouldin index of a collapsed network) is left out of its curve; so
-        are those at which no run has a value, with a line between their neighbours. Positive values that span
-        more than two decades get a logarithmic axis.
+      panels: by title, curves by name: arms, or "known" and "unknown", which keep their colours. A curve leaves out
+        steps at which a run is infinite (the Davies-Bouldin index of a collapsed network) and those without a run,
+        where a line joins the neighbours. Positive values over more than two decades get a logarithmic axis.
       columns: panels side by side.
       title: above all panels.
 
     Returns:
-      A figure with one legend where all panels show the same curves, else one in each panel.
+      A figure with one legend if all panels show the same curves, otherwise with one per panel.
 
     Raises:
       ValueError: a curve without runs.

@@ -1,7 +1,7 @@
 """What the arms of a sweep found: a table with differences to the first arm, and figures.
 
-As in :mod:`osrjax.report.jacobian`: figures are returned, arrays of many runs have the axes splits and seeds, nan
-where a run is missing, and intervals are 95 % t intervals over splits.
+As in :mod:`osrjax.report.jacobian`, arrays of many runs have the axes splits and seeds, with nan for a missing run, and
+intervals are 95 % t intervals over splits.
 """
 
 from collections.abc import Mapping, Sequence

@@ -31,15 +31,15 @@ OOD_COLUMNS = {
 
 
 def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> str:
-    """Plain-text table of results, one line a row, ready for a terminal or a file.
+    """Plain-text table of results, one line per row, for a terminal or a file.
 
     Args:
-      rows: cells by column name; columns stand in the order in which they first occur. Numbers are
+      rows: one or more, cells by column name; columns stand in the order in which they first occur. Numbers are
         rounded, pairs of numbers become intervals, None or a missing cell a dash.
       digits: decimals of numbers that are not integers, at least 0.
 
     Returns:
-      Lines without a final newline; text to the left, numbers to the right of their column.
+      Lines without a final newline; text is left-aligned, numbers are right-aligned.
 
     Example:
       >>> print(results_table([

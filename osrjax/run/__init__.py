@@ -1,6 +1,6 @@
 """A run on disk: directory, checkpoints, loop, signals, lanes, launch, and opening a finished one.
 
-What survives a kill; never draws or tabulates.
+Here stands what survives a kill. The training step itself is :mod:`osrjax.train`; nothing here draws or tabulates.
 """
 
 import lazy_loader

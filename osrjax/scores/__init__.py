@@ -1,6 +1,7 @@
 """Open-set scores: one number per example, larger = more unknown.
 
-Of logits alone, or fitted to features (fit, then score). Nothing here knows a metric or a network.
+Here stand pure functions of logits, or of features after a fit, that know no network. A number of a whole test set is a
+metric: :mod:`osrjax.metrics`.
 """
 
 from osrjax.scores.features import (

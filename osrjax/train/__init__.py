@@ -1,6 +1,6 @@
 """Training as pure functions: objective, optimiser, step, lanes, batches, devices.
 
-Knows optax; nothing here opens a file or asks what a loss is called.
+The room that knows optax. Nothing here opens a file (that is :mod:`osrjax.run`) or asks what a loss is called.
 """
 
 import lazy_loader

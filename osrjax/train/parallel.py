@@ -63,7 +63,7 @@ def data_parallel(
       ValueError: a mesh with other axes; from JAX, when called: other batch norms, or images that cannot be shared.
     """
     if mesh.axis_names != ("data",):
-        raise ValueError(f'{mesh.axis_names=} is not ("data",): give a mesh of osrjax.sharding.data_mesh')
+        raise ValueError(f'{mesh.axis_names=} is not ("data",): give a mesh of osrjax.devices.sharding.data_mesh')
     if mesh.size == 1:
         return make_objective(network)
     with_copies = make_objective(_OnEachDevice(network, mesh))
