@@ -75,7 +75,8 @@ def make_method(config: Any, task: Task) -> Method:
     """The method that a configuration asks for; that of a finished run from its config.json.
 
     Args:
-      config: with the field ``method``, as an object or a mapping.
+      config: with the field ``method``, as an object or a mapping; fields that the method does not have are not
+        looked at. Or a name alone.
       task: of the run.
 
     Returns:
@@ -88,6 +89,8 @@ def make_method(config: Any, task: Task) -> Method:
       >>> make_method({"method": "doc", "network": "small_cnn"}, Task(6, (28, 28, 1), 1)).score
       'ovr'
     """
+    if isinstance(config, str):
+        config = {"method": config}
     name = config.get("method") if isinstance(config, Mapping) else config.method
     if name is None:
         raise ValueError(
