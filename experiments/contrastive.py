@@ -129,6 +129,7 @@ class Job(NamedTuple):
 
 def build(config: Config) -> Job:
     """Devices, class split, images, steps of both stages, method."""
+    osrjax.methods.check_method(config)
     mesh = osrjax.devices.sharding.data_mesh(config.devices)
     osrjax.devices.sharding.check_batch_size(config.batch_size, mesh)
     split, data = osrjax.data.choose_data(config)

@@ -60,8 +60,7 @@ def draw(config: Config) -> int:
         raise ValueError(f"images={config.images} exceeds the {fewest} test images of a kind: give fewer")
 
     # --------------------------------------------------------------------------------- scores
-    outputs = finished.stored_outputs(*method.parts)
-    labels = {part: rows.pop("labels") for part, rows in outputs.items()}
+    outputs, labels = finished.stored_outputs(*method.parts)
     scored = osrjax.methods.score_images(method, outputs, labels.get("train"))[method.score]
     threshold = osrjax.metrics.rejection_threshold(scored.validation, share=config.reject_share)
     scores = {"known": scored.known, "unknown": scored.unknown}

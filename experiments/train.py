@@ -112,6 +112,7 @@ def build(config: Config) -> Job:
             f"test_norms=True with {jax.process_count()} processes is not built: leave it out, and run"
             " experiments/norms.py on the finished run"
         )
+    osrjax.methods.check_method(config)
     mesh = osrjax.devices.sharding.data_mesh(config.devices)
     osrjax.devices.sharding.check_batch_size(config.batch_size, mesh)
     split, data = osrjax.data.choose_data(config)
@@ -148,7 +149,9 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
     untrained = program.untrained()
 
     def validate(state) -> float:
-        predicted = osrjax.methods.predicted_classes(method, program.outputs(state, data.validation.images))
+        train = program.outputs(state, data.train.images) if method.fit else None
+        outputs = program.outputs(state, data.validation.images)
+        predicted = osrjax.methods.predicted_classes(method, outputs, train, data.train.labels)
         return osrjax.metrics.closed_set_accuracy(predicted, data.validation.labels)
 
     sizes = {"steps": job.steps, "eval_batch_size": config.eval_batch_size}

@@ -47,8 +47,13 @@ def test_there_are_results():
 @pytest.mark.parametrize("name", FRONT)
 def test_links_resolve_and_lines_fit(name):
     text = (ROOT / name).read_text()
-    targets = re.findall(r'(?:\]\(|src=")([^)\s"#]+)', text)
-    assert [target for target in targets if not re.match(r"\w+:", target) and not (ROOT / target).exists()] == []
+    for target in re.findall(r'(?:\]\(|src=")([^)\s"]+)', text):
+        path, _, anchor = target.partition("#")
+        if not re.match(r"\w+:", path):
+            assert (ROOT / path).exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), re.MULTILINE)
+            assert anchor in [title.lower().replace(" ", "-") for title in titles], target
     assert [line for line in text.splitlines() if len(line) > 150 and not line.startswith("|")] == []
 
 

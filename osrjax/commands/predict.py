@@ -56,9 +56,9 @@ def classify(config: Config) -> int:
     images = np.stack([read_image(file, shape, resize=config.resize) for file in files])
 
     # ------------------------------------------------------------------------------ threshold
-    stored = run.stored_outputs("validation", *(["train"] if method.fit else []))
-    fitted = method.fit(outputs_of(stored["train"]), stored["train"]["labels"]) if method.fit else None
-    scores = method.scores(fitted, outputs_of(stored["validation"]))
+    stored, labels = run.stored_outputs("validation", *(["train"] if method.fit else []))
+    fitted = method.fit(stored["train"], labels["train"]) if method.fit else None
+    scores = method.scores(fitted, stored["validation"])
     chosen = config.score or method.score
     if chosen not in scores:
         raise ValueError(f"score={chosen!r} does not exist for this run: choose from {', '.join(scores)}")
@@ -66,7 +66,7 @@ def classify(config: Config) -> int:
 
     # ------------------------------------------------------------------------------ decisions
     outputs = run.outputs(images, batch_size=min(len(images), 500))
-    wanted = {name: outputs[name] for name in outputs_of(stored["validation"])}
+    wanted = {name: outputs[name] for name in stored["validation"]}
     for file, score, nearest in zip(files, *method.scores(fitted, wanted)[chosen], strict=True):
         decision = "unknown" if score > threshold else names[nearest]
         if config.json:
@@ -75,11 +75,6 @@ def classify(config: Config) -> int:
         else:
             print(f"{file}: {decision} (nearest {names[nearest]}, {chosen} {score:.4f}, threshold {threshold:.4f})")
     return 0
-
-
-def outputs_of(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The stored outputs of a part, without its labels."""
-    return {name: rows for name, rows in stored.items() if name != "labels"}
 
 
 def files_of(path: Path) -> list[Path]:

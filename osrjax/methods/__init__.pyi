@@ -11,6 +11,7 @@ from .contrast import (
 )
 from .find import (
     MethodFunction as MethodFunction,
+    check_method as check_method,
     find_method as find_method,
     make_method as make_method,
 )

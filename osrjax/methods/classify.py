@@ -25,7 +25,8 @@ from osrjax.attribution.maps import check_layers, last_layers
 from osrjax.augment.pixels import to_float
 from osrjax.augment.views import make_crop_and_flip
 from osrjax.data.table import DataSet
-from osrjax.evaluation.assessment import open_set_scores
+from osrjax.evaluation.assessment import SCORES, open_set_scores
+from osrjax.fields import check_fields
 from osrjax.methods.class_losses import ClassLoss
 from osrjax.methods.masked import make_masked_classify_objective
 from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
@@ -60,7 +61,14 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
     height, width, _ = task.image_shape
     if options.rotations != "none" and height != width:
         raise ValueError(f"rotations={options.rotations!r} needs square images, these are {height}x{width}: use none")
+    check_fields(options)
     own = options.own_hyper(class_loss.own)
+    unknown = [name for name in class_loss.hyper if name not in own and not hasattr(options, name)]
+    if unknown:
+        raise ValueError(f"hyper={unknown} of the loss are no options: give them defaults in ClassLoss(own=...)")
+    if class_loss.scores is None and class_loss.score not in SCORES[class_loss.head]:
+        known = ", ".join(SCORES[class_loss.head])
+        raise ValueError(f"score={class_loss.score!r} is none of the {class_loss.head} head: choose from {known}")
 
     def make_network(dtype: DTypeLike) -> OpenSetNetwork:
         return OpenSetNetwork(NETWORKS[options.network](dtype=jnp.dtype(dtype)), task.classes, class_loss.head)
@@ -109,6 +117,7 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
 
     return Method(
         options=options,
+        task=task,
         make_network=make_network,
         make_objective=make_objective,
         optimizer=make_sgd(total_steps=task.steps, momentum=options.momentum),

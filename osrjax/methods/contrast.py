@@ -18,6 +18,7 @@ from osrjax.augment.policies import POLICIES
 from osrjax.augment.views import make_contrastive_augmentation, view_mixings
 from osrjax.data.table import DataSet
 from osrjax.evaluation.assessment import FeatureBank, fit_feature_scores, open_set_feature_scores
+from osrjax.fields import check_fields
 from osrjax.losses.contrastive import nt_xent_loss
 from osrjax.methods.gradmix import make_contrastive_objective
 from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox, ViewMixing
@@ -48,6 +49,7 @@ def contrast(options: ContrastOptions, task: Task) -> Method:
     Raises:
       ValueError: stages that the network has not.
     """
+    check_fields(options)
     options.own_hyper({})
 
     def make_network(dtype: DTypeLike) -> ContrastiveNetwork:
@@ -100,6 +102,7 @@ def contrast(options: ContrastOptions, task: Task) -> Method:
 
     return Method(
         options=options,
+        task=task,
         make_network=make_network,
         make_objective=make_objective,
         optimizer=make_adam(),

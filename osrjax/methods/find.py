@@ -14,7 +14,7 @@ from osrjax.methods.method import Method, Task
 from osrjax.methods.options import ClassifyOptions, Options, options_of
 from osrjax.methods.table import METHODS
 
-__all__ = ["MethodFunction", "find_method", "make_method"]
+__all__ = ["MethodFunction", "check_method", "find_method", "make_method"]
 
 MethodFunction = Callable[[Any, Task], Method]
 
@@ -44,18 +44,39 @@ def find_method(name: str) -> tuple[MethodFunction, type[Options]]:
     found = load(METHODS.get(name, name))
     if isinstance(found, ClassLoss):
         return partial(classify, class_loss=found), ClassifyOptions
-    hints = get_type_hints(found)
+    try:
+        hints = get_type_hints(found)
+    except (NameError, TypeError):  # a name that is imported for type checkers alone; no function
+        hints = {}
     kind = next((hint for hint in hints.values() if isinstance(hint, type)), None)
     if kind is None or not issubclass(kind, Options):
         raise ValueError(f"method={name!r} says no class of options: annotate its first argument, as ClassifyOptions")
     return found, kind
 
 
+def check_method(config: Options) -> None:
+    """Refuses a method whose options the configuration of a script does not have.
+
+    Args:
+      config: of the script.
+
+    Raises:
+      ValueError: it takes others.
+    """
+    _, kind = find_method(config.method)
+    if not isinstance(config, kind):
+        raise ValueError(
+            f"method={config.method!r} takes {kind.__name__}, and this script has others: experiments/train.py has"
+            " ClassifyOptions, experiments/contrastive.py ContrastOptions"
+        )
+
+
 def make_method(config: Any, task: Task) -> Method:
     """The method that a configuration asks for; that of a finished run from its config.json.
 
     Args:
-      config: with the field ``method``, as an object or a mapping.
+      config: with the field ``method``, as an object or a mapping; fields that the method does not have are not
+        looked at. Or a name alone.
       task: of the run.
 
     Returns:
@@ -68,6 +89,8 @@ def make_method(config: Any, task: Task) -> Method:
       >>> make_method({"method": "doc", "network": "small_cnn"}, Task(6, (28, 28, 1), 1)).score
       'ovr'
     """
+    if isinstance(config, str):
+        config = {"method": config}
     name = config.get("method") if isinstance(config, Mapping) else config.method
     if name is None:
         raise ValueError(

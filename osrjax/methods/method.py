@@ -78,6 +78,7 @@ class Method(NamedTuple):
 
     Attributes:
       options: that it was made of.
+      task: that it was made for.
       make_network: dtype -> network.
       make_objective: network -> objective (:mod:`osrjax.train.objective`).
       optimizer: hyper -> optax transformation.
@@ -97,6 +98,7 @@ class Method(NamedTuple):
     """
 
     options: Options
+    task: Task
     make_network: Callable[[DTypeLike], Any]
     make_objective: Callable[[Any], Objective]
     optimizer: Optimizer
@@ -132,9 +134,16 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
       batch_size: images a step.
 
     Raises:
-      ValueError: a batch too small or larger than the training set, too few classes, or too few images of a class.
+      ValueError: a method made for other data, a batch too small or larger than the training set, too few classes, or
+        too few images of a class.
     """
     needs, images = method.needs, len(data.train.labels)
+    made_for, given = method.task[:2], (len(data.known_classes), data.train.images.shape[1:])
+    if made_for != given:
+        raise ValueError(
+            f"the method is made for classes={made_for[0]}, image_shape={made_for[1]}, the data has {given[0]} classes"
+            f" and images of {given[1]}: make it with the Task of the data"
+        )
     if batch_size < needs.batch:
         raise ValueError(f"{batch_size=} is too small for method={method.options.method!r}: give {needs.batch} or more")
     if batch_size > images:

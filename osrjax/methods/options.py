@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from osrjax.fields import check_above_zero, check_not_negative
 from osrjax.methods.table import MethodName
-from osrjax.models.table import NetworkName
+from osrjax.models.table import BACKBONES, NetworkName
 
 __all__ = [
     "ClassifyOptions",
@@ -42,11 +42,13 @@ class Options:
     """Compute dtype of training; parameters, scores and evaluation stay float32."""
 
     def check(self) -> None:
-        """Refuses traced numbers that are not finite.
+        """Refuses a network that does not exist, and traced numbers that are not finite.
 
         Raises:
           ValueError: names the field, its value and the remedy.
         """
+        if self.network not in BACKBONES:
+            raise ValueError(f"network={self.network!r} does not exist: choose from {', '.join(BACKBONES)}")
         for name in traced_fields(type(self)):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not finite: give a number")

@@ -108,21 +108,22 @@ class FinishedRun:
     def _forward(self) -> Any:
         return jax.jit(self.method.outputs, compiler_options=compiler_options())
 
-    def stored_outputs(self, *parts: str) -> dict[str, dict[str, np.ndarray]]:
+    def stored_outputs(self, *parts: str) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
         """The outputs that the run kept in scores.npz.
 
         Args:
           *parts: of ``train``, ``validation``, ``known``, ``unknown``.
 
         Returns:
-          Arrays by part and name; ``labels`` among them.
+          Outputs by part and name, and labels by part.
         """
         file = self.directory / "scores.npz"
         with reading(file, "delete it and results.json, then give the training's command again"), np.load(file) as all_:
-            return {
+            found = {
                 part: {name.removeprefix(f"{part}_"): all_[name] for name in all_.files if name.startswith(f"{part}_")}
                 for part in parts
             }
+        return found, {part: rows.pop("labels") for part, rows in found.items()}
 
 
 def open_finished(

@@ -25,6 +25,7 @@ from osrjax import metrics
 from osrjax.devices import processes
 from osrjax.files import FileError
 from osrjax.methods.method import assess, check_data, predicted_classes, score_images
+from osrjax.methods.options import structure_of
 from osrjax.run.checkpoint import LaneCheckpoints
 from osrjax.run.directory import Run
 from osrjax.run.lane_program import Lane, LanesProgram, build_lanes
@@ -85,7 +86,7 @@ def train_lanes(
       lanes: one or more; all methods have the same structure.
       steps: of every lane.
       batch_size: of every lane.
-      config: plain values that a later call with the same directory must repeat, besides the names of the lanes.
+      config: plain values that a later call with the same directory must repeat, besides steps, batch size and lanes.
       layout: None for the fastest known one.
       devices: to spread the lanes over; None for all.
       log_every: steps between logged metrics.
@@ -103,15 +104,19 @@ def train_lanes(
       each part are among its rows.
 
     Raises:
-      ValueError: no lane, hyper-parameters of other names, data that a method cannot work with, or a batch that the
-        devices cannot share.
+      ValueError: no lane, lanes that need a call of their own, data that a method cannot work with, or a batch that
+        the devices cannot share.
       FileError: the directory cannot be used.
     """
     directory = Path(directory)
+    check_alike(lanes)
     for lane in lanes:
         check_data(lane.method, lane.data, batch_size=batch_size)
     mesh = lane_mesh(len(lanes), batch_size=batch_size, devices=devices)
-    fields = dict(config or {}) | {"lanes": [lane.name for lane in lanes]}
+    fields = dict(config or {}) | {"steps": steps, "batch_size": batch_size, "lanes": [lane.name for lane in lanes]}
+    for number, (_, method, data, seed, _) in enumerate(lanes):
+        images = {"known_names": data.known_names, "training_images": len(data.train.labels)}
+        fields[f"lane {number}"] = {"seed": seed, "hyper": dict(method.hyper), **images}
     with ExitStack() as opened:
         run = opened.enter_context(open_group(directory, fields))
         kept = opened.enter_context(LaneCheckpoints(directory / "checkpoints", lanes=len(lanes), mesh=mesh))
@@ -185,6 +190,26 @@ def train_lanes(
         result = {"lanes": found, "history": history_of(run.directory / "metrics.jsonl") if run.writes else []}
         run.write_json("results.json", result)
         return LaneResults(0, result["lanes"], result["history"])
+
+
+def check_alike(lanes: Sequence[Lane]) -> None:
+    """Refuses what one program cannot train: it would train the first lane's method under the name of another."""
+    if not lanes:
+        raise ValueError("lanes is empty: give one or more")
+
+    def structure(lane: Lane) -> dict[str, Any]:
+        shapes = {"known classes": len(lane.data.known_classes), "image shape": lane.data.train.images.shape[1:]}
+        return dict(structure_of(lane.method.options)) | shapes
+
+    first = structure(lanes[0])
+    for lane in lanes[1:]:
+        other = structure(lane)
+        differing = sorted(name for name in first | other if first.get(name) != other.get(name))
+        if differing:
+            raise ValueError(
+                f"lanes {lanes[0].name!r} and {lane.name!r} differ in {', '.join(differing)}: give each a call of its"
+                " own"
+            )
 
 
 def open_group(directory: Path, fields: dict[str, Any]) -> Run:

@@ -13,45 +13,48 @@ import pytest
 from conftest import load_script
 from PIL import Image
 
+import osrjax
+from osrjax.analysis import maps as analysis_maps
 from osrjax.augment.pixels import to_float
 from osrjax.data import choose_data, content_of
+from osrjax.devices import cpu
+from osrjax.methods import Task, make_method
 from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.models.networks import zero_taps
 from osrjax.run.checkpoint import Checkpoints
 from osrjax.run.directory import Run
-from osrjax.run.finished import evaluation_network, open_finished
-from osrjax.train.optimizers import make_adam, make_sgd
+from osrjax.run.finished import open_finished
 from osrjax.train.step import init_state
 
 FAST = {"xla_backend_optimization_level": 0}  # to compile, not to run
 SHARED = {"data": "digits", "network": "small_cnn", "seed": 3, "batch_size": 12}
-CLASS = {**SHARED, "loss": "doc", "momentum": 0.9, "intra_weight": 1.0, "inter_weight": 0.5}
+CLASS = {**SHARED, "method": "doc", "momentum": 0.9, "intra_weight": 1.0, "inter_weight": 0.5}
 CONTRASTIVE = {
-    **SHARED,
+    **{**SHARED, "method": "contrast"},
     **{"hidden": 8, "features": 4, "temperature": 0.5, "cam_temperature": None, "cam_layers": [1, 2]},
     **{"crop": False, "flip": True, "jitter": 0.0, "policy": "none", "smallest_kept": 0.6, "largest_kept": 0.8},
     **{"cam_method": "layer_cam", "cam_aggregation": "sample_max_sum", "cam_statistics": "train", "fill": "paste"},
 }
 
 script = load_script("attribution")
-script.compiler_options = lambda: FAST
 
 
 @pytest.fixture(scope="module", autouse=True)
 def narrow():
     """An eighth of the channels: width is not what is tested here."""
     with pytest.MonkeyPatch.context() as patch:
+        for module in (cpu, analysis_maps):
+            patch.setattr(module, "compiler_options", lambda: FAST)
         patch.setitem(NETWORKS, "small_cnn", partial(SmallCNN, width=4, features=32))
         yield
 
 
-def make_run(directory, config, optimizer):
+def make_run(directory, config):
     """A finished run of 5 steps with random parameters, and its states at the steps 2, 3 and 5."""
     split, data = choose_data(config)
-    network = evaluation_network(config, len(data.known_names))
-    names = ("learning_rate", "final_learning_rate", "weight_decay", "schedule_steps")
-    hyper = dict.fromkeys(names, 1.0)
-    new_state = partial(init_state, network=network, optimizer=optimizer, hyper=hyper, image_shape=(8, 8, 1))
+    method = make_method(config, Task(len(data.known_names), (8, 8, 1), 5))
+    given = {"optimizer": method.optimizer, "hyper": method.hyper}
+    new_state = partial(init_state, network=method.make_network(jnp.float32), **given, image_shape=(8, 8, 1))
     shapes = jax.eval_shape(new_state, jax.random.key(0))
     rng = np.random.default_rng(7)
 
@@ -73,7 +76,7 @@ def make_run(directory, config, optimizer):
 def class_run(tmp_path_factory):
     """The directory of a run of train.py, whose checkpoint of step 2 is damaged, and its networks by step."""
     directory = tmp_path_factory.mktemp("run") / "classes"
-    new_state, states = make_run(directory, CLASS, make_sgd(total_steps=5, momentum=0.9))
+    new_state, states = make_run(directory, CLASS)
     for path in (directory / "checkpoints" / "2").rglob("*"):
         if path.is_file() and path.name not in ("_CHECKPOINT_METADATA", "metrics"):
             path.write_bytes(b"damaged")
@@ -139,7 +142,7 @@ def test_input_gradients_of_a_class_run(class_run, monkeypatch, tmp_path, capsys
     directory, networks, *_ = class_run
     monkeypatch.setattr(script, "networks_of", lambda _: networks)
     stems = []  # drawing is left to the next test
-    monkeypatch.setattr(script.report, "save_figure", lambda _, stem: stems.append(stem) or (stem,))
+    monkeypatch.setattr(osrjax.report, "save_figure", lambda _, stem: stems.append(stem) or (stem,))
     options = ["--method", "input_gradient", "--images", "4", "--unknown", "--out", str(tmp_path)]
     assert script.main([str(directory), *options]) == 0
     found = json.loads((tmp_path / "attribution.json").read_text())
@@ -185,19 +188,19 @@ def test_images_are_chosen_class_by_class(class_run):
 
 def test_maps_of_a_contrastive_run(monkeypatch, tmp_path):
     directory = tmp_path / "contrastive"
-    make_run(directory, CONTRASTIVE, make_adam())
+    make_run(directory, CONTRASTIVE)
     networks, sheets = {}, []
 
     def networks_of(finished, original=script.networks_of):
         networks.update(original(finished))
         return networks
 
-    def contact_sheet(columns, original=script.contact_sheet, **options):
+    def contact_sheet(columns, original=osrjax.report.contact_sheet, **options):
         sheets.append((columns, options))
         return original(columns, **options)
 
     monkeypatch.setattr(script, "networks_of", networks_of)
-    monkeypatch.setattr(script, "contact_sheet", contact_sheet)
+    monkeypatch.setattr(osrjax.report, "contact_sheet", contact_sheet)
     options = ["--images", "3", "--batch-size", "6", "--kept", "0.4"]
     assert script.main([str(directory), *options]) == 0
     found = json.loads((directory / "attribution-layer_cam" / "attribution.json").read_text())

@@ -192,6 +192,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch,
         (["--mixing-alpha", "0"], "mixing_alpha=0.0 must be above 0"),
         (["--first-stage-epochs", "0"], "first_stage_epochs=0 must be at least 1"),
         (["--preset", "nothing"], "preset='nothing' does not exist"),
+        (["--method", "m_ovr"], "method='m_ovr' takes ClassifyOptions, and this script has others"),
         (["--split", "-1"], "split=-1 must not be negative"),
     ],
 )

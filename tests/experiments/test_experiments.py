@@ -317,6 +317,7 @@ BAD = {
     "--known 0 1 77": "77",
     "--unknown 3 4": "without known",
     "--held-out 3": "held_out=[3]",
+    "--method contrast": "method='contrast' takes ContrastOptions, and this script has others",
     "--margin -0.1": "margin=-0.1",
     "--margin 3.5": "margin=3.5",
     "--steps 0": "steps=0",

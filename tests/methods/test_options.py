@@ -132,6 +132,7 @@ def test_a_configuration_without_a_method_and_methods_that_do_not_exist():
         ("hinge", "method='hinge' does not exist: choose from m_ovr, .*contrast, or give MODULE:FUNCTION of your own"),
         ("nowhere:focal", "'nowhere:focal' cannot be imported .*nowhere"),
         ("math:nothing", "'math:nothing' cannot be imported .*nothing"),
+        ("math:pi", "method='math:pi' says no class of options: annotate its first argument"),
         ("math:", "'math:' is not of the form module:object"),
         ("textwrap:dedent", "method='textwrap:dedent' says no class of options: annotate its first argument"),
     ):
