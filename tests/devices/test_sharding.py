@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import OPTIONS
 
 from osrjax.devices import sharding
 
@@ -136,7 +137,7 @@ print(json.dumps(report))
 def eight():
     """What a process with eight virtual devices reports."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
-    environment |= {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    environment |= {"XLA_FLAGS": OPTIONS, "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     done = subprocess.run(
         [sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True, timeout=280, check=False
     )

@@ -1,11 +1,15 @@
 """Lanes of one program against single runs, one after another."""
 
 import contextlib
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -49,12 +53,28 @@ HYPERS = [BASE] + [{**BASE, name: value} for name, value in CHANGES.items()]  # 
 LAYOUTS = [Layout("vmap", "patches"), Layout("vmap", "native"), Layout("loop", "native"), Layout("vmap", "patches", 4)]
 
 
+class Training(NamedTuple):
+    """What is trained; equal ones are one, so that tests share what they compile."""
+
+    objective: Callable
+    optimizer: optax.GradientTransformation
+    model: nn.Module
+    options: tuple = ()  # of the compiler
+
+
 def network(dtype=jnp.float32):
     return OpenSetNetwork(SmallCNN(width=2, features=6, dtype=dtype), CLASSES)
 
 
-def objective_of(model):
-    return make_classify_objective(model, CLASS_LOSSES["m_ovr"], make_crop_and_flip(crop_padding=1), rotations="one")
+def objective_of(model, **options):
+    return make_classify_objective(model, CLASS_LOSSES["m_ovr"], make_crop_and_flip(crop_padding=1), **options)
+
+
+@functools.cache
+def small():
+    """Most tests' training: every term, ten steps."""
+    model = network()
+    return Training(objective_of(model, rotations="one"), make_sgd(total_steps=10), model)
 
 
 @pytest.fixture(scope="module")
@@ -73,31 +93,46 @@ def keys_of(lanes):
     return jnp.stack([jax.random.key(lane) for lane in range(lanes)])
 
 
-def single_runs(objective, optimizer, model, hypers, images, inputs, cast=lambda tree: tree):
+@functools.cache
+def single_programs(training, shape):
+    """Step and initial state of a single run."""
+    step = make_train_step(training.objective, training.optimizer)
+    init = lambda key, hyper: init_state(key, training.model, training.optimizer, hyper, image_shape=shape)  # noqa: E731
+    return jax.jit(step, compiler_options=dict(training.options)), jax.jit(init)
+
+
+def single_runs(training, hypers, images, inputs, cast=lambda tree: tree):
     """What the lanes are held against: a plain jitted step, lane after lane."""
-    step = jax.jit(make_train_step(objective, optimizer))
-    init = jax.jit(lambda key: init_state(key, model, optimizer, hypers[0], image_shape=images.shape[1:]))
-    found = []
+    step, init = single_programs(training, images.shape[1:])
+    images, found = jnp.asarray(images), []
     for lane, hyper in enumerate(hypers):
-        state, hyper = cast(init(jax.random.key(lane))), {name: jnp.asarray(value) for name, value in hyper.items()}
+        hyper = {name: jnp.asarray(value) for name, value in hyper.items()}
+        state = cast(init(jax.random.key(lane), hyper))
         for rows, labels in inputs:
-            batch = Batch(jnp.asarray(images)[rows[lane]], labels[lane])
+            batch = Batch(images[rows[lane]], labels[lane])
             state, metrics = step(state, batch, jax.random.key(100 + lane), hyper)
         found.append((state, metrics))
     return found
 
 
-def run_lanes(objective, optimizer, model, hypers, images, inputs, *, layout, mesh=None, cast=lambda tree: tree):
-    """The same with one compiled call a step for all lanes."""
-    lanes = len(hypers)
-    hyper = sweep.stack_hyper(hypers)
-    train_keys = jnp.stack([jax.random.key(100 + lane) for lane in range(lanes)])
-    state = jax.jit(lambda keys: cast(sweep.init_lanes(keys, model, optimizer, hyper, image_shape=images.shape[1:])))(
-        keys_of(lanes)
+@functools.cache
+def lane_programs(training, shape, lanes, layout, mesh):
+    """The same for all lanes; the step is traced once, whoever calls it."""
+    step = sweep.make_sweep_step(training.objective, training.optimizer, layout=layout, mesh=mesh)
+    init = lambda keys, hyper: sweep.init_lanes(  # noqa: E731
+        keys, training.model, training.optimizer, hyper, image_shape=shape
     )
-    step = sweep.make_sweep_step(objective, optimizer, layout=layout, mesh=mesh)
-    chex.clear_trace_counter()
-    step = jax.jit(chex.assert_max_traces(step, n=1), donate_argnums=0)
+    chex.clear_trace_counter()  # it takes all of these steps for one
+    traced_once = chex.assert_max_traces(step, n=1)
+    return jax.jit(traced_once, donate_argnums=0, compiler_options=dict(training.options)), jax.jit(init)
+
+
+def run_lanes(training, hypers, images, inputs, *, layout, mesh=None, cast=lambda tree: tree):
+    """The same with one compiled call a step for all lanes."""
+    lanes, hyper = len(hypers), sweep.stack_hyper(hypers)
+    train_keys = jnp.stack([jax.random.key(100 + lane) for lane in range(lanes)])
+    step, init = lane_programs(training, images.shape[1:], lanes, layout, mesh)
+    state = cast(init(keys_of(lanes), hyper))
     shared = jnp.asarray(images)
     if mesh is not None:
         shared = jax.device_put(shared, sharding.replicated(mesh))
@@ -122,17 +157,13 @@ def assert_lanes_equal(state, metrics, singles, *, tolerance):
 
 @pytest.fixture(scope="module")
 def singles(images):
-    model = network()
     with jax.default_matmul_precision("highest"):
-        return single_runs(objective_of(model), make_sgd(total_steps=10), model, HYPERS, images, inputs_of(9, 10))
+        return single_runs(small(), HYPERS, images, inputs_of(9, 10))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_lane_for_every_hyper_parameter_equals_its_single_run_after_ten_steps(images, singles, layout):
-    model = network()
-    state, metrics = run_lanes(
-        objective_of(model), make_sgd(total_steps=10), model, HYPERS, images, inputs_of(9, 10), layout=layout
-    )
+    state, metrics = run_lanes(small(), HYPERS, images, inputs_of(9, 10), layout=layout)
     assert_lanes_equal(state, metrics, singles, tolerance=1e-6)
     assert not np.asarray(state.diverged).any()
     # Every hyper-parameter matters: no lane ends where the first one does (whose key differs too, hence the norm).
@@ -141,16 +172,13 @@ def test_a_lane_for_every_hyper_parameter_equals_its_single_run_after_ten_steps(
 
 
 def test_four_devices_and_two_axes_equal_single_runs(images):
-    model = network()
-    optimizer, inputs = make_sgd(total_steps=10), inputs_of(4, 3)
-    singles = single_runs(objective_of(model), optimizer, model, HYPERS[:4], images, inputs)
+    inputs = inputs_of(4, 3)
+    singles = single_runs(small(), HYPERS[:4], images, inputs)
     for lanes, expected in ((4, {"member": 4, "data": 1}), (2, {"member": 2, "data": 2})):
         mesh = lane_mesh(lanes, batch_size=BATCH, devices=4)
         assert dict(mesh.shape) == expected
         cut = [jax.tree.map(lambda x: x[:lanes], step) for step in inputs]  # noqa: B023
-        state, metrics = run_lanes(
-            objective_of(model), optimizer, model, HYPERS[:lanes], images, cut, layout=LAYOUTS[2], mesh=mesh
-        )
+        state, metrics = run_lanes(small(), HYPERS[:lanes], images, cut, layout=LAYOUTS[2], mesh=mesh)
         assert_lanes_equal(state, metrics, singles[:lanes], tolerance=1e-6)
 
 
@@ -162,7 +190,7 @@ def test_lanes_of_one_process_share_no_batches_over_cpu_devices_unless_told():
 
 
 def test_lanes_on_devices_of_their_own_exchange_nothing(images):
-    model, optimizer = network(), make_sgd(total_steps=10)
+    objective, optimizer, model, _ = small()
     mesh = lane_mesh(4, batch_size=BATCH, devices=4)
     hyper = sweep.stack_hyper(HYPERS[:4])
     members = sharding.lane_sharding(mesh)
@@ -170,7 +198,7 @@ def test_lanes_on_devices_of_their_own_exchange_nothing(images):
     place = lambda tree: jax.tree.map(  # noqa: E731
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=members), tree
     )
-    step = sweep.make_sweep_step(objective_of(model), optimizer, layout=LAYOUTS[2], mesh=mesh)
+    step = sweep.make_sweep_step(objective, optimizer, layout=LAYOUTS[2], mesh=mesh)
     shared = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=sharding.replicated(mesh))
     inputs = jax.eval_shape(lambda: inputs_of(4, 1)[0])
     text = jax.jit(step).lower(place(state), shared, place(inputs), keys_of(4), hyper).compile().as_text()
@@ -194,10 +222,10 @@ def test_contrastive_lanes_differ_in_temperature_and_weights(images):
     model = ContrastiveNetwork(SmallCNN(width=2, features=6), hidden=6, features=4)
     mix = GradMix(Attribution(layers=(2, 3)))
     objective = make_contrastive_objective(model, make_crop_and_flip(crop_padding=1), mix=mix)
-    inputs = inputs_of(len(hypers), 4)
-    singles = single_runs(objective, make_adam(), model, hypers, images, inputs)
+    training, inputs = Training(objective, make_adam(), model), inputs_of(len(hypers), 4)
+    singles = single_runs(training, hypers, images, inputs)
     for layout in (LAYOUTS[0], LAYOUTS[2]):
-        state, metrics = run_lanes(objective, make_adam(), model, hypers, images, inputs, layout=layout)
+        state, metrics = run_lanes(training, hypers, images, inputs, layout=layout)
         assert_lanes_equal(state, metrics, singles, tolerance=2e-5)  # Adam divides by small gradients
 
 
@@ -205,34 +233,35 @@ def test_contrastive_lanes_differ_in_temperature_and_weights(images):
 def double(x64):
     """Casts the floats of a tree to double precision."""
     del x64
-    return lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree)
+    return jax.jit(lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree))
 
 
-@pytest.mark.parametrize("layout", [LAYOUTS[0], LAYOUTS[2]])
-def test_in_double_precision_lanes_equal_single_runs_after_two_hundred_steps(images, double, layout):
-    model, optimizer = network(jnp.float64), make_sgd(total_steps=200)
-    hypers, inputs = HYPERS[:3], inputs_of(3, 200)
-    objective = make_classify_objective(model, CLASS_LOSSES["m_ovr"], make_crop_and_flip(crop_padding=1))
-    arguments = (objective, optimizer, model, hypers, images, inputs)
+def test_in_double_precision_lanes_equal_single_runs_after_two_hundred_steps(images, double):
+    model = network(jnp.float64)
+    training = Training(objective_of(model), make_sgd(total_steps=200), model)
+    arguments = (training, HYPERS[:2], images, inputs_of(2, 200))
     singles = single_runs(*arguments, cast=double)
     assert singles[0][0].params["prototypes"].dtype == jnp.float64
-    state, metrics = run_lanes(*arguments, layout=layout, cast=double)
-    assert_lanes_equal(state, metrics, singles, tolerance=1e-9)
+    for layout in (LAYOUTS[0], LAYOUTS[2]):
+        state, metrics = run_lanes(*arguments, layout=layout, cast=double)
+        assert_lanes_equal(state, metrics, singles, tolerance=1e-9)
 
 
-def default_runs(dtype, lanes, batch):
-    """Ten steps of the default network on the bundled images."""
+def default_runs(dtype, batch, **options):
+    """Ten steps of the default network on the bundled images, two lanes."""
     train = choose_data({"data": "fashion_mnist_small"})[1].train
     model = OpenSetNetwork(SmallCNN(dtype=dtype), 6)
-    hypers = [{**BASE, "learning_rate": 0.01, "scale": scale} for scale in (8.0, 16.0, 4.0, 32.0)[:lanes]]
+    hypers = [{**BASE, "learning_rate": 0.01, "scale": scale} for scale in (8.0, 16.0)]
     objective = make_classify_objective(model, CLASS_LOSSES["m_ovr"], make_crop_and_flip())
-    rows = np.random.default_rng(2).integers(0, len(train.labels), (10, lanes, batch)).astype(np.int32)
+    rows = np.random.default_rng(2).integers(0, len(train.labels), (10, 2, batch)).astype(np.int32)
     inputs = [sweep.LaneInputs(jnp.asarray(step), jnp.asarray(train.labels[step])) for step in rows]
-    return objective, make_sgd(total_steps=200), model, hypers, train.images, inputs
+    training = Training(objective, make_sgd(total_steps=200), model, tuple(options.items()))
+    return training, hypers, train.images, inputs
 
 
 def test_lanes_of_the_default_network_equal_single_runs_in_double_precision(double):
-    arguments = default_runs(jnp.float64, 2, BATCH)
+    # Convolutions in double precision are loops of XLA's own: without optimisation a step takes 17 times as long.
+    arguments = default_runs(jnp.float64, BATCH, xla_backend_optimization_level=1)
     singles = single_runs(*arguments, cast=double)
     for layout in (LAYOUTS[0], LAYOUTS[2]):
         state, metrics = run_lanes(*arguments, layout=layout, cast=double)
@@ -242,7 +271,7 @@ def test_lanes_of_the_default_network_equal_single_runs_in_double_precision(doub
 def test_lanes_of_the_default_network_equal_single_runs_in_single_precision_but_for_the_kinks(monkeypatch):
     """With ReLU a last bit decides now and then whether a unit is on, and that lane leaves its single run by more."""
     monkeypatch.setattr(nn, "relu", nn.silu)
-    arguments = default_runs(jnp.float32, 4, 64)
+    arguments = default_runs(jnp.float32, 64)
     singles = single_runs(*arguments)
     for layout in (LAYOUTS[0], LAYOUTS[2]):
         state, metrics = run_lanes(*arguments, layout=layout)
@@ -251,15 +280,14 @@ def test_lanes_of_the_default_network_equal_single_runs_in_single_precision_but_
 
 @pytest.mark.parametrize("layout", [LAYOUTS[0], LAYOUTS[2]])
 def test_a_lane_that_diverges_is_noted_and_leaves_the_others_alone(images, layout):
-    model, optimizer, inputs = network(), make_sgd(total_steps=10), inputs_of(3, 4)
-    objective = make_classify_objective(model, CLASS_LOSSES["m_ovr"], make_crop_and_flip(crop_padding=1))
-    broken = [BASE, {**BASE, "learning_rate": 1e38}, BASE]
-    hot, hot_metrics = run_lanes(objective, optimizer, model, broken, images, inputs, layout=layout)
-    fine, _ = run_lanes(objective, optimizer, model, [BASE] * 3, images, inputs, layout=layout)
-    assert np.asarray(hot.diverged)[[0, 2]].tolist() == [0, 0]
+    inputs, others = inputs_of(9, 4), [0, 2, 3, 4, 5, 6, 7, 8]
+    broken = [BASE, {**BASE, "learning_rate": 1e38}, *[BASE] * 7]
+    hot, hot_metrics = run_lanes(small(), broken, images, inputs, layout=layout)
+    fine, _ = run_lanes(small(), [BASE] * 9, images, inputs, layout=layout)
+    assert not np.asarray(hot.diverged)[others].any()
     assert 1 <= int(hot.diverged[1]) <= 3
     assert not all(np.isfinite(values[1]) for values in hot_metrics.values())
-    for lane in (0, 2):
+    for lane in others:
         chex.assert_trees_all_equal(*(jax.tree.map(lambda x: x[lane], s.states) for s in (hot, fine)))  # noqa: B023
 
 
@@ -275,25 +303,20 @@ def test_forward_and_norms_of_every_lane(images):
         found = model.apply(variables, images, train=False)
         return found.logits, found.embedding
 
+    owns = [jax.tree.map(lambda x: x[lane], variables) for lane in range(2)]  # noqa: B023
+    expected = [jax.jit(outputs)(own, floats) for own in owns]
     for layout in LAYOUTS:
         logits, embedding = jax.jit(sweep.make_lane_forward(outputs, layout=layout))(variables, floats)
         for lane in range(2):
-            own = jax.tree.map(lambda x: x[lane], variables)  # noqa: B023
-            expected = model.apply(own, floats, train=False)
-            np.testing.assert_allclose(logits[lane], expected.logits, rtol=1e-5, atol=1e-6)
-            np.testing.assert_allclose(embedding[lane], expected.embedding, rtol=1e-5, atol=1e-6)
-    norms = jax.jit(sweep.make_lane_norms(lambda own, x: outputs(own, x)[1]))(
-        variables, jnp.stack([floats[:2], floats[2:]])
-    )
+            np.testing.assert_allclose(logits[lane], expected[lane][0], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(embedding[lane], expected[lane][1], rtol=1e-5, atol=1e-6)
+    pairs = jnp.stack([floats[:2], floats[2:]])
+    norms = jax.jit(sweep.make_lane_norms(lambda own, x: outputs(own, x)[1]))(variables, pairs)
+    matrix_of = jax.jit(jax.jacrev(lambda image, own: outputs(own, image[None])[1][0]))
     for lane in range(2):
-
-        def embedding_of(image, own):
-            return model.apply(own, image[None], train=False).embedding[0]
-
-        own = jax.tree.map(lambda x: x[lane], variables)  # noqa: B023
         for image in range(2):
-            matrix = jax.jacrev(embedding_of)(floats[2 * lane + image], own)
-            np.testing.assert_allclose(norms[lane, image], np.linalg.norm(np.asarray(matrix, np.float64)), rtol=1e-5)
+            matrix = np.asarray(matrix_of(pairs[lane, image], owns[lane]), np.float64)
+            np.testing.assert_allclose(norms[lane, image], np.linalg.norm(matrix), rtol=1e-5)
 
 
 def test_shared_images_and_batches_are_those_of_single_runs():
