@@ -156,7 +156,7 @@ def test_own_hyper_parameters_are_names_and_numbers(text):
 
 def test_a_network_that_does_not_exist_is_refused():
     plain = plain_module(module)  # a user has no types checked
-    with pytest.raises(ValueError, match="^network='resnet20' does not exist: choose from small_cnn, classifier32, "):
+    with pytest.raises(ValueError, match=r"^network='resnet20' does not exist: choose from small_cnn, classifier32, "):
         check_fields(plain.ClassifyOptions(network="resnet20"))
 
 
