@@ -68,11 +68,12 @@ def start(script: str, *arguments: object, **environment: str) -> subprocess.Pop
     )
 
 
-def quick_process(script: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+def quick_process(script: Path, *arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen:
     """A script as a process that takes half the time: a narrow network, and programs that are optimised little."""
     return subprocess.Popen(
         [sys.executable, str(NARROW), str(script), *arguments],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": OPTIONS, **environment},
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -494,7 +494,7 @@ def test_comparison_of_two_losses_resumes_and_tabulates(undisturbed, tmp_path, c
     output = capsys.readouterr().out
     assert output.startswith("2 of 4 runs are finished")
     numbers = json.loads((tmp_path / "smoke.json").read_text())
-    for arm, score in (("m-OvR", "cosine"), ("softmax", "msp")):
+    for arm, score in (("m-OvR", "cosine"), ("softmax", "max_softmax")):
         runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob(f"smoke/{arm}*/results.json"))]
         values = [run["trained"]["scores"][score]["auroc"]["value"] for run in runs]
         assert len(set(values)) == 2
