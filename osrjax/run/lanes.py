@@ -84,7 +84,7 @@ def train_lanes(
     Args:
       directory: of checkpoints, log, outputs and results.
       lanes: one or more; all methods have the same structure.
-      steps: of every lane.
+      steps: of every lane, those of the methods' task.
       batch_size: of every lane.
       config: plain values that a later call with the same directory must repeat, besides steps, batch size and lanes.
       layout: None for the fastest known one.
@@ -104,12 +104,14 @@ def train_lanes(
       each part are among its rows.
 
     Raises:
-      ValueError: no lane, lanes that need a call of their own, data that a method cannot work with, or a batch that
-        the devices cannot share.
+      ValueError: no lane, lanes that need a call of their own, other steps than those of the methods, data that a
+        method cannot work with, or a batch that the devices cannot share.
       FileError: the directory cannot be used.
     """
     directory = Path(directory)
     check_alike(lanes)
+    if steps != lanes[0].method.task.steps:
+        raise ValueError(f"{steps=}, but the methods are made for {lanes[0].method.task.steps}: give the Task as many")
     for lane in lanes:
         check_data(lane.method, lane.data, batch_size=batch_size)
     mesh = lane_mesh(len(lanes), batch_size=batch_size, devices=devices)
@@ -197,13 +199,8 @@ def check_alike(lanes: Sequence[Lane]) -> None:
     if not lanes:
         raise ValueError("lanes is empty: give one or more")
 
-    def structure(lane: Lane) -> dict[str, Any]:
-        shapes = {"known classes": len(lane.data.known_classes), "image shape": lane.data.train.images.shape[1:]}
-        return dict(structure_of(lane.method.options)) | shapes
-
-    first = structure(lanes[0])
-    for lane in lanes[1:]:
-        other = structure(lane)
+    first, *others = [dict(structure_of(lane.method.options)) | lane.method.task._asdict() for lane in lanes]
+    for lane, other in zip(lanes[1:], others, strict=True):
         differing = sorted(name for name in first | other if first.get(name) != other.get(name))
         if differing:
             raise ValueError(

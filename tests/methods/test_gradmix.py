@@ -744,7 +744,6 @@ ONE = jnp.zeros((1, *SHAPE), jnp.uint8)
         (lambda: mixed_by(Attribution(layers=(1,)), Box(weight="some")), "weight='some'"),
         (lambda: mixed_by(Attribution(layers=(1,), aggregation="sum")), "aggregation='sum'"),
         (lambda: mixed_by(Attribution(layers=(1,)), Box(alpha=0.0)), "alpha=0.0"),
-        (lambda: shapes_of(make_contrastive_objective(TINY, waved, block_size=0)), "block_size=0"),
         (
             lambda: make_masked_classify_objective(CLASSIFIER, CLASS_LOSSES["m_ovr"], waved, mix=GradMix()),
             "cosine head",

@@ -5,16 +5,20 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from conftest import plain_module
 
 from osrjax.fields import check_fields
 from osrjax.methods import (
     METHODS,
     ClassifyOptions,
+    ClassLoss,
     ContrastOptions,
     Options,
     Task,
+    classify,
     find_method,
     make_method,
+    options as module,
     options_of,
     structure_of,
     traced_fields,
@@ -148,6 +152,25 @@ def test_own_hyper_parameters_are_names_and_numbers(text):
     assert ClassifyOptions(hyper=("gamma=1",)).own_hyper({"gamma": 2.0, "delta": 3.0}) == {"gamma": 1.0, "delta": 3.0}
     with pytest.raises(ValueError, match="its own are none"):
         make_method({"method": "doc", "hyper": ["gamma=1"]}, TASK)
+
+
+def test_a_network_that_does_not_exist_is_refused():
+    plain = plain_module(module)  # a user has no types checked
+    with pytest.raises(ValueError, match=r"^network='resnet20' does not exist: choose from small_cnn, classifier32, "):
+        check_fields(plain.ClassifyOptions(network="resnet20"))
+
+
+def test_a_loss_that_cannot_be_reported_or_read_is_refused():
+    def method(*values):
+        return classify(
+            ClassifyOptions(), TASK, ClassLoss("linear", lambda logits, labels, hyper: logits[:, 0], *values)
+        )
+
+    with pytest.raises(ValueError, match=r"hyper=\['gamma'\] of the loss are no options: give them defaults"):
+        method(("gamma",), "energy")
+    with pytest.raises(ValueError, match="score='m_ovr' is none of the linear head: choose from max_softmax, "):
+        method((), "m_ovr")
+    assert method(("gamma",), "energy", {"gamma": 1.0}).hyper["gamma"] == 1.0
 
 
 VARIANTS = [

@@ -85,6 +85,17 @@ def test_a_contrastive_run_has_no_logits(tmp_path, capsys):
     assert "quantities='logits' does not exist for this run: choose from embedding, raw_" in capsys.readouterr().err
 
 
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path, capsys):
+    config = {name: value for name, value in CLASSIFIER.items() if name != "method"} | {"loss": "doc"}
+    run = finished(tmp_path / "run", config, {"params": {"w": np.zeros(1)}})
+    np.savez(run.directory / "scores.npz")
+    assert load_script("predict").main([str(run.directory), "image.png"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"predict.py: run={str(run.directory)!r}: the configuration names no method: ")
+    assert 'add "method" to its config.json (its "loss", or contrast)' in error
+    assert error.count("\n") == 1
+
+
 def test_networks_are_float32_whatever_the_run_computed_in(tmp_path):
     for config in (CONTRASTIVE, CLASSIFIER):
         run = finished(tmp_path / config["method"], {**config, "dtype": "bfloat16"}, {"params": {"w": np.zeros(1)}})

@@ -126,14 +126,14 @@ def test_finished_lanes_are_read_and_not_trained_again(whole, lanes, data, monke
     assert again == found
     assert json.loads((directory / "results.json").read_text())["lanes"] == found.lanes
     # Nor are they taken for other lanes.
-    for other, steps, message in (
-        (lanes[:2], STEPS, "there lane 2="),
-        ([lane_of(data, "m = 0", margin=0.1), *lanes[1:]], STEPS, "there lane 0="),
-        ([lane_of(data, "m = 0", seed=5), *lanes[1:]], STEPS, "there lane 0="),
-        (lanes, STEPS + 1, f"there steps={STEPS}, now {STEPS + 1}"),
+    for other, batch_size, message in (
+        (lanes[:2], BATCH, "there lane 2="),
+        ([lane_of(data, "m = 0", margin=0.1), *lanes[1:]], BATCH, "there lane 0="),
+        ([lane_of(data, "m = 0", seed=5), *lanes[1:]], BATCH, "there lane 0="),
+        (lanes, 64, "there batch_size=32, now 64"),
     ):
         with pytest.raises(FileError, match=f"belongs to another configuration: {message}"):
-            train_lanes(directory, other, steps=steps, batch_size=BATCH)
+            train_lanes(directory, other, steps=STEPS, batch_size=batch_size)
 
 
 def test_lanes_that_are_none_of_one_program_are_refused(lanes, data, tmp_path):
@@ -143,10 +143,13 @@ def test_lanes_that_are_none_of_one_program_are_refused(lanes, data, tmp_path):
         ([], "lanes is empty: give one or more"),
         ([lane_of(data, "target", method="m_ovr_target")], "lanes 'm = 0' and 'target' differ in method: give each a"),
         ([lane_of(data, "wide", crop_padding=2, momentum=0.5)], "'wide' differ in crop_padding, momentum: give each"),
-        ([lane_of(fewer, "three")], "'m = 0' and 'three' differ in known classes"),
+        ([lane_of(fewer, "three")], "'m = 0' and 'three' differ in classes"),
+        ([lanes[0]._replace(data=fewer)], "the method is made for classes=6, .* the data has 3 classes"),
     ):
         with pytest.raises(ValueError, match=message):
             train_lanes(tmp_path / "run", [*lanes, *others] if others else [], steps=STEPS, batch_size=BATCH)
+    with pytest.raises(ValueError, match=f"steps=7, but the methods are made for {STEPS}: give the Task as many"):
+        train_lanes(tmp_path / "run", lanes, steps=7, batch_size=BATCH)
     with pytest.raises(ValueError, match="batch_size=100000 exceeds the 778 training images"):
         train_lanes(tmp_path / "run", lanes, steps=STEPS, batch_size=100_000)
     assert not (tmp_path / "run").exists()

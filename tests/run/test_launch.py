@@ -172,7 +172,7 @@ BAD = {
     "--processes 2": "processes=2 needs the address of process 0",
     "--distributed auto --coordinator a:1": "are two ways to start: leave one out",
     "--steps 2000": "steps=2000 are too many",
-    "--validation-share 1.5": "validation_share=1.5 is out of range",
+    "--validation-share 1.5": "too few to hold out validation_share=1.5",
     "--data digit": "data set name='digit' is unknown",
 }
 
