@@ -129,7 +129,6 @@ class Job(NamedTuple):
 
 def build(config: Config) -> Job:
     """Devices, class split, images, steps of both stages, method."""
-    osrjax.methods.check_method(config)
     mesh = osrjax.devices.sharding.data_mesh(config.devices)
     osrjax.devices.sharding.check_batch_size(config.batch_size, mesh)
     split, data = osrjax.data.choose_data(config)
@@ -139,6 +138,7 @@ def build(config: Config) -> Job:
         for given, epochs in ((config.first_stage_steps, config.first_stage_epochs), (config.steps, config.epochs))
     )
     task = osrjax.methods.Task(len(data.known_classes), images.shape[1:], steps)
+    osrjax.methods.check_method(config)
     method = osrjax.methods.make_method(config, task)
     osrjax.methods.check_data(method, data, batch_size=config.batch_size)
     osrjax.run.check_profile_steps(config.profile_steps, first_steps + steps)

@@ -112,7 +112,6 @@ def build(config: Config) -> Job:
             f"test_norms=True with {jax.process_count()} processes is not built: leave it out, and run"
             " experiments/norms.py on the finished run"
         )
-    osrjax.methods.check_method(config)
     mesh = osrjax.devices.sharding.data_mesh(config.devices)
     osrjax.devices.sharding.check_batch_size(config.batch_size, mesh)
     split, data = osrjax.data.choose_data(config)
@@ -120,6 +119,7 @@ def build(config: Config) -> Job:
     steps = config.steps
     if config.epochs is not None:
         steps = max(1, config.epochs * len(images) // config.batch_size)
+    osrjax.methods.check_method(config)
     method = osrjax.methods.make_method(config, osrjax.methods.Task(len(data.known_classes), images.shape[1:], steps))
     osrjax.methods.check_data(method, data, batch_size=config.batch_size)
     sets = None
