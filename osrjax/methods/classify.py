@@ -66,6 +66,8 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
     unknown = [name for name in class_loss.hyper if name not in own and not hasattr(options, name)]
     if unknown:
         raise ValueError(f"hyper={unknown} of the loss are no options: give them defaults in ClassLoss(own=...)")
+    if idle := sorted(set(own) - set(class_loss.hyper)):
+        raise ValueError(f"own={idle} of the loss are not among its hyper={class_loss.hyper}: name them there")
     if class_loss.scores is None and class_loss.score not in SCORES[class_loss.head]:
         known = ", ".join(SCORES[class_loss.head])
         raise ValueError(f"score={class_loss.score!r} is none of the {class_loss.head} head: choose from {known}")

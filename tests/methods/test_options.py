@@ -170,6 +170,8 @@ def test_a_loss_that_cannot_be_reported_or_read_is_refused():
         method(("gamma",), "energy")
     with pytest.raises(ValueError, match="score='m_ovr' is none of the linear head: choose from max_softmax, "):
         method((), "m_ovr")
+    with pytest.raises(ValueError, match=r"own=\['heat'\] of the loss are not among its hyper=\(\)"):
+        method((), "energy", {"heat": 1.0})
     assert method(("gamma",), "energy", {"gamma": 1.0}).hyper["gamma"] == 1.0
 
 
