@@ -239,7 +239,7 @@ def changed(recipe: Config, changes: Sequence[tuple[str, str]]) -> Config:
         field, equals, value = text.partition("=")
         field = {"loss": "method"}.get(field, field)
         allowed = (*TRACED, *STRUCTURAL)
-        if equals and ":" in recipe.method and field not in allowed:  # a hyper-parameter of a method of one's own
+        if equals and field not in allowed and has_own(recipe.method, field):
             try:
                 float(value)
             except ValueError:
@@ -251,6 +251,12 @@ def changed(recipe: Config, changes: Sequence[tuple[str, str]]) -> Config:
             raise ValueError(f"{option}: {text!r} changes no field of the recipe: choose from {', '.join(allowed)}")
         recipe = dataclasses.replace(recipe, **{field: parsed(field, value, option)})
     return recipe
+
+
+def has_own(method: str, name: str) -> bool:
+    """Whether a method may have a hyper-parameter that is no field; of one of one's own that is seen when it is made."""
+    known = osrjax.methods.CLASS_LOSSES.get(method)
+    return ":" in method or (known is not None and name in known.own)
 
 
 def parsed(field: str, value: str, option: str) -> Any:

@@ -6,7 +6,7 @@ everything goes by arrays alone, so a stored ``scores.npz`` can be assessed agai
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ Scalar = float | Float[Array, ""]
 SCORES = {
     "cosine": ("m_ovr_margin", "m_ovr", "cosine", "max_softmax", "energy", "entropy"),
     "linear": ("max_softmax", "max_logit", "ovr", "energy", "entropy"),
+    **dict.fromkeys(("reciprocal", "adversarial_reciprocal"), ("max_logit", "max_softmax", "energy", "entropy")),
 }
 
 
@@ -57,15 +58,15 @@ class ScoredImages(NamedTuple):
 def open_set_scores(
     logits: Float[np.ndarray, "examples classes"],
     *,
-    head: Literal["cosine", "linear"],
+    head: str,
     scale: float = 32.0,
     margin: float = 0.5,
 ) -> dict[str, Float[np.ndarray, " examples"]]:
     """Every score that a head's outputs allow, by name; larger = more unknown.
 
     Args:
-      logits: unscaled cosines for the head "cosine", affine logits for "linear".
-      head: which of the two.
+      logits: of the head: unscaled cosines for "cosine".
+      head: an entry of ``SCORES``.
       scale: T of the cosine head, above 0.
       margin: m of the score ``m_ovr_margin``, the training loss's own; ``m_ovr`` has margin 0.
 
@@ -76,7 +77,7 @@ def open_set_scores(
       ValueError: an unknown head.
     """
     if head not in SCORES:
-        raise ValueError(f'{head=} is not one of "cosine", "linear"')
+        raise ValueError(f"{head=} does not exist: choose from {', '.join(SCORES)}")
     found = _compiled_scores(jnp.asarray(logits), head, scale, margin)
     return {name: np.asarray(found[name]) for name in SCORES[head]}
 

@@ -18,8 +18,12 @@ from osrjax.losses.contrastive import (
     nt_xent_loss,
     supcon_loss,
 )
+from osrjax.losses.distances import anchor_distances, arpl_loss, cac_loss, rpl_loss
 
 __all__ = [
+    "anchor_distances",
+    "arpl_loss",
+    "cac_loss",
     "contrastive_loss",
     "cosine_softmax_loss",
     "m_ovr_loss",
@@ -29,5 +33,6 @@ __all__ = [
     "nt_xent_loss",
     "ovr_loss",
     "rotation_loss",
+    "rpl_loss",
     "supcon_loss",
 ]

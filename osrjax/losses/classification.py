@@ -84,7 +84,7 @@ def ovr_loss(
       Shu, Xu and Liu, "DOC: Deep Open Classification of Text Documents", arXiv 1709.08716, eq. 3; Park et al., arXiv
       2209.11436, eq. 3 (the two weights).
     """
-    _check_labels(labels, logits)
+    check_labels(labels, logits)
     is_target = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     # The split form keeps confident samples apart: each term is a softplus of a large negative number,
     # about e^z, and all terms are positive. The equal form sum_k softplus(z_k) - z_y cancels to exactly 0.
@@ -139,7 +139,7 @@ def m_ovr_loss(
       Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation", arXiv 2209.11436,
       eq. 2 and 3; margin on the target alone: Deng et al., arXiv 1801.07698, eq. 3.
     """
-    _check_labels(labels, cosines)
+    check_labels(labels, cosines)
     if isinstance(margin, float | int) and not 0 <= margin < jnp.pi:
         raise ValueError(f"{margin=} is no angle in [0, pi): give a margin in radians, such as 0.5")
     if isinstance(scale, float | int) and not scale > 0:
@@ -180,7 +180,7 @@ def cosine_softmax_loss(
     References:
       Wang et al., "NormFace: L2 Hypersphere Embedding for Face Verification", arXiv 1704.06369, eq. 6.
     """
-    return _softmax_cross_entropy(scale * cosines, labels)
+    return softmax_cross_entropy(scale * cosines, labels)
 
 
 def rotation_loss(rotation_logits: Float[Array, "*batch turns"], turns: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -209,19 +209,20 @@ def rotation_loss(rotation_logits: Float[Array, "*batch turns"], turns: Int[Arra
     """
     if rotation_logits.shape[-1] != 4:
         raise ValueError(f"{rotation_logits.shape=} does not end in 4: give one logit per quarter turn")
-    return _softmax_cross_entropy(rotation_logits, turns)
+    return softmax_cross_entropy(rotation_logits, turns)
 
 
-def _softmax_cross_entropy(
+def softmax_cross_entropy(
     logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    _check_labels(labels, logits)
+    """Minus the log-probability of the labels, for the losses of this room; arguments and errors are theirs."""
+    check_labels(labels, logits)
     is_target = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     # Every log-probability is at most 0, so the sum has no cancellation and no gather under a mesh.
     return -jnp.sum(jnp.where(is_target, jax.nn.log_softmax(logits), 0.0), axis=-1)
 
 
-def _check_labels(labels: jax.Array, logits: jax.Array) -> None:
+def check_labels(labels: jax.Array, logits: jax.Array) -> None:
     """Refuses what would broadcast into a plausible number: one-hot labels, a missing batch axis."""
     if labels.shape != logits.shape[:-1]:
         raise ValueError(

@@ -115,7 +115,7 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
 
     def attributed_loss(outputs: Any, labels: Array) -> Array:
         labels = jnp.where(labels < 0, jnp.argmax(outputs.logits, axis=-1), labels)
-        return jnp.mean(class_loss.function(outputs.logits, labels, hyper))
+        return jnp.mean(class_loss.of(outputs, labels, hyper))
 
     return Method(
         options=options,
@@ -183,7 +183,7 @@ def make_classify_objective(
             return network.apply(variables, images, train=True, mutable="batch_stats")
 
         outputs, new_variables = forward(images)
-        loss = jnp.mean(class_loss.function(outputs.logits, batch.labels, hyper))
+        loss = jnp.mean(class_loss.of(outputs, batch.labels, hyper))
         correct = jnp.argmax(outputs.logits, axis=-1) == batch.labels
         metrics = {"class_loss": loss, "accuracy": jnp.mean(correct.astype(jnp.float32))}
         if rotations != "none":

@@ -57,22 +57,23 @@ def make_masked_classify_objective(
         images = augmentation(image_key, batch.images)
         _, height, width, _ = images.shape
 
-        def class_losses(logits: Array) -> Array:
-            return class_loss.function(logits, batch.labels, hyper)
+        def class_losses(read: Any) -> Array:
+            return class_loss.function(read, batch.labels, hyper)
 
-        tapped = partial(tapped_pass, network, params, stats, images, look, read=lambda outputs: outputs.logits)
+        tapped = partial(tapped_pass, network, params, stats, images, look, read=class_loss.read)
         clean = tapped()
         loss = jnp.mean(class_losses(clean.output))
         maps = None
         if look is not None:
             seen = clean if look.statistics == "train" else tapped(train=False)
-            gradient = jax.grad(lambda logits: jnp.mean(class_losses(logits)))
+            gradient = jax.grad(lambda read: jnp.mean(class_losses(read)))
             maps = attribute(look, seen, gradient, height=height, width=width)[None]
         mixed = mix(mix_key, (images,), maps, hyper)
         outputs, _ = train_pass(network, params, stats, mixed.views[0])
-        masked = class_losses(outputs.logits)
+        masked = class_losses(class_loss.read(outputs))
         total = loss + hyper["mixed_weight"] * jnp.mean(mixed.kept * masked)
-        correct = jnp.argmax(clean.output, axis=-1) == batch.labels
+        logits = getattr(clean.output, "logits", clean.output)
+        correct = jnp.argmax(logits, axis=-1) == batch.labels
         metrics = {
             "class_loss": loss,
             "accuracy": jnp.mean(correct.astype(jnp.float32)),

@@ -35,7 +35,7 @@ class Options:
     method: MethodName = "m_ovr"
     """What is trained: a name of osrjax/methods/table.py, or MODULE:FUNCTION for a method of one's own."""
     hyper: tuple[str, ...] = ()
-    """Hyper-parameters of a method of one's own, as NAME=VALUE."""
+    """Hyper-parameters that are no option here, as NAME=VALUE: of cac, rpl, arpl and of methods of one's own."""
     network: NetworkName = "small_cnn"
     """Backbone; resnet18_w16 is ResNet-18 with a quarter of the channels."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -54,7 +54,7 @@ class Options:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not finite: give a number")
 
     def own_hyper(self, defaults: Mapping[str, float]) -> dict[str, float]:
-        """The hyper-parameters of a method of one's own: its defaults, and what :attr:`hyper` changes.
+        """The hyper-parameters that are no field here: their defaults, and what :attr:`hyper` changes.
 
         Args:
           defaults: every name that the method reads beside the fields, and its value.

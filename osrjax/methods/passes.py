@@ -26,8 +26,8 @@ class TappedPass(NamedTuple):
       stats: new running statistics.
     """
 
-    output: Array
-    pullback: Callable[[Array], tuple[tuple[Array, ...]]]
+    output: Any
+    pullback: Callable[[Any], tuple[tuple[Array, ...]]]
     maps: tuple[Array, ...]
     stats: PyTree
 
@@ -57,7 +57,7 @@ def tapped_pass(
     images: Float[Array, "batch height width channels"],
     look: Attribution | None,
     *,
-    read: Callable[[Any], Array],
+    read: Callable[[Any], Any],
     train: bool = True,
 ) -> TappedPass:
     """A forward pass that keeps its backward pass down to the stages of an attribution.
@@ -83,7 +83,7 @@ def tapped_pass(
         layers, taps = look.layers, zero_taps(network, (height, width, channels), size)
         attribution.check_layers(layers, len(taps))
 
-    def forward(chosen: tuple[Array, ...]) -> tuple[Array, tuple[tuple[Array, ...], PyTree]]:
+    def forward(chosen: tuple[Array, ...]) -> tuple[Any, tuple[tuple[Array, ...], PyTree]]:
         given = dict(zip(layers, chosen, strict=True))
         all_taps = taps and tuple(given.get(stage, tap) for stage, tap in enumerate(taps, start=1))
         variables = {"params": params, "batch_stats": stats}

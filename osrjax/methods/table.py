@@ -18,6 +18,9 @@ METHODS = MappingProxyType(
         "cosine_softmax": "osrjax.methods.class_losses:COSINE_SOFTMAX",
         "softmax": "osrjax.methods.class_losses:SOFTMAX",  # linear logits, as doc
         "doc": "osrjax.methods.class_losses:DOC",
+        "cac": "osrjax.methods.class_losses:CAC",  # anchors in logit space
+        "rpl": "osrjax.methods.class_losses:RPL",  # reciprocal points
+        "arpl": "osrjax.methods.class_losses:ARPL",  # reciprocal points, without generated images
         "contrast": "osrjax.methods.contrast:contrast",
     }
 )

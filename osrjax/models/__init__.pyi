@@ -9,9 +9,11 @@ from .networks import (
     Classifier as Classifier,
     ContrastiveNetwork as ContrastiveNetwork,
     ContrastiveOutputs as ContrastiveOutputs,
+    HeadName as HeadName,
     Network as Network,
     OpenSetNetwork as OpenSetNetwork,
     Outputs as Outputs,
+    Reciprocal as Reciprocal,
     unit_vectors as unit_vectors,
     zero_taps as zero_taps,
 )

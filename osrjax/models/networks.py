@@ -11,7 +11,7 @@ batch, where the compiler sees to it, and inside a ``jax.shard_map`` over a mesh
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -24,26 +24,44 @@ __all__ = [
     "Classifier",
     "ContrastiveNetwork",
     "ContrastiveOutputs",
+    "HeadName",
     "Network",
     "OpenSetNetwork",
     "Outputs",
+    "Reciprocal",
     "unit_vectors",
     "zero_taps",
 ]
 
+HeadName = Literal["cosine", "linear", "reciprocal", "adversarial_reciprocal"]
+
 ROTATIONS = 4  # quarter turns that the rotation head tells apart
+
+
+class Reciprocal(NamedTuple):
+    """What the losses of reciprocal points read.
+
+    Attributes:
+        logits: distances from the reciprocal point of each class; float32.
+        excess: mean squared distances less the learned radius; float32.
+    """
+
+    logits: Float[Array, "batch classes"]
+    excess: Float[Array, "batch classes"]
 
 
 class Outputs(NamedTuple):
     """What one forward pass of :class:`OpenSetNetwork` gives.
 
     Attributes:
-        logits: cosines in [-1, 1] of the unit embedding and the unit prototypes, not scaled (head "cosine"),
-            or ``w_k . raw_embedding + b_k`` (head "linear"); float32.
+        logits: float32, by head. "cosine": cosines in [-1, 1] of the unit embedding and the unit prototypes, not
+            scaled. "linear": ``w_k . raw_embedding + b_k``. "reciprocal": mean squared distance of the raw embedding
+            from the reciprocal point of each class. "adversarial_reciprocal": that less their inner product.
         embedding: the raw embedding at unit norm (the zero vector stays zero); float32.
         raw_embedding: the backbone's embedding before normalisation; float32.
         maps: output of each stage after its activation, compute dtype, first stage first.
         rotation_logits: which of 0, 1, 2, 3 quarter turns the image was given; float32.
+        reciprocal: what the losses of reciprocal points read; None for other heads.
     """
 
     logits: Float[Array, "batch classes"]
@@ -51,29 +69,32 @@ class Outputs(NamedTuple):
     raw_embedding: Float[Array, "batch features"]
     maps: tuple[Float[Array, "batch _ _ _"], ...]
     rotation_logits: Float[Array, "batch 4"]
+    reciprocal: Reciprocal | None = None
 
 
 class OpenSetNetwork(nn.Module):
     """A backbone with class prototypes (or a linear classifier) and a rotation head.
 
     Variables: ``params`` holds ``backbone``, ``rotation`` and either ``prototypes`` of shape
-    ``[classes, features]`` (head "cosine") or ``classifier`` (head "linear"); ``batch_stats`` holds the
-    running statistics. The prototypes start as standard normal draws, so their directions are uniform on
-    the sphere; only their directions enter the logits.
+    ``[classes, features]`` (head "cosine"), ``classifier`` (head "linear"), or ``reciprocal_points`` of shape
+    ``[classes, features]`` with ``radii`` (a radius per class for "reciprocal", one for all for
+    "adversarial_reciprocal"); ``batch_stats`` holds the running statistics. The prototypes start as standard normal
+    draws, so their directions are uniform on the sphere; only their directions enter the logits. Reciprocal points
+    start as normal draws of scale 0.1, radii as 0.
 
     Attributes:
         backbone: ``(images, *, train, taps) -> (maps, raw_embedding)``, one of the modules below.
         classes: number of known classes.
-        head: "cosine" or "linear".
+        head: "cosine", "linear", "reciprocal" or "adversarial_reciprocal".
     """
 
     backbone: nn.Module
     classes: int
-    head: Literal["cosine", "linear"] = "cosine"
+    head: HeadName = "cosine"
 
     def __post_init__(self):
-        if self.head not in ("cosine", "linear"):
-            raise ValueError(f"head={self.head!r} is not a head: use 'cosine' or 'linear'")
+        if self.head not in get_args(HeadName):
+            raise ValueError(f"head={self.head!r} is not a head: use {', '.join(map(repr, get_args(HeadName)))}")
         if self.classes < 1:
             raise ValueError(f"classes={self.classes!r} leaves nothing to know: use at least 1")
         super().__post_init__()
@@ -108,14 +129,24 @@ class OpenSetNetwork(nn.Module):
         embedding = unit_vectors(raw_embedding)
         # The heads cost next to nothing, and scores rank by them: never at reduced precision.
         dense = partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
+        reciprocal = None
+        shape = (self.classes, raw_embedding.shape[-1])
         if self.head == "cosine":
-            shape = (self.classes, raw_embedding.shape[-1])
             prototypes = self.param("prototypes", nn.initializers.normal(1.0), shape)
             logits = jnp.matmul(embedding, unit_vectors(prototypes).T, precision=jax.lax.Precision.HIGHEST)
-        else:
+        elif self.head == "linear":
             logits = dense(self.classes, name="classifier")(raw_embedding)
+        else:
+            alone = self.head == "reciprocal"
+            points = self.param("reciprocal_points", nn.initializers.normal(0.1), shape)
+            radii = self.param("radii", nn.initializers.zeros, (self.classes,) if alone else (1,))
+            inner = jnp.matmul(raw_embedding, points.T, precision=jax.lax.Precision.HIGHEST)
+            squares = jnp.sum(jnp.square(raw_embedding), axis=-1, keepdims=True) + jnp.sum(jnp.square(points), -1)[None]
+            distances = (squares - 2.0 * inner) / shape[-1]
+            logits = distances if alone else distances - inner
+            reciprocal = Reciprocal(logits, distances - radii[None])
         rotation_logits = dense(ROTATIONS, name="rotation")(raw_embedding)
-        return Outputs(logits, embedding, raw_embedding, maps, rotation_logits)
+        return Outputs(logits, embedding, raw_embedding, maps, rotation_logits, reciprocal)
 
 
 class ContrastiveOutputs(NamedTuple):

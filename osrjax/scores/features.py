@@ -6,6 +6,7 @@ features, those of the training images too, in evaluation mode and without augme
 ``known_classes``.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,13 +19,18 @@ from jaxtyping import Array, Float, Int
 __all__ = [
     "KnnBank",
     "Mahalanobis",
+    "RelativeMahalanobis",
+    "checked_rows",
     "class_similarities",
     "fit_knn",
     "fit_mahalanobis",
+    "fit_relative_mahalanobis",
     "knn_ratio_score",
     "knn_sum_score",
+    "kth_neighbour_score",
     "mahalanobis_distances",
     "mahalanobis_score",
+    "relative_mahalanobis_score",
 ]
 
 Rows = Float[Array, "examples features"] | Float[np.ndarray, "examples features"]
@@ -65,6 +71,18 @@ class Mahalanobis(NamedTuple):
     means: Float[Array, "classes directions"]
 
 
+class RelativeMahalanobis(NamedTuple):
+    """Two fits, as :func:`fit_relative_mahalanobis` makes them.
+
+    Attributes:
+      classes: of the classes.
+      background: of all training features as one class.
+    """
+
+    classes: Mahalanobis
+    background: Mahalanobis
+
+
 def fit_knn(features: Rows, labels: Labels, *, classes: int) -> KnnBank:
     """Training features scaled to length 1 and grouped by class, for :func:`class_similarities`.
 
@@ -87,7 +105,7 @@ def fit_knn(features: Rows, labels: Labels, *, classes: int) -> KnnBank:
       >>> print(bank.counts, bank.features[1, 0])
       [2 1] [0. 1.]
     """
-    rows, classes_of_rows, counts = _checked(features, labels, classes)
+    rows, classes_of_rows, counts = checked_rows(features, labels, classes)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     units = (rows / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
     order = np.argsort(classes_of_rows, kind="stable")
@@ -143,6 +161,24 @@ def class_similarities(
 # Compiled on its own: called from Python, its many small operations would each be compiled apart.
 @partial(jax.jit, static_argnums=(2, 3))
 def _similarities(bank: KnnBank, features: Array, neighbours: int, block_size: int) -> Array:
+    def reduce(cosines: Array) -> Array:
+        return jnp.sum(jax.lax.top_k(cosines, neighbours)[0], axis=-1)
+
+    sums = _by_cosines(bank, features, reduce, block_size)
+    return jnp.where(bank.counts[None] >= neighbours, sums, jnp.nan)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _kth_cosine(bank: KnnBank, features: Array, neighbours: int, block_size: int) -> Array:
+    def reduce(cosines: Array) -> Array:
+        return jax.lax.top_k(cosines.reshape(len(cosines), -1), neighbours)[0][:, -1]
+
+    found = _by_cosines(bank, features, reduce, block_size)
+    return jnp.where(jnp.sum(bank.counts) >= neighbours, found, jnp.nan)
+
+
+def _by_cosines(bank: KnnBank, features: Array, reduce: Callable[[Array], Array], block_size: int) -> Array:
+    """What ``reduce`` makes of cosines [examples, classes, images], a block of examples at a time; -inf: no image."""
     examples, width = features.shape
     block_size = max(1, min(block_size, examples))
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
@@ -155,11 +191,11 @@ def _similarities(bank: KnnBank, features: Array, neighbours: int, block_size: i
 
     def block(rows: Array) -> Array:
         cosines = jnp.einsum("ef,cnf->ecn", rows, bank.features, precision=jax.lax.Precision.HIGHEST)
-        return jnp.sum(jax.lax.top_k(jnp.where(is_image[None], cosines, -jnp.inf), neighbours)[0], axis=-1)
+        return reduce(jnp.where(is_image[None], cosines, -jnp.inf))
 
     padded = jnp.pad(units, ((0, -examples % block_size), (0, 0)))
-    sums = jax.lax.map(block, padded.reshape(-1, block_size, width)).reshape(len(padded), -1)[:examples]
-    return jnp.where(bank.counts[None] >= neighbours, sums, jnp.nan)
+    found = jax.lax.map(block, padded.reshape(-1, block_size, width))
+    return found.reshape(len(padded), *found.shape[2:])[:examples]
 
 
 def knn_sum_score(similarities: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
@@ -215,6 +251,50 @@ def knn_ratio_score(similarities: Float[Array, "*batch classes"]) -> Float[Array
     return -jnp.clip(ratio, limits.min, limits.max)
 
 
+def kth_neighbour_score(
+    bank: KnnBank, features: Rows, *, neighbours: int = 50, block_size: int | None = None
+) -> Float[Array, " examples"]:
+    r"""Negative cosine to the k-th nearest of all training images, whatever their class.
+
+    .. math:: -\cos(z, z_{(k)}) = \tfrac12 r_k^2 - 1, \qquad
+              r_k = \Bigl\lVert \tfrac{z}{\lVert z \rVert} - \tfrac{z_{(k)}}{\lVert z_{(k)} \rVert} \Bigr\rVert,
+
+    which ranks as the paper's distance r_k does. *Cost*: as :func:`class_similarities`.
+
+    Args:
+      bank: from :func:`fit_knn`.
+      features: of the images to score; a row of zeros has the cosine 0 to everything.
+      neighbours: k, at least 1 and at most the training images. The paper's 50 is for the 50 000 of CIFAR-10.
+      block_size: examples at a time; None for as many as fill 128 MiB with cosines.
+
+    Returns:
+      One score per example, in [-1, 1] up to rounding, larger = more unknown. Where the bank is an argument of compiled
+      code, its counts cannot be checked: with fewer images than k every score is nan.
+
+    Raises:
+      ValueError: features of another width; ``neighbours`` below 1 or above the number of training images.
+
+    Example:
+      >>> import numpy as np
+      >>> bank = fit_knn(np.array([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]), np.array([0, 0, 1]), classes=2)
+      >>> print(kth_neighbour_score(bank, np.array([[2.0, 0.0]]), neighbours=2))
+      [-0.6]
+
+    References:
+      Sun, Ming, Zhu and Li, "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022, arXiv 2204.06507,
+      section 3.
+    """
+    classes, largest, width = bank.features.shape
+    if features.shape[-1] != width:
+        raise ValueError(f"{features.shape=} is not as wide as the bank: give {width} features a row")
+    traced = isinstance(bank.counts, Tracer)
+    images = classes * largest if traced else int(np.sum(np.asarray(bank.counts)))
+    if not 1 <= neighbours <= images:
+        raise ValueError(f"{neighbours=} is not in [1, {images}], the training images: give fewer")
+    block_size = block_size or max(1, COSINES_AT_ONCE // (classes * largest))
+    return -_kth_cosine(bank, jnp.asarray(features), neighbours, block_size)
+
+
 def fit_mahalanobis(features: Rows, labels: Labels, *, classes: int, shrinkage: float = 0.0) -> Mahalanobis:
     r"""Class means and the covariance within classes, shared by all, for :func:`mahalanobis_distances`.
 
@@ -253,7 +333,7 @@ def fit_mahalanobis(features: Rows, labels: Labels, *, classes: int, shrinkage: 
     """
     if not 0 <= shrinkage <= 1:
         raise ValueError(f"{shrinkage=} is outside [0, 1]: give 0 for none")
-    rows, classes_of_rows, _ = _checked(features, labels, classes)
+    rows, classes_of_rows, _ = checked_rows(features, labels, classes)
     centre = rows.mean(axis=0)
     rows = rows - centre
     means = np.stack([rows[classes_of_rows == c].mean(axis=0) for c in range(classes)])
@@ -329,8 +409,74 @@ def mahalanobis_score(distances: Float[Array, "*batch classes"]) -> Float[Array,
     return jnp.min(distances, axis=-1)
 
 
-def _checked(features: Rows, labels: Labels, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features in float64, labels, and the number of images of each class."""
+def fit_relative_mahalanobis(
+    features: Rows, labels: Labels, *, classes: int, shrinkage: float = 0.0
+) -> RelativeMahalanobis:
+    """Class means with their shared covariance, and mean and covariance of all features as if they were one class.
+
+    Args:
+      features: of the training images.
+      labels: class of each row, in [0, classes).
+      classes: number of known classes.
+      shrinkage: as of :func:`fit_mahalanobis`, for both.
+
+    Returns:
+      The fitted score, in float32 on the default device.
+
+    Raises:
+      ValueError: as :func:`fit_mahalanobis`.
+    """
+    return RelativeMahalanobis(
+        fit_mahalanobis(features, labels, classes=classes, shrinkage=shrinkage),
+        fit_mahalanobis(features, np.zeros(len(features), np.int32), classes=1, shrinkage=shrinkage),
+    )
+
+
+def relative_mahalanobis_score(fitted: RelativeMahalanobis, features: Rows) -> Float[Array, " examples"]:
+    r"""Squared Mahalanobis distance to the nearest class, less that to all training features together.
+
+    .. math:: \min_c D_c - D_0.
+
+    Directions in which every image lies far out, whatever its class, cancel.
+
+    Args:
+      fitted: from :func:`fit_relative_mahalanobis`.
+      features: of the images to score.
+
+    Returns:
+      One score per example, of either sign, larger = more unknown.
+
+    Raises:
+      ValueError: features of another width.
+
+    Example:
+      >>> import numpy as np
+      >>> features = np.array([[-3.0], [-1.0], [1.0], [3.0]])  # variances 1 and 5
+      >>> fitted = fit_relative_mahalanobis(features, np.array([0, 0, 1, 1]), classes=2)
+      >>> print(relative_mahalanobis_score(fitted, np.array([[0.0], [5.0]])))  # 4 - 0, 9 - 5
+      [4. 4.]
+
+    References:
+      Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection", arXiv 2106.09022, eq. 3.
+    """
+    nearest = mahalanobis_score(mahalanobis_distances(fitted.classes, features))
+    return nearest - mahalanobis_distances(fitted.background, features)[:, 0]
+
+
+def checked_rows(features: Rows, labels: Labels, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a score is fitted to, looked at.
+
+    Args:
+      features: of the training images.
+      labels: class of each row, in [0, classes).
+      classes: number of known classes.
+
+    Returns:
+      Features in float64, labels, and the number of images of each class.
+
+    Raises:
+      ValueError: as :func:`fit_knn`.
+    """
     rows, positions = np.asarray(features, np.float64), np.asarray(labels)
     if rows.ndim != 2 or rows.size == 0:
         raise ValueError(f"{features.shape=} holds no features: give one row per training image")

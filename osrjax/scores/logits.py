@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from osrjax.losses.classification import margin_cosines
+from osrjax.losses.distances import anchor_distances
 
 __all__ = [
     "cosine_score",
     "energy_score",
     "entropy_score",
+    "generalised_entropy_score",
+    "log_cac_score",
     "log_m_ovr_score",
     "m_ovr_score",
     "max_logit_score",
@@ -203,6 +206,81 @@ def entropy_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batc
     p = jnp.exp(log_p)
     present = p > 0
     return -jnp.sum(jnp.where(present, p * jnp.where(present, log_p, 0.0), 0.0), axis=-1)
+
+
+def generalised_entropy_score(
+    logits: Float[Array, "*batch classes"], *, gamma: float = 0.1, largest: int = 100
+) -> Float[Array, "*batch"]:
+    r"""Generalised entropy (GEN) of the largest softmax probabilities.
+
+    .. math:: G = \sum_{j \le M} p_{(j)}^\gamma (1 - p_{(j)})^\gamma, \qquad p_{(1)} \ge p_{(2)} \ge \dots
+
+    A small power makes the probabilities that are nearly 0 count, which the entropy leaves out. Both factors are powers
+    of logarithms: 1 - p is not rounded to 0 where p is 1 in float32.
+
+    Args:
+      logits: one unbounded logit per class.
+      gamma: in (0, 1).
+      largest: M, how many of the largest probabilities count, at least 1; all of fewer classes.
+
+    Returns:
+      One score per example, at least 0, larger = more unknown.
+
+    Raises:
+      ValueError: gamma or M out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(generalised_entropy_score(jnp.zeros(2), gamma=0.5))  # 2 * (1/2 * 1/2) ** 0.5
+      1.0
+
+    References:
+      Liu, Lochman and Zach, "GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection", CVPR 2023, eq. 4
+      and 6.
+    """
+    if not 0 < gamma < 1:
+        raise ValueError(f"{gamma=} is not in (0, 1): give a power such as 0.1")
+    if largest < 1:
+        raise ValueError(f"{largest=} is below 1: give the number of largest probabilities that count, such as 100")
+    logits = _in_float32(logits)
+    shifted = logits - jnp.max(logits, axis=-1, keepdims=True)
+    log_others = jax.nn.logsumexp(jnp.where(_is_largest(logits), -jnp.inf, shifted), axis=-1, keepdims=True)
+    log_total = jnp.log1p(jnp.exp(log_others))
+    log_p = shifted - log_total
+    smaller = jnp.where(_is_largest(logits), -1.0, log_p)  # each at most log 1/2
+    log_rest = jnp.where(_is_largest(logits), log_others - log_total, jnp.log1p(-jnp.exp(smaller)))
+    counted = jax.lax.top_k(log_p, min(largest, log_p.shape[-1]))[1]
+    powers = jnp.exp(gamma * (log_p + log_rest))
+    return jnp.sum(jnp.take_along_axis(powers, counted, axis=-1), axis=-1)
+
+
+def log_cac_score(logits: Float[Array, "*batch classes"], *, anchor: Scalar = 10.0) -> Float[Array, "*batch"]:
+    r"""Logarithm of the rejection score of class anchor clustering.
+
+    .. math:: \log \min_k d_k (1 - p_k), \qquad p = \mathrm{softmax}(-d), \quad d_k = \lVert z - \alpha e_k \rVert.
+
+    Args:
+      logits: z, one unbounded logit per class.
+      anchor: alpha of training.
+
+    Returns:
+      One score per example, of either sign, larger = more unknown; -inf at an anchor. It ranks as the paper's score
+      does, and is not tied where a p is 1 in float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> score = log_cac_score(jnp.array([0.0, 0.0]), anchor=4.0)
+      >>> round(float(score), 4)  # log(4 * 1/2)
+      0.6931
+
+    References:
+      Miller et al., arXiv 2004.02434, eq. 7.
+    """
+    distances = anchor_distances(_in_float32(logits), anchor=anchor)
+    log_total = jax.nn.logsumexp(-distances, axis=-1, keepdims=True)
+    others = jnp.where(jnp.eye(distances.shape[-1], dtype=bool), -jnp.inf, -distances[..., None, :])
+    log_rest = jax.nn.logsumexp(others, axis=-1) - log_total
+    return jnp.min(jnp.log(distances) + log_rest, axis=-1)
 
 
 def cosine_score(cosines: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:

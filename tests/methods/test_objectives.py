@@ -1,5 +1,7 @@
 """Objectives against a forward pass and losses put together by hand."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,20 +11,32 @@ from osrjax import methods as objectives
 from osrjax.augment import views
 from osrjax.methods import class_losses
 from osrjax.models.backbones import NETWORKS
-from osrjax.models.networks import OpenSetNetwork
+from osrjax.models.networks import HeadName, OpenSetNetwork
 from osrjax.train.objective import Batch
 
 HYPER = {"margin": 0.4, "scale": 6.0, "intra_weight": 0.7, "inter_weight": 1.3, "rotation_weight": 0.25}
+HYPER |= {"anchor": 3.0, "anchor_weight": 0.2, "temperature": 0.5, "radius_weight": 0.3, "slack": 0.8}
 
 
 def log1pexp(z):
     return np.logaddexp(0.0, z)
 
 
-def reference_loss(name, z, labels):
-    """Mean class loss in float64 from the network's logits (cosines for the cosine heads)."""
-    z = np.asarray(z, np.float64)
+def reference_loss(name, outputs, params, labels):
+    """Mean class loss in float64 from the network's logits (cosines for the cosine heads) or raw embedding."""
+    z = np.asarray(outputs.logits, np.float64)
     target = np.eye(z.shape[1], dtype=bool)[labels]
+    if name == "cac":
+        d = np.linalg.norm(z[:, None] - 3.0 * np.eye(z.shape[1]), axis=-1)
+        return np.mean(np.log(np.exp(d[target][:, None] - d).sum(1)) + 0.2 * d[target])
+    if name in {"rpl", "arpl"}:
+        points, radii = (np.asarray(params[what], np.float64) for what in ("reciprocal_points", "radii"))
+        h = np.asarray(outputs.raw_embedding, np.float64)
+        squares = np.mean((h[:, None] - points) ** 2, axis=-1)
+        d = (squares if name == "rpl" else squares - h @ points.T) / 0.5
+        excess = (squares - radii)[target]
+        bound = excess**2 if name == "rpl" else np.maximum(excess + 0.8, 0)
+        return np.mean(np.log(np.exp(d).sum(1)) - d[target] + 0.3 * bound)
     if name in {"softmax", "cosine_softmax"}:
         z = z * (6.0 if name == "cosine_softmax" else 1.0)
         return np.mean(np.log(np.exp(z).sum(1)) - z[target])
@@ -48,7 +62,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def networks():
-    return {head: OpenSetNetwork(NETWORKS["small_cnn"](width=2, features=8), 3, head) for head in ("cosine", "linear")}
+    return {head: OpenSetNetwork(NETWORKS["small_cnn"](width=2, features=8), 3, head) for head in get_args(HeadName)}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +80,7 @@ def test_class_losses(name, networks, variables, batch):
     objective = jax.jit(objectives.make_classify_objective(network, loss, still))
     value, aux = objective(v["params"], v["batch_stats"], batch, jax.random.key(0), HYPER)
     outputs, _ = network.apply(v, still(None, batch.images), train=True, mutable="batch_stats")
-    np.testing.assert_allclose(value, reference_loss(name, outputs.logits, np.asarray(batch.labels)), rtol=1e-4)
+    np.testing.assert_allclose(value, reference_loss(name, outputs, v["params"], np.asarray(batch.labels)), rtol=1e-4)
     accuracy = np.mean(np.argmax(outputs.logits, 1) == np.asarray(batch.labels))
     np.testing.assert_allclose(aux.metrics["accuracy"], accuracy)
     # No hyper-parameter is read that the table does not name.

@@ -9,6 +9,7 @@ from conftest import plain_module
 
 from osrjax.fields import check_fields
 from osrjax.methods import (
+    CLASS_LOSSES,
     METHODS,
     ClassifyOptions,
     ClassLoss,
@@ -200,4 +201,5 @@ def test_hyper_is_exactly_what_objective_and_optimiser_read(config):
     unread = [name for name, variable in zip(sorted(hyper), traced.invars, strict=False) if variable not in read]
     assert not unread
     fields = {f.name for f in dataclasses.fields(type(method.options))}
-    assert set(hyper) <= {*fields, "schedule_steps", "attribution_temperature"}
+    own = {name for loss in CLASS_LOSSES.values() for name in loss.own}
+    assert set(hyper) <= {*fields, *own, "schedule_steps", "attribution_temperature"}
