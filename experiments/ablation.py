@@ -254,7 +254,7 @@ def changed(recipe: Config, changes: Sequence[tuple[str, str]]) -> Config:
 
 
 def has_own(method: str, name: str) -> bool:
-    """Whether a method may have a hyper-parameter that is no field; of one of one's own that is seen when it is made."""
+    """Whether a method may have a hyper-parameter that is no field; of a foreign one that is seen when it is made."""
     known = osrjax.methods.CLASS_LOSSES.get(method)
     return ":" in method or (known is not None and name in known.own)
 

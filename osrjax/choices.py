@@ -4,9 +4,11 @@ A table (networks, methods, data sets) imports nothing heavy, so that ``--help``
 """
 
 import importlib
+import os
+import sys
 from typing import Any
 
-__all__ = ["load"]
+__all__ = ["load", "load_own"]
 
 
 def load(path: str) -> Any:
@@ -32,3 +34,20 @@ def load(path: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{path!r} cannot be imported ({error}): correct it, or install its module") from error
+
+
+def load_own(path: str) -> Any:
+    """Imports what a user names: also from the folder where the command is given, as for ``python -m``.
+
+    Args:
+      path: ``"module:object"``.
+
+    Returns:
+      The object.
+
+    Raises:
+      ValueError: as :func:`load`.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return load(path)

@@ -20,3 +20,11 @@ from .linear_probe import (
     linear_probe as linear_probe,
     top_accuracy as top_accuracy,
 )
+from .outputs import (
+    OUTPUT_SCORES as OUTPUT_SCORES,
+    OutputScore as OutputScore,
+    StoredOutputs as StoredOutputs,
+    applicable_scores as applicable_scores,
+    read_outputs as read_outputs,
+    score_outputs as score_outputs,
+)

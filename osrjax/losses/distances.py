@@ -1,7 +1,8 @@
 """Losses on distances: to anchors of the classes in logit space (CAC), and from reciprocal points (RPL, ARPL).
 
 Every loss takes any leading ``*batch`` axes and returns one value per example. *Distances* from a reciprocal point
-say how far an example lies from what its class is NOT: larger = more of the class. Labels are positions in ``known_classes``.
+say how far an example lies from what its class is NOT: larger = more of the class. Labels are positions in
+``known_classes``.
 """
 
 import jax
@@ -33,7 +34,8 @@ def anchor_distances(
       [0.     4.2426]
 
     References:
-      Miller et al., "Class Anchor Clustering: a Loss for Distance-based Open Set Recognition", WACV 2021, arXiv 2004.02434, eq. 2.
+      Miller et al., "Class Anchor Clustering: a Loss for Distance-based Open Set Recognition", WACV 2021,
+      arXiv 2004.02434, eq. 2.
     """
     square = jnp.square(logits)
     is_own = jnp.eye(logits.shape[-1], dtype=bool)

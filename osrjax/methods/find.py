@@ -1,12 +1,10 @@
 """From the name of a method to its function, and from a configuration to the method."""
 
-import os
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, get_type_hints
 
-from osrjax.choices import load
+from osrjax.choices import load, load_own
 from osrjax.fields import check_fields
 from osrjax.methods.class_losses import ClassLoss
 from osrjax.methods.classify import classify
@@ -39,9 +37,7 @@ def find_method(name: str) -> tuple[MethodFunction, type[Options]]:
         raise ValueError(
             f"method={name!r} does not exist: choose from {', '.join(METHODS)}, or give MODULE:FUNCTION of your own"
         )
-    if name not in METHODS and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as for `python -m`: a script has its own folder there
-    found = load(METHODS.get(name, name))
+    found = load(METHODS[name]) if name in METHODS else load_own(name)
     if isinstance(found, ClassLoss):
         return partial(classify, class_loss=found), ClassifyOptions
     try:

@@ -1,0 +1,161 @@
+"""Outputs of a foreign network, scored from one file: against scikit-learn and the scores' own formulas."""
+
+import json
+import runpy
+import warnings
+
+import numpy as np
+import pytest
+from conftest import EXPERIMENTS, load_script
+from scipy.special import logsumexp
+from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+from osrjax.evaluation import OUTPUT_SCORES, read_outputs, score_outputs
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """What the example script stores."""
+    directory = tmp_path_factory.mktemp("example")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, of a training that ends after its epochs
+        patch.chdir(directory)
+        runpy.run_path(str(EXPERIMENTS / "examples" / "make_outputs.py"))
+    with np.load(directory / "outputs.npz") as stored:
+        return dict(stored)
+
+
+@pytest.fixture
+def stored(arrays, tmp_path):
+    """Writes the example with some arrays changed, or left out for None; gives its path."""
+
+    def write(**changes):
+        kept = {name: rows for name, rows in (arrays | changes).items() if rows is not None}
+        np.savez(tmp_path / "outputs.npz", **kept)
+        return tmp_path / "outputs.npz"
+
+    return write
+
+
+def test_scores_of_a_file_equal_formulas_of_its_arrays(arrays, stored):
+    scored, missing = score_outputs(read_outputs(stored()))
+    assert set(scored) == set(OUTPUT_SCORES)
+    assert not missing
+    logits = arrays["unknown_logits"]
+    np.testing.assert_allclose(scored["energy"].unknown, -logsumexp(logits, axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(scored["energy"].unknown_predictions, logits.argmax(1))
+    units = {
+        part: rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        for part, rows in ((part, arrays[f"{part}_embedding"]) for part in ("train", "unknown"))
+    }
+    distances, _ = NearestNeighbors(n_neighbors=50).fit(units["train"]).kneighbors(units["unknown"])
+    np.testing.assert_allclose(scored["kth_neighbour"].unknown, distances[:, -1] ** 2 / 2 - 1, atol=1e-5)
+
+
+def test_the_command_scores_a_file(arrays, stored, capsys):
+    evaluate = load_script("evaluate")
+    assert evaluate.main([str(stored(head_kernel=None, head_bias=None)), "--resamples", "20"]) == 0
+    text = capsys.readouterr().out
+    assert "not applicable: vim (head_kernel, head_bias)" in text
+    out = stored().with_suffix(".evaluation")
+    results = json.loads((out / "results.json").read_text())
+    assert (out / "figures" / "roc.png").stat().st_size > 0
+    found = results["scores"]["max_logit"]
+    scores = [-arrays[f"{part}_logits"].max(1) for part in ("known", "unknown")]
+    truth = np.repeat([0, 1], [len(rows) for rows in scores])
+    assert found["auroc"]["value"] == pytest.approx(roc_auc_score(truth, np.concatenate(scores)))
+    accuracy = accuracy_score(arrays["known_labels"], arrays["known_logits"].argmax(1))
+    assert found["closed_set_accuracy"]["value"] == pytest.approx(accuracy)
+    assert accuracy > 0.9
+    assert set(results["scores"]) | set(results["not_applicable"]) == set(OUTPUT_SCORES)
+
+
+OWN = """
+import numpy as np
+
+def margin(rows, train, labels):
+    ordered = np.sort(rows["logits"], axis=1)
+    return ordered[:, -2] - ordered[:, -1]
+
+def short(rows, train, labels):
+    return np.zeros(3)
+
+def undefined(rows, train, labels):
+    return np.full(len(rows["logits"]), np.nan)
+"""
+
+
+def test_a_score_of_ones_own(arrays, stored, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_scores.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = str(stored(train_logits=None, train_embedding=None, train_labels=None))
+    evaluate = load_script("evaluate")
+    assert evaluate.main([file, "--resamples", "0", "--own", "own_scores:margin", "--score", "own_scores:margin"]) == 0
+    results = json.loads((tmp_path / "outputs.evaluation" / "results.json").read_text())
+    ordered = [np.sort(arrays[f"{part}_logits"], axis=1) for part in ("known", "unknown")]
+    truth = np.repeat([0, 1], [len(rows) for rows in ordered])
+    wanted = roc_auc_score(truth, np.concatenate([rows[:, -2] - rows[:, -1] for rows in ordered]))
+    assert results["scores"]["own_scores:margin"]["auroc"]["value"] == pytest.approx(wanted)
+    capsys.readouterr()
+    for name, message in (("short", "gives shape (3,) for"), ("undefined", "no finite numbers"), ("none", "imported")):
+        assert evaluate.main([file, "--own", f"own_scores:{name}"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def nan_in(rows, row):
+    rows = rows.copy()
+    rows[row, 0] = np.nan
+    return rows
+
+
+REFUSED = {
+    "has neither unknown_logits nor unknown_embedding": lambda a: {"unknown_logits": None, "unknown_embedding": None},
+    "has no known_labels": lambda a: {"known_labels": None},
+    "known_logits is not finite in float32, first in row 7": lambda a: {"known_logits": nan_in(a["known_logits"], 7)},
+    "validation_logits is not finite": lambda a: {"validation_logits": a["validation_logits"] * 1e39},
+    "rows: store one row of each per image": lambda a: {"unknown_logits": a["unknown_logits"][:-1]},
+    "known_labels has shape (3,) for": lambda a: {"known_labels": a["known_labels"][:3]},
+    "labels run from 0 to 8: give positions in the 8 known classes": lambda a: {"train_labels": a["train_labels"] + 1},
+    "train_labels run from -1": lambda a: {"train_labels": a["train_labels"] - 1},
+    "dtype float64: store whole numbers": lambda a: {"known_labels": a["known_labels"] + 0.5},
+    "dtype bool: store whole numbers": lambda a: {"known_labels": a["known_labels"] > 3},
+    "has ['embedding'] of unknown and": lambda a: {"unknown_logits": None},
+    "unknown_logits has 3 columns, others 8": lambda a: {"unknown_logits": a["unknown_logits"][:, :3]},
+    "known_logits has shape (": lambda a: {"known_logits": a["known_logits"].ravel()},
+    "head_kernel has shape (8, 64)": lambda a: {"head_kernel": a["head_kernel"].T},
+    "has head_bias: store": lambda a: {"head_kernel": None},
+    "head_kernel or head_bias is not finite": lambda a: {"head_bias": a["head_bias"] * np.nan},
+}
+
+
+@pytest.mark.parametrize("message", list(REFUSED))
+def test_bad_files_are_refused_in_one_line(message, arrays, stored, capsys):
+    wanted = message.replace("from 0 to 8", "from 1 to 8")
+    assert load_script("evaluate").main([str(stored(**REFUSED[message](arrays)))]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate.py: file=")
+    assert wanted in error
+    assert error.count("\n") == 1
+    assert not stored().with_suffix(".evaluation").exists()
+
+
+def test_training_images_that_a_fit_refuses_cost_that_score_alone(arrays, stored):
+    labels = np.zeros_like(arrays["train_labels"])
+    scored, missing = score_outputs(read_outputs(stored(train_labels=labels)))
+    assert "hold no image of class 1" in missing["knn_sum"]
+    assert {"openmax", "mahalanobis"} <= set(missing)
+    assert {"vim", "react", "energy"} <= set(scored)
+
+
+def test_cosines_have_the_scores_of_their_head(stored, rng):
+    parts = ("train", "validation", "known", "unknown")
+    kept = {"head_kernel": None, "head_bias": None}
+    with np.load(stored()) as file:
+        kept |= {f"{part}_logits": np.tanh(file[f"{part}_logits"] / 20) for part in parts}
+    scored, _ = score_outputs(read_outputs(stored(**kept), cosines=16.0))
+    cosines = kept["known_logits"]
+    np.testing.assert_allclose(scored["cosine"].known, -cosines.max(1), rtol=1e-6)
+    np.testing.assert_allclose(scored["energy"].known, -logsumexp(16 * cosines, axis=1), rtol=1e-5)
+    assert {"m_ovr", "m_ovr_margin", "openmax", "generalised_entropy"} <= set(scored)
