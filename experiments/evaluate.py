@@ -9,7 +9,7 @@ The file holds logits and embeddings of known training, known validation, known 
 any framework (osrjax/evaluation/outputs.py has the names of its arrays; experiments/examples/make_outputs.py makes
 one). Scores whose arrays are missing are listed with what they need. Thresholds come from the known validation images.
 
-Written to OUT: results.json and results.txt (the table), figures/. Seconds. Exit code 2: bad input, nothing was written.
+Written to OUT: results.json and results.txt (the table), figures/. Seconds. Exit code 2: bad input, nothing written.
 """
 
 import dataclasses
