@@ -52,6 +52,17 @@ PRESETS = {
     "bundled": Config(),
     "cifar10-small": Config(data="cifar10", steps=700),
     "digits": Config(data="digits", batch_size=64),
+    "cifar10-fast": Config(
+        data="cifar10",
+        network="fast_cnn",
+        epochs=11,
+        batch_size=256,
+        learning_rate=0.3,
+        final_learning_rate=0.0,
+        nesterov=True,
+        warmup=0.2,
+        weight_decay=5e-4,
+    ),
     # arXiv 2209.11436, sec. 5; with --network resnet18 also
     # --learning-rate 0.06 --final-learning-rate 0 --epochs 200
     "paper": Config(

@@ -315,9 +315,9 @@ def _labels(where: str, name: str, arrays: Rows, images: int) -> np.ndarray:
     labels = arrays[name]
     if labels.shape != (images,):
         raise ValueError(f"{where}: {name} has shape {labels.shape} for {images} images: store one class per image")
-    if labels.dtype.kind not in "iu":
-        if labels.dtype.kind != "f" or not (np.isfinite(labels) & (labels == np.round(labels))).all():
-            raise ValueError(f"{where}: {name} has dtype {labels.dtype}: store whole numbers, one class per image")
+    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and (labels == np.round(labels)).all())
+    if not whole or not np.isfinite(labels).all():
+        raise ValueError(f"{where}: {name} has dtype {labels.dtype}: store whole numbers, one class per image")
     return labels.astype(np.int64)
 
 

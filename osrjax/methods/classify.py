@@ -122,7 +122,9 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
         task=task,
         make_network=make_network,
         make_objective=make_objective,
-        optimizer=make_sgd(total_steps=task.steps, momentum=options.momentum),
+        optimizer=make_sgd(
+            total_steps=task.steps, momentum=options.momentum, nesterov=options.nesterov, warmup=options.warmup
+        ),
         hyper=hyper,
         functions=network_functions(network),
         outputs=outputs,

@@ -116,6 +116,10 @@ class ClassifyOptions(Options):
     """Where the cosine ends, at the step after the last."""
     momentum: float = 0.9
     """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    warmup: float = 0.0
+    """Share of the steps in which the learning rate rises from 0."""
     weight_decay: Traced = 1e-3
     """L2 decay of kernels and prototypes."""
     crop_padding: int | None = None
@@ -138,6 +142,8 @@ class ClassifyOptions(Options):
             raise ValueError(f"mixing={self.mixing!r} with rotations={self.rotations!r} is not built: leave one out")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum!r} must be in [0, 1)")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup={self.warmup!r} is a share of the steps: give one in [0, 1), such as 0.2")
 
 
 CAM = ("cam_sign", "cam_layers", "cam_method", "cam_aggregation", "cam_statistics", "cam_temperature")

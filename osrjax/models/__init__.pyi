@@ -1,6 +1,7 @@
 from .backbones import (
     NETWORKS as NETWORKS,
     Classifier32 as Classifier32,
+    FastCNN as FastCNN,
     ResNet as ResNet,
     SmallCNN as SmallCNN,
     WideResNet as WideResNet,

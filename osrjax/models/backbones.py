@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from osrjax.choices import load
 from osrjax.models.table import BACKBONES
 
-__all__ = ["NETWORKS", "Classifier32", "ResNet", "SmallCNN", "WideResNet"]
+__all__ = ["NETWORKS", "Classifier32", "FastCNN", "ResNet", "SmallCNN", "WideResNet"]
 
 
 class SmallCNN(nn.Module):
@@ -49,6 +49,41 @@ class SmallCNN(nn.Module):
             x = _tapped(x, taps, stage)
             maps += (x,)
         return maps, nn.Dense(self.features, dtype=self.dtype)(_average(x))
+
+
+class FastCNN(nn.Module):
+    """Six 3x3 convolutions in three stages, for a real accuracy on 32 x 32 images in minutes of a small machine.
+
+    A 2x2 convolution of ``stem`` channels without padding; then in each stage a convolution, max pooling by 2, batch
+    norm and ReLU, and a convolution, batch norm and ReLU. The raw embedding is the average of the last map,
+    ``widths[-1]`` entries. Most convolutions see maps that are already pooled.
+
+    Attributes:
+        widths: channels of the stages.
+        stem: channels of the first convolution.
+        dtype: compute dtype.
+
+    References:
+        The layout: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498, section 3; without its
+        whitening and its GELU.
+    """
+
+    widths: tuple[int, int, int] = (48, 96, 160)
+    stem: int = 24
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, *, train, taps=None):
+        """Stage maps and raw embedding; arguments as in :class:`OpenSetNetwork`."""
+        x, maps = _conv(self.stem, kernel=2, dtype=self.dtype)(images), ()
+        x = nn.relu(_norm(train, self.dtype)(x))
+        for stage, width in enumerate(self.widths):
+            x = _pooled(_conv(width, dtype=self.dtype)(x))
+            x = nn.relu(_norm(train, self.dtype)(x))
+            x = nn.relu(_norm(train, self.dtype)(_conv(width, dtype=self.dtype)(x)))
+            x = _tapped(x, taps, stage)
+            maps += (x,)
+        return maps, _average(x)
 
 
 class Classifier32(nn.Module):
@@ -258,6 +293,16 @@ def _tapped(x, taps, stage):
     if taps[stage].shape != x.shape:
         raise ValueError(f"taps[{stage}] has shape {taps[stage].shape}, its map {x.shape}: use zero_taps")
     return x + taps[stage].astype(x.dtype)
+
+
+def _pooled(x):
+    """Maximum over tiles of 2 x 2, without a last odd row or column; a map of one pixel stays."""
+    batch, height, width, channels = x.shape
+    rows, columns = max(1, height // 2), max(1, width // 2)
+    tall, wide = min(height, 2), min(width, 2)
+    x = x[:, : rows * tall, : columns * wide]
+    # Tiles by reshaping: XLA for CPU runs the gradient of a windowed maximum slowly.
+    return jnp.max(x.reshape(batch, rows, tall, columns, wide, channels), axis=(2, 4))
 
 
 def _average(x):

@@ -6,6 +6,7 @@ __all__ = ["BACKBONES", "NetworkName"]
 
 BACKBONES = {
     "small_cnn": "osrjax.models.backbones:SmallCNN",
+    "fast_cnn": "osrjax.models.backbones:FastCNN",
     "classifier32": "osrjax.models.backbones:Classifier32",
     "wrn16_4": "osrjax.models.backbones:wide_resnet_16_4",
     "resnet18_w16": "osrjax.models.backbones:resnet18_w16",

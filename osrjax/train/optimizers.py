@@ -14,7 +14,7 @@ __all__ = ["Optimizer", "decayed_parameters", "make_adam", "make_sgd"]
 Optimizer = Callable[[Hyper], optax.GradientTransformation]
 
 
-def make_sgd(*, total_steps: int, momentum: float = 0.9, nesterov: bool = False) -> Optimizer:
+def make_sgd(*, total_steps: int, momentum: float = 0.9, nesterov: bool = False, warmup: float = 0.0) -> Optimizer:
     r"""Returns the paper's optimiser: SGD with momentum, L2 weight decay and a cosine learning rate.
 
     .. math:: \eta_t = \eta_{end} + (\eta_0 - \eta_{end}) \tfrac12 (1 + \cos(\pi t / T)).
@@ -27,12 +27,13 @@ def make_sgd(*, total_steps: int, momentum: float = 0.9, nesterov: bool = False)
       total_steps: T, at least 1.
       momentum: in [0, 1).
       nesterov: Nesterov's form of the momentum.
+      warmup: share of the steps, in [0, 1), in which the rate rises from 0 in a straight line; the cosine has the rest.
 
     Returns:
       A function from ``hyper`` to an optax transformation.
 
     Raises:
-      ValueError: ``total_steps`` below 1 or ``momentum`` outside [0, 1).
+      ValueError: ``total_steps`` below 1, ``momentum`` or ``warmup`` outside [0, 1).
 
     References:
       Park et al., arXiv 2209.11436, sec. 5 (recipe); momentum 0.9 and the choice of what decays are ours.
@@ -42,10 +43,17 @@ def make_sgd(*, total_steps: int, momentum: float = 0.9, nesterov: bool = False)
     if not 0 <= momentum < 1:
         raise ValueError(f"{momentum=} is outside [0, 1): give a momentum such as 0.9")
 
+    if not 0 <= warmup < 1:
+        raise ValueError(f"{warmup=} is outside [0, 1): give a share of the steps such as 0.2")
+    rising = round(warmup * total_steps)
+
     def sgd(hyper: Hyper) -> optax.GradientTransformation:
         schedule = optax.cosine_decay_schedule(
-            hyper["learning_rate"], total_steps, hyper["final_learning_rate"] / hyper["learning_rate"]
+            hyper["learning_rate"], total_steps - rising, hyper["final_learning_rate"] / hyper["learning_rate"]
         )
+        if rising:
+            rise = optax.linear_schedule(0.0, hyper["learning_rate"], rising)
+            schedule = optax.join_schedules([rise, schedule], [rising])
         return optax.chain(
             optax.add_decayed_weights(hyper["weight_decay"], mask=decayed_parameters),
             optax.trace(momentum, nesterov=nesterov),
