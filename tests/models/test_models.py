@@ -13,7 +13,7 @@ import pytest
 
 from osrjax import models
 from osrjax.models import backbones
-from osrjax.models.backbones import NETWORKS, SmallCNN
+from osrjax.models.backbones import NETWORKS, SmallCNN, _pooled
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork, Outputs, unit_vectors, zero_taps
 
 KEY = jax.random.key(0)
@@ -101,6 +101,11 @@ def small_cnn(channels: int) -> int:
     return sum(conv_norm(a, b) for a, b in itertools.pairwise(widths)) + 129 * 128
 
 
+def fast_cnn(channels: int) -> int:
+    widths = [24, 48, 48, 96, 96, 160, 160]
+    return conv_norm(channels, 24, 2) + sum(conv_norm(a, b) for a, b in itertools.pairwise(widths))
+
+
 def classifier32(channels: int) -> int:
     widths = [channels, 64, 64, 128, 128, 128, 128, 128, 128, 128]
     return sum(conv_norm(a, b) for a, b in itertools.pairwise(widths))
@@ -138,6 +143,7 @@ RESNET34 = resnet((3, 4, 6, 3), bottleneck=False, stem_kernel=3)
 RESNET50 = resnet((3, 4, 6, 3), bottleneck=True, stem_kernel=3)
 COUNTS = [  # name, backbone parameters by formula, features, known total with a linear head, its classes
     ("small_cnn", small_cnn(3), 128, None, 10),
+    ("fast_cnn", fast_cnn(3), 160, None, 10),
     ("classifier32", classifier32(3), 128, None, 10),
     ("wrn16_4", wide_resnet(2, 4), 256, 2_748_890, 10),  # "2.7M" in the paper's table
     ("resnet18_w16", RESNET18_W16, 128, None, 10),
@@ -629,3 +635,17 @@ class TestErrors:
             network.apply(variables, images, train=False, taps=zero_taps(network, (8, 8, 1), 6)[:1])
         with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
             network.apply(variables, images[0], train=False)
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 4, 3), (1, 2, 5, 2), (2, 1, 1, 3), (1, 1, 6, 1)])
+def test_pooling_is_the_maximum_of_tiles(shape, rng):
+    maps = rng.normal(size=shape).astype(np.float32)
+    rows, columns = (max(1, size // 2) for size in shape[1:3])
+    wanted = np.stack(
+        [
+            np.stack([maps[:, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].max(axis=(1, 2)) for c in range(columns)], axis=1)
+            for r in range(rows)
+        ],
+        axis=1,
+    )
+    np.testing.assert_array_equal(_pooled(maps), wanted)

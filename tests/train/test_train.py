@@ -51,8 +51,9 @@ def setup():
     return network, step, batch, fresh
 
 
-def test_sgd_equals_a_float64_loop():
-    """Momentum, L2 decay on kernels alone and the cosine schedule, for a quadratic loss."""
+@pytest.mark.parametrize("rising", [0, 2])
+def test_sgd_equals_a_float64_loop(rising):
+    """Momentum (Nesterov's, with a warm-up), L2 decay on kernels alone and the cosine schedule, for a quadratic loss."""
     target = {"kernel": np.array([1.0, -2.0]), "bias": np.array([0.5])}
 
     def objective(params, stats, batch, key, hyper):
@@ -60,7 +61,7 @@ def test_sgd_equals_a_float64_loop():
         loss = sum(0.5 * jnp.sum((params["layer"][n] - target[n].astype(np.float32)) ** 2) for n in target)
         return loss, ObjectiveAux(stats, {})
 
-    optimizer = train.make_sgd(total_steps=5, momentum=0.8)
+    optimizer = train.make_sgd(total_steps=5 + rising, momentum=0.8, nesterov=rising > 0, warmup=rising / (5 + rising))
     hyper = traced({"learning_rate": 0.3, "final_learning_rate": 0.03, "weight_decay": 0.1})
     params = {"layer": {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([-1.0])}}
     state = train.TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer(hyper).init(params))
@@ -68,17 +69,19 @@ def test_sgd_equals_a_float64_loop():
     empty = Batch(jnp.zeros((0, 1, 1, 1), jnp.uint8), jnp.zeros(0, jnp.int32))
     weights = {"kernel": np.array([3.0, 4.0]), "bias": np.array([-1.0])}
     velocity = {name: np.zeros_like(value) for name, value in weights.items()}
-    for t in range(7):  # two steps beyond the schedule's end, where the rate stays at its last value
+    for t in range(-rising, 7):  # two steps beyond the schedule's end, where the rate stays at its last value
         rate = 0.03 + (0.3 - 0.03) * 0.5 * (1 + math.cos(math.pi * min(t, 5) / 5))
+        rate = 0.3 * (t + rising) / rising if t < 0 else rate
         state, metrics = step(state, empty, jax.random.key(0), hyper)
         norm = math.sqrt(sum(np.sum((weights[n] - target[n]) ** 2) for n in weights))
         np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
         for name in weights:
             gradient = weights[name] - target[name] + (0.1 * weights[name] if name == "kernel" else 0.0)
             velocity[name] = 0.8 * velocity[name] + gradient
-            weights[name] = weights[name] - rate * velocity[name]
+            ahead = gradient + 0.8 * velocity[name] if rising else velocity[name]
+            weights[name] = weights[name] - rate * ahead
             np.testing.assert_allclose(state.params["layer"][name], weights[name], rtol=2e-5)
-    assert int(state.step) == 7
+    assert int(state.step) == 7 + rising
 
 
 def test_adam_equals_a_float64_loop():
@@ -210,6 +213,7 @@ def test_decay_touches_kernels_and_prototypes_only(setup):
     [
         (lambda: train.make_sgd(total_steps=0), "total_steps=0"),
         (lambda: train.make_sgd(total_steps=1, momentum=1.0), "momentum=1.0"),
+        (lambda: train.make_sgd(total_steps=1, warmup=1.0), "warmup=1.0"),
         (lambda: train.evaluate(print, np.zeros((0, 2, 2, 1), np.uint8), batch_size=1), "at least one image"),
         (lambda: train.evaluate(print, np.zeros((1, 2, 2, 1), np.uint8), batch_size=0), "batch_size=0"),
         (lambda: sharding.data_mesh(9), "devices=9"),
