@@ -53,7 +53,7 @@ def setup():
 
 @pytest.mark.parametrize("rising", [0, 2])
 def test_sgd_equals_a_float64_loop(rising):
-    """Momentum (Nesterov's, with a warm-up), L2 decay on kernels alone and the cosine schedule, for a quadratic loss."""
+    """Momentum (Nesterov's, after a warm-up), L2 decay on kernels alone, the cosine schedule, for a quadratic loss."""
     target = {"kernel": np.array([1.0, -2.0]), "bias": np.array([0.5])}
 
     def objective(params, stats, batch, key, hyper):
