@@ -1,3 +1,10 @@
+from .comparisons import (
+    Comparison as Comparison,
+    holm as holm,
+    paired_comparison as paired_comparison,
+    power as power,
+    splits_needed as splits_needed,
+)
 from .detection import (
     aupr_known_positive as aupr_known_positive,
     aupr_unknown_positive as aupr_unknown_positive,
