@@ -71,7 +71,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     .. math:: \tilde p_{(i)} = \max_{j \le i} \min(1, (m - j + 1) \, p_{(j)}).
 
-    Reject where the corrected value is below the level: the chance of one wrong rejection in the family is at most that.
+    Reject where the corrected value is below the level: the family has a wrong rejection with at most that chance.
 
     Args:
       p_values: of m comparisons; nan (no test) is left out of the count and stays nan.
