@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -50,9 +51,9 @@ class StoredOutputs(NamedTuple):
         found |= {f"train_{name}" for name in self.outputs.get("train", {})}
         return found | ({"head_kernel", "head_bias"} if self.head is not None else set())
 
-    def scaled(self, rows: Rows) -> np.ndarray:
+    def scaled(self, rows: Rows) -> jax.Array:
         """Logits, where they are cosines times T."""
-        return rows["logits"] if self.cosines is None else np.float32(self.cosines) * rows["logits"]
+        return jnp.asarray(rows["logits"]) * (1.0 if self.cosines is None else self.cosines)
 
     def predicted(self, rows: Rows) -> np.ndarray:
         """The class of the largest logit."""
@@ -77,7 +78,10 @@ def _of_logits(score: Callable[..., Any], *others: str) -> OutputScore:
     """A score ``(*others, logits)`` without a fit."""
 
     def make(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
-        return lambda rows: (score(*(rows[name] for name in others), stored.scaled(rows)), stored.predicted(rows))
+        return lambda rows: (
+            score(*(jnp.asarray(rows[name]) for name in others), stored.scaled(rows)),
+            stored.predicted(rows),
+        )
 
     return OutputScore("outputs", (*others, "logits"), make)
 
@@ -131,12 +135,18 @@ def _mahalanobis(*, relative: bool) -> OutputScore:
 
 def _vim(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
     fitted = scores.fit_vim(stored.outputs["train"]["embedding"], _head(stored))
-    return lambda rows: (scores.vim_score(fitted, rows["embedding"], rows["logits"]), stored.predicted(rows))
+    return lambda rows: (
+        scores.vim_score(fitted, jnp.asarray(rows["embedding"]), jnp.asarray(rows["logits"])),
+        stored.predicted(rows),
+    )
 
 
 def _react(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
     threshold = scores.fit_react(stored.outputs["train"]["embedding"])
-    return lambda rows: (scores.react_score(threshold, rows["embedding"], _head(stored)), stored.predicted(rows))
+    return lambda rows: (
+        scores.react_score(threshold, jnp.asarray(rows["embedding"]), _head(stored)),
+        stored.predicted(rows),
+    )
 
 
 def _head(stored: StoredOutputs) -> scores.Head:

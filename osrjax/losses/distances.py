@@ -37,10 +37,9 @@ def anchor_distances(
       Miller et al., "Class Anchor Clustering: a Loss for Distance-based Open Set Recognition", WACV 2021,
       arXiv 2004.02434, eq. 2.
     """
-    square = jnp.square(logits)
-    is_own = jnp.eye(logits.shape[-1], dtype=bool)
     # The other logits' squares are summed without their own: a difference of two large sums would cancel.
-    others = jnp.sum(jnp.where(is_own, 0.0, square[..., None, :]), axis=-1)
+    besides = 1.0 - jnp.eye(logits.shape[-1], dtype=logits.dtype)
+    others = jnp.matmul(jnp.square(logits), besides, precision=jax.lax.Precision.HIGHEST)
     squares = others + jnp.square(logits - anchor)
     positive = squares > 0.0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
@@ -122,6 +121,7 @@ def rpl_loss(
       Chen et al., "Learning Open Set Network with Discriminative Reciprocal Points", ECCV 2020, arXiv 2011.00178,
       eq. 4 to 8.
     """
+    check_labels(labels, distances)
     is_target = jax.nn.one_hot(labels, distances.shape[-1], dtype=bool)
     own = jnp.sum(jnp.where(is_target, excess, 0.0), axis=-1)
     return softmax_cross_entropy(distances / temperature, labels) + radius_weight * jnp.square(own)
@@ -165,6 +165,7 @@ def arpl_loss(
       Chen, Peng, Wang and Tian, "Adversarial Reciprocal Points Learning for Open Set Recognition", TPAMI 2021,
       arXiv 2103.00953, eq. 3 to 9.
     """
+    check_labels(labels, distances)
     is_target = jax.nn.one_hot(labels, distances.shape[-1], dtype=bool)
     beyond = jnp.maximum(jnp.sum(jnp.where(is_target, excess, 0.0), axis=-1) + slack, 0.0)
     return softmax_cross_entropy(distances / temperature, labels) + radius_weight * beyond

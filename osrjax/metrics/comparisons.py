@@ -126,8 +126,9 @@ def power(difference: float, deviation: float, n: int, *, level: float = 0.05) -
     if n < 2:
         return 0.0
     critical, shift = scipy.stats.t.ppf(1 - level / 2, n - 1), difference * math.sqrt(n) / deviation
-    tail = scipy.stats.nct.sf(critical, n - 1, abs(shift)) + scipy.stats.nct.cdf(-critical, n - 1, abs(shift))
-    return float(np.clip(tail, 0.0, 1.0))
+    # What a noncentral t leaves below the upper critical value; scipy gives nan where that is nothing.
+    missed = scipy.stats.nct.cdf(critical, n - 1, abs(shift)) - scipy.stats.nct.cdf(-critical, n - 1, abs(shift))
+    return float(np.clip(1.0 - np.nan_to_num(missed), 0.0, 1.0))
 
 
 def splits_needed(difference: float, deviation: float, *, wanted: float = 0.8, level: float = 0.05) -> int | None:

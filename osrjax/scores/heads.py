@@ -122,7 +122,7 @@ def vim_score(
     References:
       Wang et al., arXiv 2203.10807, eq. 5.
     """
-    unused = jnp.matmul(features - fitted.origin, fitted.residual, precision=EXACT)
+    unused = jnp.matmul(features - _row(fitted.origin, features), fitted.residual, precision=EXACT)
     return fitted.factor * jnp.linalg.norm(unused, axis=-1) + energy_score(logits)
 
 
@@ -178,7 +178,7 @@ def react_score(
       Sun, Guo and Li, arXiv 2111.12797, eq. 2 and 3.
     """
     logits = jnp.matmul(jnp.minimum(features, threshold), jnp.asarray(head.kernel), precision=EXACT)
-    return energy_score(logits + jnp.asarray(head.bias))
+    return energy_score(logits + _row(jnp.asarray(head.bias), logits))
 
 
 def gradient_norm_score(
@@ -217,6 +217,11 @@ def gradient_norm_score(
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     distance = jnp.sum(jnp.abs(jax.nn.softmax(logits / temperature) - 1 / logits.shape[-1]), axis=-1)
     return -jnp.sum(jnp.abs(features.astype(logits.dtype)), axis=-1) * distance / temperature
+
+
+def _row(vector: Array, like: Array) -> Array:
+    """A vector with as many axes as an array that it meets."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
 def _finite(features: Rows) -> np.ndarray:

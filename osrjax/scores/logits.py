@@ -278,7 +278,8 @@ def log_cac_score(logits: Float[Array, "*batch classes"], *, anchor: Scalar = 10
     """
     distances = anchor_distances(_in_float32(logits), anchor=anchor)
     log_total = jax.nn.logsumexp(-distances, axis=-1, keepdims=True)
-    others = jnp.where(jnp.eye(distances.shape[-1], dtype=bool), -jnp.inf, -distances[..., None, :])
+    own = jnp.eye(distances.shape[-1], dtype=bool).reshape((1,) * (distances.ndim - 1) + (distances.shape[-1], -1))
+    others = jnp.where(own, -jnp.inf, -distances[..., None, :])
     log_rest = jax.nn.logsumexp(others, axis=-1) - log_total
     return jnp.min(jnp.log(distances) + log_rest, axis=-1)
 

@@ -113,8 +113,10 @@ def openmax_score(
     if not 1 <= alpha <= classes:
         raise ValueError(f"{alpha=} is not in [1, {classes}], the number of classes: give fewer, or None for all")
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    distances = jnp.linalg.norm(logits[..., None, :] - fitted.means, axis=-1)
-    outside = -jnp.expm1(-((distances / fitted.scales) ** fitted.shapes))
+    lead = (1,) * (logits.ndim - 1)
+    distances = jnp.linalg.norm(logits[..., None, :] - fitted.means.reshape(*lead, classes, classes), axis=-1)
+    shapes, scales = (part.reshape(*lead, classes) for part in (fitted.shapes, fitted.scales))
+    outside = -jnp.expm1(-((distances / scales) ** shapes))
     ranks = jnp.argsort(jnp.argsort(-logits, axis=-1), axis=-1)
     taken = jnp.maximum(alpha - ranks, 0) / alpha * outside
     unknown = jnp.sum(taken * logits, axis=-1)

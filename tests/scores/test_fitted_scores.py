@@ -89,7 +89,7 @@ def test_openmax_equals_algorithms_one_and_two(rng, training):
                 taken[c] = (alpha - rank) / alpha * weight
             probabilities = softmax(np.concatenate([[(taken * z).sum()], (1 - taken) * z]))
             expected.append(np.log(probabilities[0]) - np.log(probabilities[1:].sum()))
-        found = openmax_score(fitted, new.astype(np.float32), alpha=alpha)
+        found = openmax_score(fitted, jnp.asarray(new, jnp.float32), alpha=alpha)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -152,21 +152,25 @@ def test_vim_equals_its_formula(rng, training):
     virtual = alpha * residual(new)
     logits = logits_of(head, new)
     np.testing.assert_allclose(
-        vim_score(fitted, new, logits.astype(np.float32)), virtual - logsumexp(logits, axis=1), rtol=1e-4, atol=1e-3
+        vim_score(fitted, jnp.asarray(new), jnp.asarray(logits, jnp.float32)),
+        virtual - logsumexp(logits, axis=1),
+        rtol=1e-4,
+        atol=1e-3,
     )
-    # The paper's score, the softmax probability of the virtual logit, has the same order.
-    probability = log_softmax(np.concatenate([virtual[:, None], logits], axis=1), axis=1)[:, 0]
-    assert (np.argsort(probability) == np.argsort(virtual - logsumexp(logits, axis=1))).all()
+    # The paper's score, the softmax probability p of the virtual logit: log-odds of p are what is given.
+    log_p = log_softmax(np.concatenate([virtual[:, None], logits], axis=1), axis=1)[:, 0]
+    odds = virtual - logsumexp(logits, axis=1)
+    np.testing.assert_allclose(log_p, -np.log1p(np.exp(-odds)), rtol=1e-9, atol=1e-12)
 
 
 def test_react_equals_its_formula(rng, training):
     features, _, head = training
     new = 4 * rng.normal(size=(10, WIDTH)).astype(np.float32)
-    threshold = fit_react(features, percentile=80)
+    threshold = fit_react(features, percentile=80.0)
     cut = np.sort(features.ravel())
     assert (cut <= threshold).mean() == pytest.approx(0.8, abs=0.01)
     expected = -logsumexp(logits_of(head, np.minimum(new, float(threshold))), axis=1)
-    np.testing.assert_allclose(react_score(threshold, new, head), expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(react_score(threshold, jnp.asarray(new), head), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -226,7 +230,7 @@ def test_jacobian_norm_scores(rng):
 
 ROWS, LABELS, HEAD = np.eye(4, dtype=np.float32), np.arange(4), Head(np.eye(4), np.ones(4))
 REFUSED = {
-    "gamma=1": lambda: generalised_entropy_score(jnp.zeros(3), gamma=1),
+    "gamma=1.0": lambda: generalised_entropy_score(jnp.zeros(3), gamma=1.0),
     "largest=0": lambda: generalised_entropy_score(jnp.zeros(3), largest=0),
     "tail=1": lambda: fit_openmax(ROWS, LABELS, tail=1),
     "class 0 has 1 training images that are classified right": lambda: fit_openmax(ROWS, LABELS),
@@ -240,10 +244,10 @@ REFUSED = {
     "leaves no direction": lambda: fit_vim(ROWS[:1], Head(np.eye(4), np.zeros(4)), dimensions=1),
     "gives no positive alpha": lambda: fit_vim(ROWS, Head(-np.eye(4), np.zeros(4)), dimensions=1),
     "not finite": lambda: fit_react(np.array([[np.nan]])),
-    "percentile=0": lambda: fit_react(ROWS, percentile=0),
-    "temperature=0": lambda: gradient_norm_score(jnp.ones(2), jnp.ones(2), temperature=0),
-    "temperature=-1": lambda: odin_score(network, [], jnp.ones((1, 2)), temperature=-1),
-    "step=-1": lambda: odin_score(network, [], jnp.ones((1, 2)), step=-1),
+    "percentile=0.0": lambda: fit_react(ROWS, percentile=0.0),
+    "temperature=0.0": lambda: gradient_norm_score(jnp.ones(2), jnp.ones(2), temperature=0.0),
+    "temperature=-1.0": lambda: odin_score(network, [], jnp.ones((1, 2)), temperature=-1.0),
+    "step=-1.0": lambda: odin_score(network, [], jnp.ones((1, 2)), step=-1.0),
     "give a key": lambda: jacobian_norm_score(lambda v, x: x, [], jnp.ones((1, 2)), projections=2),
 }
 
