@@ -86,7 +86,7 @@ def draw(config: Config) -> int:
 def maps_of(
     finished: "FinishedRun", pixels: np.ndarray, labels: np.ndarray, *, sign: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first view of each image, and its map from the last stages together."""
+    """The images themselves, and their maps from the last stages together; a contrastive loss sees them and a view."""
     import jax
     import jax.numpy as jnp
 
@@ -95,10 +95,10 @@ def maps_of(
     attributed = osrjax.analysis.make_attributed_images(
         *(method, shape), layers=osrjax.attribution.last_layers(stages), signs=(sign,), in_training=False
     )
-    keys = jax.random.split(jax.random.key(seed))
-    first, second = (method.attributed.view(key, jnp.asarray(pixels)) for key in keys)
-    found = attributed(finished.variables, first, second, jnp.asarray(labels))[sign]
-    return np.asarray(first), np.asarray(found.maps)
+    plain = osrjax.augment.to_float(jnp.asarray(pixels))
+    view = method.attributed.view(jax.random.key(seed), jnp.asarray(pixels))
+    found = attributed(finished.variables, plain, view, jnp.asarray(labels))[sign]
+    return np.asarray(plain), np.asarray(found.maps)
 
 
 if __name__ == "__main__":
