@@ -1,6 +1,7 @@
 from .batches import (
     Batches as Batches,
     batch_indices as batch_indices,
+    drawn_rows as drawn_rows,
     stream as stream,
 )
 from .catalogue import (
@@ -11,6 +12,7 @@ from .choice import (
     DataConfig as DataConfig,
     ImagesConfig as ImagesConfig,
     choose_data as choose_data,
+    class_table as class_table,
     content_of as content_of,
     describe_data as describe_data,
 )
@@ -18,6 +20,9 @@ from .corruptions import (
     corrupt as corrupt,
     mean_corruption_error as mean_corruption_error,
     published_corruption as published_corruption,
+)
+from .decoding import (
+    decoded_image as decoded_image,
 )
 from .open_set import (
     OpenSetData as OpenSetData,
@@ -32,6 +37,9 @@ from .source import (
     Examples as Examples,
     MissingDataError as MissingDataError,
     Source as Source,
+)
+from .splits import (
+    class_ids as class_ids,
 )
 from .table import (
     DATA_SETS as DATA_SETS,

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from osrjax.data.checks import whole_numbers
 from osrjax.data.table import DATA_SETS, DataSet
 
 __all__ = [
@@ -26,10 +28,14 @@ __all__ = [
     "ClassSplit",
     "check_split",
     "check_tiny_imagenet_order",
+    "class_ids",
     "class_split",
     "custom_split",
+    "has_lists",
+    "listed",
     "openness",
     "random_split",
+    "renumbered",
     "split_dataset",
 ]
 
@@ -131,6 +137,19 @@ def split_dataset(name: str) -> str:
     """
     found = DATA_SETS.get(name, DataSet())
     return found.class_lists or name
+
+
+def has_lists(family: str, dataset: str) -> bool:
+    """Whether a family lists classes for a data set.
+
+    Args:
+      family: one of `FAMILIES`.
+      dataset: as for `class_split`.
+
+    Returns:
+      True if it does.
+    """
+    return split_dataset(dataset) in _class_splits()[family]
 
 
 def class_split(family: str, dataset: str, index: int) -> ClassSplit:
@@ -245,16 +264,100 @@ def custom_split(
       The split, of family "custom".
 
     Raises:
-      ValueError: for an empty list, a repeated or shared class, or an id that does not exist.
+      ValueError: for an empty list, a repeated or shared class, an id that does not exist or is no integer.
 
     Example:
       >>> custom_split([0, 2, 4], [1, 3], 5).known
       (0, 2, 4)
     """
     two_sets = unknown_num_classes is not None
-    split = ClassSplit("custom", "any", 0, tuple(known), tuple(unknown), two_sets)
+    known, unknown = whole_numbers(known, argument="known"), whole_numbers(unknown, argument="unknown")
+    split = ClassSplit("custom", "any", 0, known, unknown, two_sets)
     check_split(split, num_classes, unknown_num_classes=unknown_num_classes)
     return split
+
+
+def renumbered(class_names: Sequence[str]) -> bool:
+    """Whether a class is named by a number that is not its id, as folders 1 to 12 are.
+
+    Args:
+      class_names: one name per class, in the order of the ids.
+
+    Returns:
+      True if a number would mean another class as a name than as an id.
+
+    Example:
+      >>> renumbered(["0", "1"]), renumbered(["1", "2"]), renumbered(["cat", "dog"])
+      (False, True, False)
+    """
+    return any(value != i for i, value in _values(class_names).items())
+
+
+def _values(class_names: Sequence[str]) -> dict[int, int]:
+    """Id -> number, of the classes that are named by one."""
+    return {i: int(name) for i, name in enumerate(class_names) if name.isascii() and name.isdigit()}
+
+
+def class_ids(words: Iterable[str | int], class_names: Sequence[str], *, argument: str) -> tuple[int, ...]:
+    """Ids of classes that are given by name or by id.
+
+    Where a class is named by a number that is not its id, as folders 1 to 12 are, numbers mean names alone; a warning
+    then says which ids they are.
+
+    Args:
+      words: names, or ids as integers.
+      class_names: one name per class, in the order of the ids.
+      argument: what to call `words` in an error.
+
+    Returns:
+      The ids.
+
+    Raises:
+      ValueError: for a name that no class has, a number that names no class or several where it has to, and for what
+        is neither a text nor an integer.
+
+    Example:
+      >>> class_ids(["dog", 0], ["cat", "dog"], argument="known")
+      (1, 0)
+    """
+    words = tuple(words)
+    by_name = renumbered(class_names)
+    found = []
+    for word in words:
+        if isinstance(word, str):
+            name = unicodedata.normalize("NFC", word)
+            meant = [i for i, class_name in enumerate(class_names) if class_name == name]
+        else:
+            (number,) = whole_numbers([word], argument=argument)
+            meant = [i for i, value in _values(class_names).items() if value == number] if by_name else [number]
+        if len(meant) != 1:
+            raise ValueError(f"{argument}={word!r} names {len(meant)} classes: choose from {listed(class_names)}")
+        found += meant
+    if by_name and any(not isinstance(word, str) for word in words):
+        pairs = ", ".join(f"{class_names[i]} is id {i}" for i in found)
+        warnings.warn(
+            f"{argument}: numbers are taken for names of classes, whose ids are others: {pairs}", stacklevel=2
+        )
+    return tuple(found)
+
+
+def listed(entries: Sequence[str], *, limit: int = 20) -> str:
+    """Entries with their numbers, in one line.
+
+    Args:
+      entries: texts.
+      limit: how many are shown.
+
+    Returns:
+      The line.
+
+    Example:
+      >>> listed(["cat", "dog", "eel"], limit=2)
+      '0 cat, 1 dog and 1 more'
+    """
+    more = len(entries) - limit
+    shown = ", ".join(f"{i} {entry}" for i, entry in enumerate(entries[:limit]))
+    return shown + (f" and {more} more" if more > 0 else "")
 
 
 def openness(known: int, unknown: int) -> float:
