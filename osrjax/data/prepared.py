@@ -6,6 +6,7 @@ them can be prepared without it from local arrays (see `osrjax.data.prepare`). N
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from osrjax.data.source import (
 from osrjax.data.splits import check_tiny_imagenet_order
 from osrjax.data.table import DATA_SETS, PublishedSet
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
+from osrjax.files import reading
 
 __all__ = [
     "MADE_HERE",
@@ -136,8 +138,12 @@ class Elements:
         return len(self._data_source)
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        record = self._data_source[row]
+        (record,) = self._records([row])
         return {"image": self._decoded(record, row), "label": np.asarray(record["label"], np.int32)}
+
+    def _records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        with reading(self._name, "remove the set and prepare it again"):
+            return list(self._data_source.__getitems__(rows))
 
     def _decoded(self, record: dict[str, Any], row: int) -> np.ndarray:
         return decoded_image(record["image"], self._channels, name=f"{self._name}: record {row}")
@@ -147,7 +153,7 @@ class Elements:
         images, labels = None, np.empty(len(self), np.int32)
         for start in range(0, len(self), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(self)))
-            for row, record in zip(rows, self._data_source.__getitems__(rows), strict=True):
+            for row, record in zip(rows, self._records(rows), strict=True):
                 image = self._decoded(record, row)
                 if images is None:
                     check_memory(len(self) * image.size, where=self._name)
