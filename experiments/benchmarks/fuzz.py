@@ -141,7 +141,7 @@ def read_folder(tree: "list[tuple[str, Entry]]", root: Path) -> None:
     """An image folder of such a tree."""
     root.mkdir()
     for path, entry in tree:
-        with contextlib.suppress(OSError):  # two entries of one name
+        with contextlib.suppress(OSError):  # a file in the place of a folder
             place(root / path, entry)
     check_source(osrjax.data.open_source(f"folder:{root}"))
 
@@ -244,6 +244,8 @@ Entry = bytes | Literal["folder", "pipe", "lost link", "loop"]
 def place(path: Path, entry: Entry) -> None:
     """Makes an entry of a tree."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path):  # to write into a pipe would wait for ever
+        return
     if isinstance(entry, bytes):
         path.write_bytes(entry)
     elif entry == "folder":

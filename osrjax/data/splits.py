@@ -245,8 +245,8 @@ def _nearest(sizes: Sequence[tuple[int, int]], target: float) -> tuple[int, int]
 
 
 def custom_split(
-    known: Iterable[int],
-    unknown: Iterable[int],
+    known: Iterable[int | np.integer],
+    unknown: Iterable[int | np.integer],
     num_classes: int,
     *,
     unknown_num_classes: int | None = None,
@@ -298,7 +298,7 @@ def _values(class_names: Sequence[str]) -> dict[int, int]:
     return {i: int(name) for i, name in enumerate(class_names) if name.isascii() and name.isdigit()}
 
 
-def class_ids(words: Iterable[str | int], class_names: Sequence[str], *, argument: str) -> tuple[int, ...]:
+def class_ids(words: Iterable[str | int | np.integer], class_names: Sequence[str], *, argument: str) -> tuple[int, ...]:
     """Ids of classes that are given by name or by id.
 
     Where a class is named by a number that is not its id, as folders 1 to 12 are, numbers mean names alone; a warning

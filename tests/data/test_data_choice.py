@@ -106,8 +106,8 @@ def test_own_data_without_known_says_what_to_type(animals):
         choose_data({"data": animals})
     assert str(caught.value) == (
         f"data={animals!r} is of your own: name its known classes, such as --known cat dog, all others are unknown"
-        " then; it has 0 cat (4 train, 2 test), 1 dog (4 train, 2 test), 2 eel (4 train, 2 test),"
-        " 3 fox (4 train, 2 test), 4 gnu (4 train, 2 test) (--list-classes prints all)"
+        " then; it has 0 cat (2 test, 4 train), 1 dog (2 test, 4 train), 2 eel (2 test, 4 train),"
+        " 3 fox (2 test, 4 train), 4 gnu (2 test, 4 train) (--list-classes prints all)"
     )
 
 

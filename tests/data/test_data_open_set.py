@@ -2,8 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import plain_module
 
-from osrjax.data import Examples, Source, open_set_data, open_source, pseudo_unknown_data
+from osrjax.data import Examples, Source, open_set, open_set_data, open_source, pseudo_unknown_data
 from osrjax.data.splits import ClassSplit, class_split, custom_split
 
 
@@ -129,7 +130,7 @@ def test_pseudo_unknowns_need_a_class_on_either_side(held_out):
 @pytest.mark.parametrize("held_out", [np.array([True, False, False]), [1.0]])
 def test_a_mask_is_no_list_of_positions(held_out):
     with pytest.raises(ValueError, match=r"held_out=.*: give whole numbers"):
-        pseudo_unknown_data(open_set_data(SOURCE, SPLIT, seed=0), held_out)
+        plain_module(open_set).pseudo_unknown_data(open_set_data(SOURCE, SPLIT, seed=0), held_out)
 
 
 @pytest.mark.parametrize("kind", [bool, np.float32])
