@@ -353,10 +353,10 @@ def listed(entries: Sequence[str], *, limit: int = 20) -> str:
 
     Example:
       >>> listed(["cat", "dog", "eel"], limit=2)
-      '0 cat, 1 dog and 1 more'
+      '0: cat, 1: dog and 1 more'
     """
     more = len(entries) - limit
-    shown = ", ".join(f"{i} {entry}" for i, entry in enumerate(entries[:limit]))
+    shown = ", ".join(f"{i}: {entry}" for i, entry in enumerate(entries[:limit]))
     return shown + (f" and {more} more" if more > 0 else "")
 
 

@@ -106,8 +106,8 @@ def test_own_data_without_known_says_what_to_type(animals):
         choose_data({"data": animals})
     assert str(caught.value) == (
         f"data={animals!r} is of your own: name its known classes, such as --known cat dog, all others are unknown"
-        " then; it has 0 cat (2 test, 4 train), 1 dog (2 test, 4 train), 2 eel (2 test, 4 train),"
-        " 3 fox (2 test, 4 train), 4 gnu (2 test, 4 train) (--list-classes prints all)"
+        " then; it has 0: cat (2 test, 4 train), 1: dog (2 test, 4 train), 2: eel (2 test, 4 train),"
+        " 3: fox (2 test, 4 train), 4: gnu (2 test, 4 train) (--list-classes prints all)"
     )
 
 
@@ -165,7 +165,7 @@ def test_the_words_and_the_content_of_a_choice():
         ({"data": "digits", "known": "01"}, "known='01' is no list: give names or ids of classes"),
         ({"data": "digits", "known": 3}, "known=3 is no list"),
         ({"data": "digits", "held_out": None}, "held_out=None is no list"),
-        ({"data": "digits", "known": ["zero", "1"]}, "known='zero' names 0 classes: choose from 0 0, 1 1"),
+        ({"data": "digits", "known": ["zero", "1"]}, "known='zero' names 0 classes: choose from 0: 0, 1: 1"),
     ],
 )
 def test_bad_fields_name_the_field(fields, message):

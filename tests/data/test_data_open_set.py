@@ -209,7 +209,7 @@ MNIST_SPLIT = class_split("neal", "mnist", 0)
                 MNIST_SPLIT,
                 seed=0,
             ),
-            "the classes of folder:mnist are named by other numbers: 0 1, 1 2, .*give their names",
+            "the classes of folder:mnist are named by other numbers: 0: 1, 1: 2, .*give their names",
         ),
         (
             lambda: open_set_data(made_up("npz:x", classes=200), class_split("neal", "tiny_imagenet", 0), seed=0),

@@ -169,14 +169,17 @@ def test_tiny_imagenet_order_hashes_the_wnids_alone(monkeypatch):
         (lambda: plain.custom_split([1], [2.0], 5), r"unknown=\[2.0\] holds 2.0: give whole numbers"),
         (
             lambda: splits.class_ids(["eel"], NAMES, argument="known"),
-            "known='eel' names 0 classes: choose from 0 cat, 1",
+            "known='eel' names 0 classes: choose from 0: cat, 1",
         ),
         (lambda: plain.class_ids([1.0], NAMES, argument="known"), "known=.* holds 1.0"),
         (lambda: plain.class_ids([True], NAMES, argument="known"), "known=.* holds True"),
-        (lambda: splits.class_ids([0], ["1", "2"], argument="known"), "known=0 names 0 classes: choose from 0 1, 1 2"),
+        (
+            lambda: splits.class_ids([0], ["1", "2"], argument="known"),
+            "known=0 names 0 classes: choose from 0: 1, 1: 2",
+        ),
         (
             lambda: splits.class_ids([1], ["01", "1"], argument="known"),
-            "known=1 names 2 classes: choose from 0 01, 1 1",
+            "known=1 names 2 classes: choose from 0: 01, 1: 1",
         ),
         (lambda: splits.custom_split([1], [5, 9], 5), r"unknown classes \[5, 9\].*ids 0 to 4"),
         (
