@@ -12,9 +12,12 @@ from .choice import (
     DataConfig as DataConfig,
     ImagesConfig as ImagesConfig,
     choose_data as choose_data,
-    class_table as class_table,
     content_of as content_of,
     describe_data as describe_data,
+)
+from .classes import (
+    class_ids as class_ids,
+    class_table as class_table,
 )
 from .corruptions import (
     corrupt as corrupt,
@@ -37,9 +40,6 @@ from .source import (
     Examples as Examples,
     MissingDataError as MissingDataError,
     Source as Source,
-)
-from .splits import (
-    class_ids as class_ids,
 )
 from .table import (
     DATA_SETS as DATA_SETS,

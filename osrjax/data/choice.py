@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
 from osrjax.data import splits
 from osrjax.data.catalogue import open_source
+from osrjax.data.classes import class_ids, counted, listed
 from osrjax.data.open_set import OpenSetData, open_set_data, pseudo_unknown_data
-from osrjax.data.source import Source, labels_of
+from osrjax.data.source import Source
 from osrjax.data.splits import ClassSplit
 from osrjax.data.table import resolve_data, set_name
 from osrjax.fields import Execution, check_not_negative
@@ -20,9 +19,6 @@ __all__ = [
     "DataConfig",
     "ImagesConfig",
     "choose_data",
-    "class_counts",
-    "class_table",
-    "class_tables",
     "content_of",
     "describe_data",
 ]
@@ -109,7 +105,7 @@ def choose_data(fields: DataConfig | Mapping[str, Any]) -> tuple[ClassSplit, Ope
         source, split, unknown_source=unknown_source, validation_share=config.validation_share, seed=config.split
     )
     if config.held_out:
-        held_out = splits.class_ids(config.held_out, source.class_names, argument="held_out")
+        held_out = class_ids(config.held_out, source.class_names, argument="held_out")
         missing = sorted(set(held_out) - set(split.known))
         if missing:
             raise ValueError(f"held_out={missing} are not among the known classes {list(split.known)}")
@@ -136,8 +132,8 @@ def _class_split(config: DataConfig, source: Source, unknown_source: Source | No
     others = source if unknown_source is None else unknown_source
     classes = len(source.class_names)
     if config.known:
-        known = splits.class_ids(config.known, source.class_names, argument="known")
-        unknown = splits.class_ids(config.unknown, others.class_names, argument="unknown")
+        known = class_ids(config.known, source.class_names, argument="known")
+        unknown = class_ids(config.unknown, others.class_names, argument="unknown")
         if unknown_source is None:
             return splits.custom_split(known, unknown or set(range(classes)) - set(known), num_classes=classes)
         count = len(others.class_names)
@@ -148,7 +144,7 @@ def _class_split(config: DataConfig, source: Source, unknown_source: Source | No
     if ":" in config.data and config.family in splits.FAMILIES and not splits.has_lists(config.family, name):
         raise ValueError(
             f"data={config.data!r} is of your own: name its known classes, such as --known {_example(source)}, all"
-            f" others are unknown then; it has {splits.listed(_counted(source))} (--list-classes prints all)"
+            f" others are unknown then; it has {listed(counted(source))} (--list-classes prints all)"
         )
     return splits.class_split(config.family, name, config.split)
 
@@ -156,66 +152,6 @@ def _class_split(config: DataConfig, source: Source, unknown_source: Source | No
 def _example(source: Source) -> str:
     """The first half of the classes, at most three, as words of a command line."""
     return shlex.join(source.class_names[: min(3, max(2, len(source.class_names) // 2))])
-
-
-def _counted(source: Source) -> list[str]:
-    """Each class with its numbers of images."""
-    counts = class_counts(source)
-    return [
-        f"{name} ({', '.join(f'{numbers[label]} {split}' for split, numbers in counts.items())})"
-        for label, name in enumerate(source.class_names)
-    ]
-
-
-def class_counts(source: Source) -> dict[str, np.ndarray]:
-    """How many images each class has; of own files and arrays, no image is read.
-
-    Args:
-      source: the data set.
-
-    Returns:
-      For each split, the number of images of every class.
-    """
-    classes = len(source.class_names)
-    return {split: np.bincount(labels_of(source, split), minlength=classes) for split in source.splits}
-
-
-def class_table(source: Source) -> str:
-    """Id, name and numbers of images of every class.
-
-    Args:
-      source: the data set.
-
-    Returns:
-      Lines of text.
-
-    Example:
-      >>> class_table(open_source("digits")).splitlines()[:3]
-      ['digits', '  id  train  test  name', '   0    142    36  0']
-    """
-    columns = {"id": range(len(source.class_names)), **class_counts(source)}
-    rows = [list(columns), *zip(*columns.values(), strict=True)]
-    names = ["name", *source.class_names]
-    lines = (
-        "  ".join(f"{cell:>{max(4, len(column))}}" for cell, column in zip(row, columns, strict=True)) for row in rows
-    )
-    return "\n".join([source.name, *(f"{line}  {name}" for line, name in zip(lines, names, strict=True))])
-
-
-def class_tables(config: Any) -> str:
-    """The classes of the data of a configuration, and those of its unknown data.
-
-    Args:
-      config: with the fields of :class:`ImagesConfig`.
-
-    Returns:
-      Lines of text, as of :func:`class_table`.
-
-    Raises:
-      ValueError: data that is not there.
-    """
-    names = [config.data, *([config.unknown_data] if config.unknown_data else [])]
-    return "\n".join(class_table(open_source(name, data_dir=config.data_dir)) for name in names)
 
 
 def describe_data(data: OpenSetData, split: ClassSplit) -> str:

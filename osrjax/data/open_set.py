@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from osrjax.data.checks import whole_numbers
+from osrjax.data.classes import listed, renumbered
 from osrjax.data.source import Examples, Source, split_of
 from osrjax.data.splits import (
     FAMILIES,
@@ -18,8 +19,6 @@ from osrjax.data.splits import (
     ClassSplit,
     check_split,
     check_tiny_imagenet_order,
-    listed,
-    renumbered,
     split_dataset,
 )
 

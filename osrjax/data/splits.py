@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import math
-import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,14 +27,11 @@ __all__ = [
     "ClassSplit",
     "check_split",
     "check_tiny_imagenet_order",
-    "class_ids",
     "class_split",
     "custom_split",
     "has_lists",
-    "listed",
     "openness",
     "random_split",
-    "renumbered",
     "split_dataset",
 ]
 
@@ -275,89 +271,6 @@ def custom_split(
     split = ClassSplit("custom", "any", 0, known, unknown, two_sets)
     check_split(split, num_classes, unknown_num_classes=unknown_num_classes)
     return split
-
-
-def renumbered(class_names: Sequence[str]) -> bool:
-    """Whether a class is named by a number that is not its id, as folders 1 to 12 are.
-
-    Args:
-      class_names: one name per class, in the order of the ids.
-
-    Returns:
-      True if a number would mean another class as a name than as an id.
-
-    Example:
-      >>> renumbered(["0", "1"]), renumbered(["1", "2"]), renumbered(["cat", "dog"])
-      (False, True, False)
-    """
-    return any(value != i for i, value in _values(class_names).items())
-
-
-def _values(class_names: Sequence[str]) -> dict[int, int]:
-    """Id -> number, of the classes that are named by one."""
-    return {i: int(name) for i, name in enumerate(class_names) if name.isascii() and name.isdigit()}
-
-
-def class_ids(words: Iterable[str | int | np.integer], class_names: Sequence[str], *, argument: str) -> tuple[int, ...]:
-    """Ids of classes that are given by name or by id.
-
-    Where a class is named by a number that is not its id, as folders 1 to 12 are, numbers mean names alone; a warning
-    then says which ids they are.
-
-    Args:
-      words: names, or ids as integers.
-      class_names: one name per class, in the order of the ids.
-      argument: what to call `words` in an error.
-
-    Returns:
-      The ids.
-
-    Raises:
-      ValueError: for a name that no class has, a number that names no class or several where it has to, and for what
-        is neither a text nor an integer.
-
-    Example:
-      >>> class_ids(["dog", 0], ["cat", "dog"], argument="known")
-      (1, 0)
-    """
-    words = tuple(words)
-    by_name = renumbered(class_names)
-    found = []
-    for word in words:
-        if isinstance(word, str):
-            name = unicodedata.normalize("NFC", word)
-            meant = [i for i, class_name in enumerate(class_names) if class_name == name]
-        else:
-            (number,) = whole_numbers([word], argument=argument)
-            meant = [i for i, value in _values(class_names).items() if value == number] if by_name else [number]
-        if len(meant) != 1:
-            raise ValueError(f"{argument}={word!r} names {len(meant)} classes: choose from {listed(class_names)}")
-        found += meant
-    if by_name and any(not isinstance(word, str) for word in words):
-        pairs = ", ".join(f"{class_names[i]} is id {i}" for i in found)
-        warnings.warn(
-            f"{argument}: numbers are taken for names of classes, whose ids are others: {pairs}", stacklevel=2
-        )
-    return tuple(found)
-
-
-def listed(entries: Sequence[str], *, limit: int = 20) -> str:
-    """Entries with their numbers, in one line.
-
-    Args:
-      entries: texts.
-      limit: how many are shown.
-
-    Returns:
-      The line.
-
-    Example:
-      >>> listed(["cat", "dog", "eel"], limit=2)
-      '0: cat, 1: dog and 1 more'
-    """
-    more = len(entries) - limit
-    shown = ", ".join(f"{i}: {entry}" for i, entry in enumerate(entries[:limit]))
-    return shown + (f" and {more} more" if more > 0 else "")
 
 
 def openness(known: int, unknown: int) -> float:

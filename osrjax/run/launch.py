@@ -211,7 +211,7 @@ def launch_run(
         if alone:
             check_fields(config)
         if getattr(config, "list_classes", False):
-            from osrjax.data.choice import class_tables
+            from osrjax.data.classes import class_tables
 
             print(class_tables(config))
             return 0

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from osrjax.data import Source, open_source
+from osrjax.data.classes import class_counts
 from osrjax.data.folders import natural_order
 from osrjax.data.source import checked_examples
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
@@ -159,8 +160,6 @@ def test_arrays_larger_than_the_memory_are_refused_before_they_are_read(tmp_path
 
 
 def test_the_labels_of_npz_files_and_folders_need_no_image(tmp_path, rng, monkeypatch):
-    from osrjax.data.choice import class_counts
-
     write_images(tmp_path / "train" / "a", rng.integers(0, 256, (3, 4, 4)).astype(np.uint8))
     sources = npz(tmp_path, **arrays_of(rng)), open_source(f"folder:{tmp_path}")
     monkeypatch.setattr("osrjax.data.npz_files.checked_examples", None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import plain_module
 
-from osrjax.data import splits
+from osrjax.data import classes, splits
 
 plain = plain_module(splits)
 FILE = Path(splits.__file__).with_name("class_splits.json")
@@ -128,14 +128,14 @@ NAMES = ("cat", "caf\u00e9", "dog")
     ],
 )
 def test_classes_by_name_and_by_id(words, names, ids):
-    assert splits.class_ids(words, names, argument="known") == ids
+    assert classes.class_ids(words, names, argument="known") == ids
 
 
 def test_numbers_mean_names_where_ids_are_others_and_a_warning_maps_them():
     with pytest.warns(UserWarning, match=r"^known: numbers are taken for names .*: 2 is id 1, 10 is id 2$"):
-        assert splits.class_ids([2, 10], ["1", "2", "10"], argument="known") == (1, 2)
+        assert classes.class_ids([2, 10], ["1", "2", "10"], argument="known") == (1, 2)
     with pytest.warns(UserWarning, match=r"02 is id 1$"):
-        assert splits.class_ids([2], ["01", "02"], argument="known") == (1,)
+        assert classes.class_ids([2], ["01", "02"], argument="known") == (1,)
 
 
 def test_tiny_imagenet_order_is_refused_when_it_differs():
@@ -168,17 +168,17 @@ def test_tiny_imagenet_order_hashes_the_wnids_alone(monkeypatch):
         (lambda: plain.custom_split(np.array([True, False]), [2], 5), "known=.* holds .*True.*: give whole numbers"),
         (lambda: plain.custom_split([1], [2.0], 5), r"unknown=\[2.0\] holds 2.0: give whole numbers"),
         (
-            lambda: splits.class_ids(["eel"], NAMES, argument="known"),
+            lambda: classes.class_ids(["eel"], NAMES, argument="known"),
             "known='eel' names 0 classes: choose from 0: cat, 1",
         ),
-        (lambda: plain.class_ids([1.0], NAMES, argument="known"), "known=.* holds 1.0"),
-        (lambda: plain.class_ids([True], NAMES, argument="known"), "known=.* holds True"),
+        (lambda: plain_module(classes).class_ids([1.0], NAMES, argument="known"), "known=.* holds 1.0"),
+        (lambda: plain_module(classes).class_ids([True], NAMES, argument="known"), "known=.* holds True"),
         (
-            lambda: splits.class_ids([0], ["1", "2"], argument="known"),
+            lambda: classes.class_ids([0], ["1", "2"], argument="known"),
             "known=0 names 0 classes: choose from 0: 1, 1: 2",
         ),
         (
-            lambda: splits.class_ids([1], ["01", "1"], argument="known"),
+            lambda: classes.class_ids([1], ["01", "1"], argument="known"),
             "known=1 names 2 classes: choose from 0: 01, 1: 1",
         ),
         (lambda: splits.custom_split([1], [5, 9], 5), r"unknown classes \[5, 9\].*ids 0 to 4"),
