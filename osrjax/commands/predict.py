@@ -9,6 +9,8 @@ has a say in it. An image scoring above it is called unknown. Seconds. Exit code
 
 import dataclasses
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -79,26 +81,28 @@ def classify(config: Config) -> int:
 
 def files_of(path: Path) -> list[Path]:
     """The file itself, or the image files of a folder in the order of their names."""
-    from osrjax.data.folders import IMAGE_SUFFIXES
+    from osrjax.data.folders import kinds_text, listing
 
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise ValueError(f"images={str(path)!r} holds no image file: give files or a folder of images")
-        return found
-    if not path.exists():
-        raise ValueError(f"images={str(path)!r} does not exist: give image files or folders of them")
-    return [path]
+    if not os.path.isdir(path):
+        if not os.path.lexists(path):
+            raise ValueError(f"images={str(path)!r} does not exist: give image files or folders of them")
+        return [path]
+    found = listing(path)
+    unread = kinds_text([*found.folders, *found.other])
+    if not found.images:
+        holds = f" but {unread}" if unread else ""
+        raise ValueError(f"images={str(path)!r} holds no image file{holds}: give files or a folder of images")
+    if unread:
+        print(f"predict.py: images={str(path)!r}: not read: {unread}", file=sys.stderr)
+    return found.images
 
 
 def read_image(path: Path, shape: tuple[int, ...], *, resize: bool) -> np.ndarray:
     """One uint8 image of the run's height, width and channels."""
     from PIL import Image
 
-    from osrjax.data.source import decoded_image
-
     height, width, channels = shape
-    pixels = decoded_image(path, channels)
+    pixels = osrjax.data.decoded_image(path, channels)
     if pixels.shape == shape:
         return pixels
     if not resize:

@@ -1,6 +1,7 @@
 from .batches import (
     Batches as Batches,
     batch_indices as batch_indices,
+    drawn_rows as drawn_rows,
     stream as stream,
 )
 from .catalogue import (
@@ -14,10 +15,17 @@ from .choice import (
     content_of as content_of,
     describe_data as describe_data,
 )
+from .classes import (
+    class_ids as class_ids,
+    class_table as class_table,
+)
 from .corruptions import (
     corrupt as corrupt,
     mean_corruption_error as mean_corruption_error,
     published_corruption as published_corruption,
+)
+from .decoding import (
+    decoded_image as decoded_image,
 )
 from .open_set import (
     OpenSetData as OpenSetData,

@@ -134,8 +134,8 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
       batch_size: images a step.
 
     Raises:
-      ValueError: a method made for other data, a batch too small or larger than the training set, too few classes, or
-        too few images of a class.
+      ValueError: a method made for other data, a batch too small or larger than the training set, padding as large as
+        the images, too few classes, or too few images of a class.
     """
     needs, images = method.needs, len(data.train.labels)
     made_for, given = method.task[:2], (len(data.known_classes), data.train.images.shape[1:])
@@ -148,6 +148,9 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
         raise ValueError(f"{batch_size=} is too small for method={method.options.method!r}: give {needs.batch} or more")
     if batch_size > images:
         raise ValueError(f"{batch_size=} exceeds the {images} training images: lower it")
+    height, width = data.train.images.shape[1:3]
+    if (padding := getattr(method.options, "crop_padding", None) or 0) >= min(height, width):
+        raise ValueError(f"crop_padding={padding} leaves crops without a pixel of {height}x{width} images: lower it")
     if len(data.known_classes) < needs.classes:
         raise ValueError(f"known_classes={list(data.known_classes)} is a single class: give two or more")
     fewest = int(np.bincount(data.train.labels, minlength=len(data.known_classes)).min())

@@ -210,6 +210,11 @@ def launch_run(
         alone = config.distributed == "none" and config.coordinator is None
         if alone:
             check_fields(config)
+        if getattr(config, "list_classes", False):
+            from osrjax.data.classes import class_tables
+
+            print(class_tables(config))
+            return 0
         from osrjax.devices import processes, sharding  # JAX from here on
 
         sharding.start_distributed(

@@ -338,7 +338,10 @@ BAD = {
     "--probe-every 5 --probe-images 5": "probe_images=5 is below the 6 known classes",
     "--probe-every 5 --probe-images 145": "probe_images=145 exceeds the 144 test images",
     "--probe-every 5 --probe-pairs 0": "probe_pairs=0",
-    "--probe-every 5 --known 4": "single class",
+    "--known 4": "single class",
+    "--known 4 eel": "known='eel' names 0 classes: choose from 0: 0, 1: 1",
+    "--known 4 1 --held-out five": "held_out='five' names 0 classes",
+    "--crop-padding 8": "crop_padding=8 leaves crops without a pixel of 8x8 images",
 }
 
 
@@ -387,7 +390,10 @@ def test_bad_arrays_are_one_clear_line(arrays, message, tmp_path, capsys):
     good = {
         f"{part}_{name}": value
         for part in ("train", "test")
-        for name, value in (("images", np.zeros((20, 8, 8, 1), np.uint8)), ("labels", np.arange(20) % 3))
+        for name, value in (
+            ("images", np.arange(1280).astype(np.uint8).reshape(20, 8, 8, 1)),
+            ("labels", np.arange(20) % 3),
+        )
     }
     np.savez(tmp_path / "set.npz", **{**good, **arrays})
     options = f"--data npz:{tmp_path}/set.npz --known 0 1 --unknown 2 --batch-size 4 --steps 1".split()

@@ -10,7 +10,7 @@ from conftest import load_script
 
 from osrjax import augment
 from osrjax.commands.norms import kinds_of
-from osrjax.data import open_source
+from osrjax.data import drawn_rows, open_source
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import OpenSetNetwork
 from osrjax.run.directory import Run
@@ -40,7 +40,10 @@ def test_norms_of_a_run(run, capsys):
     assert script.main([str(directory), "--images", "12", "--quantities", "embedding", "logits", "--devices", "2"]) == 0
     out = capsys.readouterr().out
     assert "unknown - known" in out
-    images = augment.to_float(jnp.asarray(open_source("digits").splits["test"].images[:12]))
+    test = open_source("digits").splits["test"]
+    rows = drawn_rows(test.labels, 12, seed=0)
+    assert len(set(test.labels[rows].tolist())) == 10  # the first 12 rows are of three classes at most
+    images = augment.to_float(jnp.asarray(test.images[rows]))
     for name in ("embedding", "logits"):
 
         def one(x, name=name):
@@ -56,6 +59,7 @@ def test_norms_of_a_run(run, capsys):
     ("options", "message"),
     [
         (["--images", "0"], "norms.py: images=0 is below 1"),
+        (["--images", "2", "--seed", "-1"], "norms.py: seed=-1 must not be negative"),
         (["--memory-mib", "0"], "norms.py: memory_mib=0 is below 1"),
         (["--memory-mib", "1"], "norms.py: memory_budget=1048576 bytes is too small"),
         (["--data", "fashion_mnist_small"], "norms.py: data='fashion_mnist_small' has images"),
@@ -100,8 +104,10 @@ def test_untrained_networks(capsys):
     [
         ({"held_out": []}, {0: "known", 1: "known", 2: "known", 8: "unknown", 9: "unknown"}),
         ({"held_out": [1]}, {0: "known", 1: "unknown", 2: "known", 8: "unknown", 9: "unknown"}),
+        ({"held_out": ["one"]}, {0: "known", 1: "unknown", 2: "known", 8: "unknown", 9: "unknown"}),
         ({"held_out": [], "unknown_data": "cifar100"}, {0: "known", 1: "known", 2: "known"}),
     ],
 )
 def test_classes_without_a_part_in_the_run_are_neither_known_nor_unknown(config, kinds):
-    assert kinds_of(config, {"known": [0, 1, 2], "unknown": [8, 9]}) == kinds
+    names = ("zero", "one", *"23456789")
+    assert kinds_of(config, {"split": {"known": [0, 1, 2], "unknown": [8, 9]}}, names) == kinds

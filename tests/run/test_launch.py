@@ -328,7 +328,7 @@ def test_fields_that_change_no_result():
     assert set(execution_fields(Config)) == {
         *("preset", "smoke", "out", "data_dir", "log_every", "save_every", "eval_batch_size", "stream"),
         *("devices", "distributed", "coordinator", "processes", "process", "peer_timeout"),
-        *("profile_steps", "compilation_cache"),
+        *("profile_steps", "compilation_cache", "list_classes"),
     }
 
     @dataclasses.dataclass
