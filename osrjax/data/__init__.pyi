@@ -11,13 +11,18 @@ from .choice import (
     DataConfig as DataConfig,
     ImagesConfig as ImagesConfig,
     choose_data as choose_data,
-    content_of as content_of,
     describe_data as describe_data,
 )
 from .corruptions import (
     corrupt as corrupt,
     mean_corruption_error as mean_corruption_error,
     published_corruption as published_corruption,
+)
+from .identity import (
+    content_of as content_of,
+    image_digests as image_digests,
+    other_content as other_content,
+    parts_sha256 as parts_sha256,
 )
 from .open_set import (
     OpenSetData as OpenSetData,
