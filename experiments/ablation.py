@@ -345,7 +345,11 @@ def build(config: Config) -> Job:
     for members in groups.values():
         osrjax.run.check_profile_steps(config.profile_steps, members[0].recipe.steps)
     header = f"{len(cells)} lanes in {len(groups)} programs, {layout.strategy} on {meshes[0].size} devices"
-    content = {f"split {k}": osrjax.data.content_of(data, split) for k, (split, data) in datasets.items()}
+    content: dict[str, Any] = {
+        f"split {k}": osrjax.data.content_of(data, split) for k, (split, data) in datasets.items()
+    }
+    for recipe in arms.values():
+        content |= osrjax.methods.method_source(recipe.method)
     images = datasets[config.splits[0]][1].train.images
     return Job(header, content, images, arms, cells, list(groups.values()))
 
