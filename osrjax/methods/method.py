@@ -127,7 +127,7 @@ class Method(NamedTuple):
         return ("validation", "known", "unknown", *(["train"] if self.fit else []))
 
 
-def check_image_shape(shape: Sequence[int], where: str = "images") -> None:
+def check_image_shape(shape: Sequence[int], where: str) -> None:
     """Refuses images of more than 512 x 512 pixels: the first layers of a network on them take gigabytes an image.
 
     Args:

@@ -363,7 +363,7 @@ def check_files(directory: Path, needed: Sequence[str], *, argument: str = "run"
     if missing is None:
         return
     remedy = "finish its training first"
-    if not (directory / "config.json").exists():
+    if not (directory / "config.json").is_file():
         remedy = "give the directory of a finished run, such as runs/bundled-neal0-seed0"
     elif any((directory / name).exists() for name in ("results.csv", "outputs.npz")):
         remedy = "a sweep keeps no networks; the results.csv of an ablation has the command of every lane, to train it"

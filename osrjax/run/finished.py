@@ -62,12 +62,13 @@ class FinishedRun:
     def method(self) -> Method:
         """The method that was trained; a ValueError where this version cannot read it."""
         name, named = self.config.get("method"), f"run={str(self.directory)!r}"
-        if name is not None and str(name) not in METHODS and name != self.own_method:
+        if isinstance(name, str) and name not in METHODS and name != self.own_method:
             raise ValueError(
                 f"{named} was trained with method={name!r}, which is not of this package: name it again (--own-method"
                 f" {name}) to have that code imported"
             )
         try:
+            check_type("method", name, str | None)
             steps = max(1, self.number("steps")) if "steps" in self.config else 1
             task = Task(len(self.provenance["known_names"]), tuple(self.provenance["image_shape"]), steps)
             method = make_method(self.config, task)
@@ -205,7 +206,8 @@ class FinishedRun:
         name = part if part in ("train", "validation") else f"test_{part}"
         count = counts.get(name, len(labels)) if isinstance(counts, dict) else len(labels)
         classes = np.inf if part == "unknown" else len(self.provenance["known_names"])
-        return 0 < len(labels) == count and labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < classes
+        integers = labels.dtype.kind in "iu" and 0 < len(labels) == count
+        return integers and bool(0 <= labels.min() <= labels.max() < classes)
 
     def _check_file(self, path: Path) -> None:
         """Refuses a file that is not the one that the run wrote, where it remembers."""

@@ -245,5 +245,5 @@ class OwnOptions(Options):
 def test_values_of_a_file_are_of_their_fields_types(kind, value, message):
     with pytest.raises(ValueError, match=message):
         options_of(value, kind)
-    assert options_of({"margin": np.float32(0.25), "cam_layers": [2]}, ClassifyOptions).margin == 0.25
+    assert options_of({"margin": np.float64(0.25), "cam_layers": [2]}, ClassifyOptions).margin == 0.25
     assert options_of({"widths": [3]}, OwnOptions).widths == (3,)

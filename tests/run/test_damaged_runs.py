@@ -59,7 +59,9 @@ def whole(tmp_path_factory):
     labels = {part: rows.labels for part, rows in parts.items()}
     directory = tmp_path_factory.mktemp("whole") / "run"
     with Run(directory, config, content=content_of(data, split)) as run:
-        write_outputs(run, outputs, labels, TrainState(np.zeros((), int), *variables.values(), ()))
+        write_outputs(
+            run, outputs, labels, TrainState(np.zeros((), int), variables["params"], variables["batch_stats"], ())
+        )
     Image.fromarray(data.test_known.images[0, :, :, 0]).save(directory.parent / "image.png")
 
     def answer(self, images, *, batch_size=500):

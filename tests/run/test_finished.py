@@ -209,7 +209,9 @@ def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("trained") / "run"
     variables = variables_of(OpenSetNetwork(SmallCNN(), 6, "linear"))
     with Run(directory, config, content=content_of(data, split)) as run:
-        write_outputs(run, outputs, labels, TrainState(np.zeros((), int), *variables.values(), ()))
+        write_outputs(
+            run, outputs, labels, TrainState(np.zeros((), int), variables["params"], variables["batch_stats"], ())
+        )
     return open_finished(directory), outputs
 
 
@@ -228,17 +230,23 @@ def test_what_the_run_wrote_is_read_back(trained):
 
 
 BROKEN_NETWORK = {
-    "a number that is none": ({"params/head/kernel": lambda a: a * np.nan}, "params/head/kernel holds NaN or infinity"),
-    "a shape that would broadcast": (
-        {"params/head/bias": lambda a: a[:1]},
-        r"params/head/bias has shape \(1,\), not \(6",
+    "a number that is none": (
+        {"params/classifier/kernel": lambda a: a * np.nan},
+        "params/classifier/kernel holds NaN or infinity",
     ),
-    "a class less": ({"params/head/kernel": lambda a: a[:, :5]}, r"has shape \(128, 5\), not \(128, 6\)"),
+    "a shape that would broadcast": (
+        {"params/classifier/bias": lambda a: a[:1]},
+        r"params/classifier/bias has shape \(1,\), not \(6",
+    ),
+    "a class less": ({"params/classifier/kernel": lambda a: a[:, :5]}, r"has shape \(128, 5\), not \(128, 6\)"),
     "an array too many": ({"params/extra": lambda a: np.ones(3)}, r"params/extra has shape \(3,\), not none"),
-    "an array less": ({"params/head/bias": None}, r"params/head/bias has shape none, not \(6,\)"),
-    "an array in the place of a layer": ({"params": lambda a: np.ones(3)}, "is of no network"),
-    "objects": ({"params/head/bias": lambda a: np.array([None])}, "it holds no plain arrays"),
-    "other weights": ({"params/head/bias": lambda a: a + 1}, "is not the file that this run wrote: restore that one"),
+    "an array less": ({"params/classifier/bias": None}, r"params/classifier/bias has shape none, not \(6,\)"),
+    "an array in the place of a layer": ({"params": lambda a: np.ones(3)}, "is of another network"),
+    "objects": ({"params/classifier/bias": lambda a: np.array([None])}, "it holds no plain arrays"),
+    "other weights": (
+        {"params/classifier/bias": lambda a: a + 1},
+        "is not the file that this run wrote: restore that one",
+    ),
 }
 
 
@@ -298,9 +306,9 @@ def test_outputs_that_are_none_of_the_run_are_refused_by_name(kind, trained, tmp
     ("file", "changes", "message"),
     [
         ("config", {"margin": "0.5"}, "margin='0.5' is no float"),
-        ("config", {"network": ["small_cnn"]}, r"network=\['small_cnn'\] is no Literal"),
+        ("config", {"network": ["small_cnn"]}, r"network=\('small_cnn',\) is no Literal"),
         ("config", {"network": None}, "network=None is no Literal"),
-        ("config", {"method": 3}, "was trained with method=3, which is not of this package"),
+        ("config", {"method": 3}, "method=3 is no str"),
         ("config", {"method": None}, "the configuration names no method"),
         ("config", {"steps": None}, "steps=None is no int"),
         ("config", {"steps": 1.5}, "steps=1.5 is no int"),
