@@ -3,8 +3,8 @@
 ::
 
     RUN/config.json        the resolved configuration      RUN/metrics.jsonl   one line per logged step
-    RUN/provenance.json    data, split; versions, device   RUN/events/         the same for TensorBoard
-                           and source of every start       RUN/scores.npz      outputs for every image
+    RUN/provenance.json    split, checksums of data, own   RUN/events/         the same for TensorBoard
+                           method, files; every start      RUN/scores.npz      outputs for every image
     RUN/checkpoints/       osrjax.run.checkpoint           RUN/network.npz     the final network
     RUN/figures/           PNG and SVG                     RUN/results.json    the final numbers
     RUN/probes/            one probe a file                RUN/probe.npz       all probes (osrjax.analysis.probe)
