@@ -361,7 +361,11 @@ def build(config: Config) -> Job:
         osrjax.run.check_profile_steps(config.profile_steps, members[0].recipe.steps)
     counts = counted(len(cells), "lane"), counted(len(groups), "program"), counted(meshes[0].size, "device")
     header = "{} in {}, {strategy} on {}".format(*counts, strategy=layout.strategy)
-    content = {f"split {k}": osrjax.data.content_of(data, split) for k, (split, data) in datasets.items()}
+    content: dict[str, Any] = {
+        f"split {k}": osrjax.data.content_of(data, split) for k, (split, data) in datasets.items()
+    }
+    for recipe in arms.values():
+        content |= osrjax.methods.method_source(recipe.method)
     images = datasets[config.splits[0]][1].train.images
     return Job(header, content, images, arms, cells, list(groups.values()))
 

@@ -20,7 +20,6 @@ have left their files in the runs' directories, as they do by default, their fig
 """
 
 import dataclasses
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -32,8 +31,8 @@ import tyro
 from osrjax import metrics, report
 from osrjax.data.table import CORRUPTIONS
 from osrjax.fields import check_not_negative
-from osrjax.files import read_json, reading
-from osrjax.run.grid import REPEAT, check_finished, is_finished, run_cells
+from osrjax.files import read_json, reading, write_json, write_whole
+from osrjax.run.grid import REPEAT, check_finished, check_same_data, is_finished, run_cells
 from osrjax.run.launch import launch
 
 
@@ -243,14 +242,15 @@ def work(config: Config) -> int:
         if failed:
             print(f"compare.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
             return 1
+    check_same_data(options)
     texts, numbers = [], {}
     for family in dict.fromkeys(group.split()[0] for group in comparison.groups):
         groups = {group: options for group, options in comparison.groups.items() if group.split()[0] == family}
         text, numbers[family] = tabulate(dataclasses.replace(comparison, groups=groups), cells)
         texts.append(f"{config.table}, {family}: {text}")
     text = "\n\n".join(texts)
-    (config.out / f"{config.table}.txt").write_text(text + "\n")
-    (config.out / f"{config.table}.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    write_whole(config.out / f"{config.table}.txt", (text + "\n").encode())
+    write_json(config.out / f"{config.table}.json", numbers)
     print(text)
     return 0
 

@@ -60,7 +60,7 @@ def measure(config: Config) -> int:
     import jax
 
     osrjax.devices.cpu.reuse_host_memory()
-    pixels, _ = osrjax.data.open_source(finished.config["data"], data_dir=config.data_dir).splits["test"]
+    pixels, _ = finished.source.splits["test"]
     chosen = np.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).astype(int)
 
     embedding = partial(finished.method.functions["embedding"], finished.variables)

@@ -23,7 +23,6 @@ printed tables).
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +33,8 @@ import tyro
 
 from osrjax import analysis, metrics, report
 from osrjax.fields import check_not_negative
-from osrjax.files import read_json, reading
-from osrjax.run.grid import REPEAT, check_finished, is_finished, run_cells
+from osrjax.files import read_json, reading, write_json, write_whole
+from osrjax.run.grid import REPEAT, check_finished, check_same_data, is_finished, run_cells
 from osrjax.run.launch import launch
 
 if TYPE_CHECKING:
@@ -174,6 +173,7 @@ def work(config: Config) -> int:
         if failed:
             print(f"jacobian.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
             return 1
+    check_same_data(by_directory)
     summarise(config, table, cells, options)
     return 0
 
@@ -220,9 +220,9 @@ def summarise(
         "curves": curves(found),
         "runs": runs,
     }
-    (out / "claims.json").write_text(json.dumps(stored, indent=2) + "\n")
+    write_json(out / "claims.json", stored)
     text = tables_text(config.table, table, cells, records, verdicts, found, roles)
-    (out / "claims.txt").write_text(text + "\n")
+    write_whole(out / "claims.txt", (text + "\n").encode())
     print("\n" + text)
 
 

@@ -30,6 +30,8 @@ class Config:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Finished runs of train.py or contrastive.py on the bundled images, to measure too."""
+    own_method: str | None = None
+    """Of runs of a method of one's own: its MODULE:FUNCTION, named again since that code is imported."""
     networks: tuple[NetworkName, ...] = ("small_cnn", "classifier32", "wrn16_4")
     """Networks, one after another."""
     seeds: int = 3
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(config: Config) -> int:
     """The whole job; returns the exit code."""
-    trained = {str(run): trained_network(run) for run in config.runs}
+    trained = {str(run): trained_network(run, config.own_method) for run in config.runs}
     osrjax.devices.cpu.reuse_host_memory()
     source = osrjax.data.open_source("fashion_mnist_small")
     test = source.splits["test"]
@@ -98,14 +100,14 @@ def norms_of(name: NetworkName, seed: int, training: np.ndarray, images: np.ndar
     return norms_with_both(network, functions, new_state(jax.random.key(seed)), training, images)
 
 
-def trained_network(run: Path) -> tuple[Any, Mapping[str, Callable], Any]:
+def trained_network(run: Path, own_method: str | None) -> tuple[Any, Mapping[str, Callable], Any]:
     """The network of a finished run on the bundled images, its functions, and its parameters and statistics."""
     import jax.numpy as jnp
 
-    needed = ("network.npz", "config.json", "provenance.json")
-    finished = osrjax.run.open_finished(run, argument="runs", needed=needed)
-    if finished.config["data"] != "fashion_mnist_small":
-        raise ValueError(f"runs={str(run)!r} is about {finished.config['data']}: give a run on fashion_mnist_small")
+    finished = osrjax.run.open_finished(run, argument="runs", own_method=own_method)
+    data = finished.config.get("data")
+    if data != "fashion_mnist_small":
+        raise ValueError(f"runs={str(run)!r} is about {data}: give a run on fashion_mnist_small")
     params, stats = (finished.variables[name] for name in ("params", "batch_stats"))
     state = osrjax.train.TrainState(jnp.zeros((), int), params, stats, ())
     return finished.network, finished.method.functions, state

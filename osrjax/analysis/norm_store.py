@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from osrjax.files import read_json, reading, write_whole, writing
+from osrjax.files import check_local, check_no_links, open_to_append, read_json, reading, write_whole, writing
 from osrjax.models.outputs import PyTree
 
 
@@ -31,6 +31,7 @@ def claimed(
     if directory is None:
         yield
         return
+    check_local("directory", directory)
     digest = hashlib.sha256()
     for leaf in (images, *jax.tree.leaves(variables)):
         array = np.ascontiguousarray(leaf)
@@ -38,7 +39,8 @@ def claimed(
         digest.update(array.tobytes())
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("w")
+        check_no_links(directory)
+        lock = open_to_append(directory / ".lock")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,7 +54,7 @@ def claimed(
         stored: dict[str, Any] = {"sha256": digest.hexdigest(), "samples": {}}
         if path.exists():
             stored = read_json(path, "it tells whose norms these are, so delete the whole directory")
-            if not isinstance(stored, dict) or not {"sha256", "samples"} <= stored.keys():
+            if not {"sha256", "samples"} <= stored.keys():
                 raise ValueError(f"{path} is no such file as this one writes: choose another directory")
         elif any(_files(directory, name)[kind].exists() for name in samples for kind in (0, 1)):
             raise ValueError(f"directory={str(directory)!r} holds arrays of unknown origin: choose another")
@@ -87,7 +89,8 @@ class NormStore:
         if not unfinished.exists():  # renamed when whole: neither kill nor power cut leaves a file that is half zeros
             fresh = directory / f".{name}.fresh.npy"
             with writing(done):
-                with fresh.open("wb") as file:
+                fresh.unlink(missing_ok=True)
+                with fresh.open("xb") as file:
                     np.save(file, np.full(size, np.nan, np.float32))
                     file.flush()
                     os.fsync(file.fileno())

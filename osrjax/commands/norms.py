@@ -12,13 +12,17 @@ paper's (arXiv 2209.11436, eq. 1). Exit codes: 0 done, 2 bad input or images tha
 import dataclasses
 import resource
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 import osrjax
-from osrjax.fields import check_not_negative
+from osrjax.fields import check_at_most, check_not_negative
+from osrjax.files import check_no_links
 from osrjax.run.launch import FinishedConfig, launch
+
+if TYPE_CHECKING:
+    from osrjax.run import FinishedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Config(FinishedConfig):
         if self.images is not None and self.images < 1:
             raise ValueError(f"images={self.images} is below 1: give the number of images")
         check_not_negative(self, ["seed"])
+        check_at_most(self, {"batch_size": 100_000})
         if self.memory_mib < 1:
             raise ValueError(f"memory_mib={self.memory_mib} is below 1: give the memory of a device in MiB")
 
@@ -66,7 +71,11 @@ def compute(config: Config) -> int:
     osrjax.devices.cpu.reuse_host_memory()
     finished = config.open()
     trained, provenance = finished.config, finished.provenance
-    source = osrjax.data.open_source(config.data or trained["data"], data_dir=config.data_dir)
+    if own := config.data in (None, trained.get("data")):
+        source = finished.source
+    else:
+        source = osrjax.data.open_source(config.data, data_dir=config.data_dir)
+        own = set(provenance["known_names"]) <= set(source.class_names) and is_own(finished)
     if config.part not in source.splits:
         raise ValueError(f"part={config.part!r} is not in {source.name}: choose from {', '.join(source.splits)}")
     pixels, labels = source.splits[config.part]
@@ -80,7 +89,10 @@ def compute(config: Config) -> int:
         if name not in functions:
             raise ValueError(f"quantities={name!r} does not exist for this run: choose from {', '.join(functions)}")
     name = Path(source.name.partition(":")[2] or source.name).stem  # npz:FILE and folder:DIRECTORY are paths
-    out = config.out or config.run / f"norms-{name}-{config.part}"
+    out = config.out
+    if out is None:
+        check_no_links(config.run)
+        out = config.run / f"norms-{name}-{config.part}"
     norms = osrjax.analysis.dataset_jacobian_norms(
         {name: functions[name] for name in config.quantities},
         finished.variables,
@@ -92,7 +104,7 @@ def compute(config: Config) -> int:
         directory=out,
         progress=True,
     )
-    kinds = kinds_of(trained, provenance, source.class_names) if config.data in (None, trained["data"]) else {}
+    kinds = kinds_of(trained, dataclasses.asdict(finished.split), source.class_names) if own else {}
     table = []
     for label in np.unique(labels):
         kind = kinds.get(int(label), "-")
@@ -113,9 +125,16 @@ def compute(config: Config) -> int:
     return 0
 
 
-def kinds_of(trained: dict, provenance: dict, class_names: tuple[str, ...]) -> dict[int, str]:
+def is_own(finished: "FinishedRun") -> bool:
+    """Whether the images that were named are the run's own, in another place."""
+    try:
+        return bool(finished.data.train.images.size)
+    except ValueError:
+        return False
+
+
+def kinds_of(trained: dict, split: dict, class_names: tuple[str, ...]) -> dict[int, str]:
     """What each class of the run's own data is to its network; classes that have no part in the run are left out."""
-    split = provenance["split"]
     held_out = set(osrjax.data.class_ids(trained.get("held_out", ()), class_names, argument="held_out"))
     unknown = held_out | (set() if trained.get("unknown_data") else set(split["unknown"]))
     return {c: "known" for c in split["known"] if c not in held_out} | dict.fromkeys(unknown, "unknown")

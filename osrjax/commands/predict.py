@@ -64,12 +64,14 @@ def classify(config: Config) -> int:
     chosen = config.score or method.score
     if chosen not in scores:
         raise ValueError(f"score={chosen!r} does not exist for this run: choose from {', '.join(scores)}")
+    check_finite(chosen, scores[chosen][0], "the run's validation images")
     threshold = osrjax.metrics.rejection_threshold(scores[chosen][0], share=config.reject_share)
 
     # ------------------------------------------------------------------------------ decisions
     outputs = run.outputs(images, batch_size=min(len(images), 500))
-    wanted = {name: outputs[name] for name in stored["validation"]}
-    for file, score, nearest in zip(files, *method.scores(fitted, wanted)[chosen], strict=True):
+    found = method.scores(fitted, {name: outputs[name] for name in stored["validation"]})[chosen]
+    check_finite(chosen, found[0], files)
+    for file, score, nearest in zip(files, *found, strict=True):
         decision = "unknown" if score > threshold else names[nearest]
         if config.json:
             record = {"file": str(file), "decision": decision, "nearest_class": names[nearest]}
@@ -77,6 +79,14 @@ def classify(config: Config) -> int:
         else:
             print(f"{file}: {decision} (nearest {names[nearest]}, {chosen} {score:.4f}, threshold {threshold:.4f})")
     return 0
+
+
+def check_finite(name: str, scores: np.ndarray, images: "list[Path] | str") -> None:
+    """Refuses a score that is no number, which would be above no threshold and so called known."""
+    if not np.isfinite(scores).all():
+        row = int(np.argmin(np.isfinite(scores)))
+        where = images if isinstance(images, str) else str(images[row])
+        raise ValueError(f"score={name!r} is {scores[row]} for {where}: give another --score, or train the run again")
 
 
 def files_of(path: Path) -> list[Path]:

@@ -12,7 +12,6 @@ from .choice import (
     DataConfig as DataConfig,
     ImagesConfig as ImagesConfig,
     choose_data as choose_data,
-    content_of as content_of,
     describe_data as describe_data,
 )
 from .classes import (
@@ -26,6 +25,12 @@ from .corruptions import (
 )
 from .decoding import (
     decoded_image as decoded_image,
+)
+from .identity import (
+    content_of as content_of,
+    image_digests as image_digests,
+    other_content as other_content,
+    parts_sha256 as parts_sha256,
 )
 from .open_set import (
     OpenSetData as OpenSetData,

@@ -2,9 +2,9 @@
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from osrjax.data import splits
 from osrjax.data.catalogue import open_source
@@ -13,26 +13,20 @@ from osrjax.data.open_set import OpenSetData, open_set_data, pseudo_unknown_data
 from osrjax.data.source import Source
 from osrjax.data.splits import ClassSplit
 from osrjax.data.table import resolve_data, set_name
-from osrjax.fields import Execution, check_not_negative
+from osrjax.fields import Execution, Place, check_not_negative, check_type
 
-__all__ = [
-    "DataConfig",
-    "ImagesConfig",
-    "choose_data",
-    "content_of",
-    "describe_data",
-]
+__all__ = ["DataConfig", "ImagesConfig", "choose_data", "describe_data"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImagesConfig:
     """Which images, and which of their classes are known, but for the index of the class split."""
 
-    data: str = "fashion_mnist_small"
+    data: Annotated[str, Place] = "fashion_mnist_small"
     """fashion_mnist_small (bundled), digits, mnist, fashion_mnist, cifar10, cifar100, svhn_cropped,
     tiny_imagenet (prepared by TFDS), npz:FILE, or folder:DIRECTORY; cifar+10 and cifar+50: known classes of
     cifar10, unknown ones of cifar100."""
-    unknown_data: str | None = None
+    unknown_data: Annotated[str | None, Place] = None
     """Where unknown test images come from, if not from `data`: cifar100 or npz:FILE for CIFAR+10 and +50."""
     data_dir: Annotated[Path | None, Execution] = None
     """Directory of prepared TFDS sets; default: TFDS's own."""
@@ -119,11 +113,13 @@ def _config_of(fields: Mapping[str, Any]) -> DataConfig:
         raise ValueError(f"fields={sorted(fields)} name no data: give data, such as 'fashion_mnist_small'")
     given = {field.name: fields[field.name] for field in dataclasses.fields(DataConfig) if field.name in fields}
     for name in ("known", "unknown", "held_out"):
-        if not isinstance(classes := given.get(name, ()), list | tuple):
-            raise ValueError(f"{name}={classes!r} is no list: give names or ids of classes, such as [0, 1]")
-        given[name] = tuple(classes)
-    if given.get("data_dir") is not None:
+        if isinstance(given.get(name), Iterable) and not isinstance(given[name], str | Mapping):
+            given[name] = tuple(given[name])
+    if isinstance(given.get("data_dir"), str):
         given["data_dir"] = Path(given["data_dir"])
+    for name, hint in get_type_hints(DataConfig).items():
+        if name in given:
+            check_type(name, given[name], hint)
     return DataConfig(**given)
 
 
@@ -146,7 +142,10 @@ def _class_split(config: DataConfig, source: Source, unknown_source: Source | No
             f"data={config.data!r} is of your own: name its known classes, such as --known {_example(source)}, all"
             f" others are unknown then; it has {listed(counted(source))} (--list-classes prints all)"
         )
-    return splits.class_split(config.family, name, config.split)
+    try:
+        return splits.class_split(config.family, name, config.split)
+    except ValueError as error:
+        raise ValueError(str(error).replace("index=", "split=", 1)) from error
 
 
 def _example(source: Source) -> str:
@@ -173,26 +172,3 @@ def describe_data(data: OpenSetData, split: ClassSplit) -> str:
         f"{split.family} split {split.index} of {sets}{lists}; known: {', '.join(data.known_names)}; "
         f"unknown: {unknown}; {len(data.train.labels)} training, {len(data.validation.labels)} validation images"
     )
-
-
-def content_of(data: OpenSetData, split: ClassSplit) -> dict[str, Any]:
-    """What a run directory remembers of the data; a run never goes on with other data.
-
-    Args:
-      data: the examples.
-      split: the split that they were taken by.
-
-    Returns:
-      Plain values for the ``content`` of :class:`osrjax.run.Run`: split, names of the classes, sources, shape of an
-      image, numbers of images.
-    """
-    return {
-        "split": dataclasses.asdict(split),
-        "known_names": list(data.known_names),
-        "unknown_names": list(data.unknown_names),
-        "sources": [{"name": name, "provenance": text, "complete": complete} for name, text, complete in data.sources],
-        "image_shape": data.train.images.shape[1:],
-        "images": {
-            part: len(getattr(data, part).labels) for part in ("train", "validation", "test_known", "test_unknown")
-        },
-    }

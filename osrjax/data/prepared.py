@@ -24,7 +24,7 @@ from osrjax.data.source import (
 from osrjax.data.splits import check_tiny_imagenet_order
 from osrjax.data.table import DATA_SETS, PublishedSet
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
-from osrjax.files import reading
+from osrjax.files import check_local, reading
 
 __all__ = [
     "MADE_HERE",
@@ -51,7 +51,11 @@ def default_data_dir() -> Path:
 
     Returns:
       The environment variable TFDS_DATA_DIR, or ~/tensorflow_datasets as in TensorFlow Datasets itself.
+
+    Raises:
+      ValueError: the variable names no path of this machine.
     """
+    check_local("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR"))
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 

@@ -5,7 +5,7 @@ A method is made by a function ``(options, task) -> Method``: options are what a
 run gives the method of that run back.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +26,13 @@ __all__ = [
     "Task",
     "assess",
     "check_data",
+    "check_image_shape",
     "predicted_classes",
     "score_images",
 ]
 
 PyTree = Any
+MOST_PIXELS = 512 * 512
 Outputs = Mapping[str, np.ndarray]
 
 
@@ -125,6 +127,20 @@ class Method(NamedTuple):
         return ("validation", "known", "unknown", *(["train"] if self.fit else []))
 
 
+def check_image_shape(shape: Sequence[int], where: str) -> None:
+    """Refuses images of more than 512 x 512 pixels: the first layers of a network on them take gigabytes an image.
+
+    Args:
+      shape: height, width, channels.
+      where: begins the error.
+
+    Raises:
+      ValueError: they are larger.
+    """
+    if shape[0] * shape[1] > MOST_PIXELS:
+        raise ValueError(f"{where} has image_shape={list(shape)}, above {MOST_PIXELS} pixels: give smaller images")
+
+
 def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
     """Refuses training images that a method cannot work with.
 
@@ -137,6 +153,7 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
       ValueError: a method made for other data, a batch too small or larger than the training set, padding as large as
         the images, too few classes, or too few images of a class.
     """
+    check_image_shape(data.train.images.shape[1:], "data")
     needs, images = method.needs, len(data.train.labels)
     made_for, given = method.task[:2], (len(data.known_classes), data.train.images.shape[1:])
     if made_for != given:

@@ -19,6 +19,7 @@ from matplotlib.ticker import PercentFormatter
 
 from osrjax import metrics
 from osrjax.evaluation.assessment import ScoredImages
+from osrjax.files import written_whole
 
 __all__ = ["draw_scores", "oscr_figure", "roc_figure", "save_figure", "score_histogram"]
 
@@ -203,12 +204,16 @@ def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
 
     Returns:
       The two paths.
+
+    Raises:
+      FileError: they cannot be written.
     """
     png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
-    figure.savefig(png, dpi=150)
+    with written_whole(png) as file:
+        figure.savefig(file, format="png", dpi=150)
     # Text stays text, to be searched and edited; a fixed salt and no date make the file reproducible.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "osrjax"}):
-        figure.savefig(svg, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "osrjax"}), written_whole(svg) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
     return png, svg
 
 

@@ -210,7 +210,7 @@ def test_a_lane_that_its_last_update_breaks_hurts_no_other(tmp_path, capsys, mon
 def test_a_group_that_cannot_be_written_is_a_file_error(tmp_path):
     (tmp_path / "group-0").write_text("a file where the directory would be")
     with pytest.raises(FileError, match=r"group-0.*cannot be written"):
-        open_group(tmp_path / "group-0", {})
+        open_group(tmp_path / "group-0", {}, {})
 
 
 @pytest.mark.parametrize("preset", ablation.PRESETS)

@@ -1,5 +1,6 @@
 """Lanes as a user trains them from Python: against single runs, stopped and resumed, diverging, and read again."""
 
+import dataclasses
 import json
 from functools import partial
 from typing import Any
@@ -134,6 +135,18 @@ def test_finished_lanes_are_read_and_not_trained_again(whole, lanes, data, monke
     ):
         with pytest.raises(FileError, match=f"belongs to another configuration: {message}"):
             train_lanes(directory, other, steps=STEPS, batch_size=batch_size)
+
+
+def test_other_pixels_of_the_same_number_are_not_taken_for_the_lanes(whole, lanes, data):
+    directory, found = whole
+    changed = data.train.images.copy()
+    changed[0, 0, 0] ^= 1
+    other = dataclasses.replace(data, train=data.train._replace(images=changed))
+    with pytest.raises(FileError, match=r"was started with other data \(images of lane 0 differs\)"):
+        train_lanes(directory, [lane._replace(data=other) for lane in lanes], steps=STEPS, batch_size=BATCH)
+    provenance = json.loads((directory / "provenance.json").read_text())
+    (directory / "provenance.json").write_text(json.dumps({"starts": provenance["starts"]}))  # of an earlier version
+    assert train_lanes(directory, lanes, steps=STEPS, batch_size=BATCH) == found
 
 
 def test_lanes_that_are_none_of_one_program_are_refused(lanes, data, tmp_path):

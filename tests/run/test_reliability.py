@@ -273,7 +273,7 @@ def test_damaged_norms_and_probes_are_named_with_a_remedy(tmp_path):
                 norms()
         file.write_bytes(data)
     (tmp_path / "norms" / "content.json").write_text("[]")
-    with pytest.raises(ValueError, match="choose another directory"):
+    with pytest.raises(FileError, match="delete the whole directory"):
         norms()
     (tmp_path / "norms" / "content.json").unlink()
     (tmp_path / "norms" / "f.npy").rename(tmp_path / "norms" / ".f.npy.partial")
