@@ -113,8 +113,10 @@ def _config_of(fields: Mapping[str, Any]) -> DataConfig:
         raise ValueError(f"fields={sorted(fields)} name no data: give data, such as 'fashion_mnist_small'")
     given = {field.name: fields[field.name] for field in dataclasses.fields(DataConfig) if field.name in fields}
     for name in ("known", "unknown", "held_out"):
-        if isinstance(given.get(name), Iterable) and not isinstance(given[name], str | Mapping):
-            given[name] = tuple(given[name])
+        classes = given.get(name, ())
+        if not isinstance(classes, Iterable) or isinstance(classes, str | Mapping):
+            raise ValueError(f"{name}={classes!r} is no list: give names or ids of classes, such as [0, 1]")
+        given[name] = tuple(classes)
     if isinstance(given.get("data_dir"), str):
         given["data_dir"] = Path(given["data_dir"])
     for name, hint in get_type_hints(DataConfig).items():
