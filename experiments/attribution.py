@@ -144,8 +144,7 @@ def draw(config: Config) -> int:
             figures += osrjax.report.save_figure(sheet, out / f"{name}-{kind}")
     options = {"method": method, "layers": layers, "kept": kept, "seed": config.seed, "steps": list(networks)}
     counts = {kind: len(chosen.labels) for kind, chosen in batches.items()}
-    text = json.dumps({**options, "images": counts, "means": means}, indent=2)
-    (out / "attribution.json").write_text(text + "\n")
+    osrjax.files.write_json(out / "attribution.json", {**options, "images": counts, "means": means})
     print(osrjax.report.results_table(rows))
     print("means over " + " and ".join(f"{n} {kind} images" for kind, n in counts.items()) + "; distances in pixels;")
     print("in random box: over all its places; to other images: from a peak to those of other images a step before")

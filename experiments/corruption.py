@@ -13,7 +13,6 @@ Writes corruption.json. Exit codes: 0 done, 2 bad input.
 
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +116,7 @@ def measure(config: Config) -> int:
         found["notes"].append(
             "the labels of the corrupted images are not those of the run's test images, in their order"
         )
-    (out / "corruption.json").write_text(json.dumps(found, indent=2) + "\n")
+    osrjax.files.write_json(out / "corruption.json", found)
     print(results_text(config, found))
     print(f"{out / 'corruption.json'}")
     return 0

@@ -10,7 +10,6 @@ training images for one of contrastive.py. Writes ood.json. Exit codes: 0 done, 
 """
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +88,7 @@ def measure(config: Config) -> int:
         print(osrjax.report.results_table(rows) + "\n")
 
     # --------------------------------------------------------------------------------- write
-    (out / "ood.json").write_text(json.dumps(found, indent=2) + "\n")
+    osrjax.files.write_json(out / "ood.json", found)
     print("* the run's own score; +: the positive class of the rate; [95 % bootstrap interval over test images]")
     print(f"{out / 'ood.json'}")
     return 0

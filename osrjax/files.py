@@ -5,6 +5,7 @@ reads or writes the files of a run goes through here, so that the user learns wh
 """
 
 import json
+import math
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FileError", "read_json", "reading", "write_arrays", "write_whole", "writing"]
+__all__ = [
+    "FileError",
+    "json_text",
+    "number_or_none",
+    "read_json",
+    "reading",
+    "write_arrays",
+    "write_json",
+    "write_whole",
+    "writing",
+]
 
 
 class FileError(ValueError):
@@ -41,7 +52,7 @@ def writing(path: str | Path) -> Generator[None]:
     except OSError as error:
         raise FileError(
             f"{path} cannot be written ({error.strerror or error}): make room or the place writable, then give the"
-            " same command again; what was saved before is intact"
+            " same command again; no file is left half written"
         ) from error
 
 
@@ -102,6 +113,54 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+def number_or_none(value: float | None) -> float | None:
+    """A number as JSON can have it: None for one that is undefined or infinite.
+
+    Args:
+      value: of Python or of NumPy.
+
+    Example:
+      >>> number_or_none(0.5), number_or_none(float("nan")), number_or_none(float("inf"))
+      (0.5, None, None)
+    """
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: null for a number that is undefined or infinite, which JSON has no word for.
+
+    Args:
+      value: plain values; tuples become lists.
+      indent: spaces a level; None for one line.
+
+    Example:
+      >>> json_text({"auroc": 0.5, "interval": (float("-inf"), float("nan"))})
+      '{"auroc": 0.5, "interval": [null, null]}'
+    """
+
+    def strict(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {name: strict(found) for name, found in part.items()}
+        if isinstance(part, list | tuple):
+            return [strict(found) for found in part]
+        return number_or_none(part) if isinstance(part, float) else part
+
+    return json.dumps(strict(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all, as :func:`json_text` has it.
+
+    Args:
+      path: in a directory that exists.
+      value: plain values.
+
+    Raises:
+      FileError: the operating system refuses.
+    """
+    write_whole(path, (json_text(value, indent=2) + "\n").encode())
 
 
 def read_json(path: Path, remedy: str) -> Any:

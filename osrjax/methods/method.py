@@ -126,7 +126,7 @@ class Method(NamedTuple):
 
 
 def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
-    """Refuses training images that a method cannot work with.
+    """Refuses images that a method cannot work with.
 
     Args:
       method: to train.
@@ -134,8 +134,8 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
       batch_size: images a step.
 
     Raises:
-      ValueError: a method made for other data, a batch too small or larger than the training set, too few classes, or
-        too few images of a class.
+      ValueError: a method made for other data, a batch too small or larger than the training set, too few classes, too
+        few images of a class, or a part of the data without images, of which nothing could be measured in the end.
     """
     needs, images = method.needs, len(data.train.labels)
     made_for, given = method.task[:2], (len(data.known_classes), data.train.images.shape[1:])
@@ -144,6 +144,9 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
             f"the method is made for classes={made_for[0]}, image_shape={made_for[1]}, the data has {given[0]} classes"
             f" and images of {given[1]}: make it with the Task of the data"
         )
+    for part in ("validation", "test_known", "test_unknown"):
+        if not len(getattr(data, part).labels):
+            raise ValueError(f"data.{part} holds no image: give some, since every metric reads them")
     if batch_size < needs.batch:
         raise ValueError(f"{batch_size=} is too small for method={method.options.method!r}: give {needs.batch} or more")
     if batch_size > images:

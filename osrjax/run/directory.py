@@ -67,7 +67,7 @@ class Run:
         self.writes = writes
         if not writes:
             return
-        config = json.loads(json.dumps(config))
+        config = json.loads(files.json_text(config))
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             present = {path.name for path in self.directory.iterdir()}
@@ -119,7 +119,7 @@ class Run:
         else:
             self.write_json("config.json", config)
         stored = self.read_json("provenance.json")
-        content = json.loads(json.dumps(content or {}))
+        content = json.loads(files.json_text(content or {}))
         for name, value in content.items():
             if stored is not None and stored.get(name) != value:
                 raise ValueError(
@@ -155,20 +155,20 @@ class Run:
 
         Args:
           step: the number of steps taken.
-          metrics: finite or not; names such as ``train/loss``.
+          metrics: names such as ``train/loss``; null in metrics.jsonl where not finite.
         """
         if not self.writes:
             return
         values = {name: float(value) for name, value in metrics.items()}
         with files.writing(self.directory / "metrics.jsonl"):
-            self._log.write(json.dumps({"step": step, **values}) + "\n")
+            self._log.write(files.json_text({"step": step, **values}) + "\n")
             self._log.flush()
         self._events.add(step, values)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file whole or not at all."""
         if self.writes:
-            files.write_whole(self.directory / name, (json.dumps(value, indent=2) + "\n").encode())
+            files.write_json(self.directory / name, value)
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a compressed .npz file whole or not at all."""
