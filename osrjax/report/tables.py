@@ -115,8 +115,10 @@ def estimate_text(estimate: Estimate, *, bounds: tuple[float, float] = (-np.inf,
       Three decimals each; the mean alone where there is a single split.
 
     Example:
-      >>> estimate_text(Estimate(0.9117, (0.9, 0.922), 3)), estimate_text(Estimate(0.9, (0.75, 1.05), 2), bounds=(0.0, 1.0))
-      ('0.912 [0.900, 0.922]', '0.900 [0.750, 1.000]')
+      >>> estimate_text(Estimate(0.9117, (0.9, 0.922), 3))
+      '0.912 [0.900, 0.922]'
+      >>> estimate_text(Estimate(0.9, (0.75, 1.05), 2), bounds=(0.0, 1.0))
+      '0.900 [0.750, 1.000]'
     """
     low, high = clipped(estimate.interval, bounds)
     return f"{estimate.mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if estimate.n > 1 else "")

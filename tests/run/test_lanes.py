@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from osrjax.files import FileError
 from osrjax.methods import Task, assess, make_method
 from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.run import LANE_METRICS, Lane, StopSignal, lanes as module, make_program, train_lanes
+from osrjax.run.lane_program import LanesProgram
+from osrjax.train.sweep import SweepState
 
 STEPS, BATCH = 6, 32
 CONFIG = {"method": "m_ovr", "crop_padding": 1, "flip": False, "learning_rate": 0.02}
@@ -143,13 +144,19 @@ def test_a_lane_that_the_last_update_broke_is_left_out_of_the_mean_accuracy(lane
     logits = 10 * np.eye(6, dtype=np.float32)[labels][:, None].repeat(3, axis=1)
     logits[:, 0] = np.nan
     logits[: len(labels) // 2, 1] = 10 * np.eye(6)[(labels[: len(labels) // 2] + 1) % 6]
-    program: Any = SimpleNamespace(
-        diverged=lambda state: np.array([0, 0, 1]),
+
+    def unused(*_) -> Any:
+        return None
+
+    program = LanesProgram(
+        *(unused, unused, unused),
         outputs=lambda state: {"logits": logits},
+        norms=None,
+        diverged=lambda state: np.array([0, 0, 1]),
         rows=[{"validation": np.arange(len(labels))}] * 3,
     )
     wanted = 1 - (len(labels) // 2) / len(labels)
-    state: Any = None
+    state = SweepState(unused(), unused())
     assert module.mean_accuracy(lanes, program, state) == pytest.approx(wanted)
 
 
