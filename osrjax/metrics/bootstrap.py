@@ -36,7 +36,7 @@ def bootstrap_intervals(
 
     Known and unknown examples are drawn with replacement, each kind as often as it has examples. An example keeps its
     label and prediction, and the threshold of macro-F1 stays as calibrated. *Cost*: one sort, then linear in
-    ``resamples`` times examples and classes; below a second for 1000 times 1000. *Memory*: about 100 bytes an example
+    ``resamples`` times examples and classes; below a second for 1000 times 1000. *Memory*: about 120 bytes an example
     or class, or 50 MB where that is more (experiments/benchmarks/bootstrap.py).
 
     Args:
