@@ -557,7 +557,8 @@ def draw(config: Config, job: Job, values: dict, history: list[dict], directory:
     directory.mkdir(exist_ok=True)
     report, arms = osrjax.report, job.arms
     if panels := response_panels(arms, values["auroc"]):
-        report.save_figure(report.response_figure(panels, metric="AUROC"), directory / "auroc_by_value")
+        figure = report.response_figure(panels, metric="AUROC", bounds=osrjax.metrics.SHARE)
+        report.save_figure(figure, directory / "auroc_by_value")
     if len(arms) > 1 and not all(np.isnan(found).all() for found in values["jnd"].values()):
         figure = report.arms_figure(values["jnd"], values["auroc"], x="JND", y="AUROC")
         report.save_figure(figure, directory / "auroc_and_jnd")
@@ -576,7 +577,8 @@ def draw(config: Config, job: Job, values: dict, history: list[dict], directory:
         }
         shown = {title: by_arm for title, by_arm in shown.items() if by_arm}
         if shown:
-            report.save_figure(report.dynamics_figure(np.array(steps), shown), directory / "dynamics")
+            figure = report.dynamics_figure(np.array(steps), shown, bounds={"AUROC": osrjax.metrics.SHARE})
+            report.save_figure(figure, directory / "dynamics")
 
 
 def response_panels(arms: dict[str, Config], auroc: dict[str, np.ndarray]) -> dict[str, tuple[list, np.ndarray]]:

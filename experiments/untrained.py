@@ -10,7 +10,6 @@ running statistics of training and with estimated ones. The last line is one JSO
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,6 +46,9 @@ class Config:
             raise ValueError(f"seeds={self.seeds}, images={self.images}: give at least 2 seeds and 1 image")
 
 
+NORM = (0.0, np.inf)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parses, measures, prints; returns the exit code."""
     smoke = {"networks": ("small_cnn",), "seeds": 2, "images": 2}
@@ -69,8 +71,8 @@ def measure(config: Config) -> int:
             row = {"network": name, "running statistics": statistics}
             for quantity in ("embedding", "raw_embedding"):
                 estimate = osrjax.metrics.t_interval(np.array([[run[statistics][quantity]] for run in found]))
-                row[quantity] = f"{estimate.mean:.3f} [{estimate.interval[0]:.3f}, {estimate.interval[1]:.3f}]"
-                numbers[f"{name}, {statistics}, {quantity}"] = {"mean": estimate.mean, "interval": estimate.interval}
+                row[quantity] = osrjax.report.estimate_text(estimate, bounds=NORM)
+                numbers[f"{name}, {statistics}, {quantity}"] = osrjax.report.estimate_json(estimate, bounds=NORM)
             rows.append(row)
     for run, trained_one in trained.items():
         found = norms_with_both(*trained_one, source.splits["train"].images, images)
@@ -82,7 +84,7 @@ def measure(config: Config) -> int:
             numbers[f"{run}, {label}"] = norms
     print(f"mean norm at {config.images} images, mean and 95 % t interval over {config.seeds} seeds")
     print(osrjax.report.results_table(rows))
-    print(json.dumps(numbers))
+    print(osrjax.files.json_text(numbers))
     return 0
 
 

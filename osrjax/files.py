@@ -7,6 +7,7 @@ is written through a link: a run directory may come from somebody else.
 
 import errno
 import json
+import math
 import os
 import re
 import textwrap
@@ -21,6 +22,8 @@ __all__ = [
     "FileError",
     "check_local",
     "check_no_links",
+    "json_text",
+    "number_or_none",
     "open_to_append",
     "read_arrays",
     "read_json",
@@ -101,7 +104,7 @@ def writing(path: str | Path) -> Generator[None]:
             raise _link_error(Path(path)) from error
         raise FileError(
             f"{path} cannot be written ({error.strerror or error}): make room or the place writable, then give the"
-            " same command again; what was saved before is intact"
+            " same command again; no file is left half written"
         ) from error
 
 
@@ -176,7 +179,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all.
+    """Writes a JSON file whole or not at all, as :func:`json_text` has it.
 
     Args:
       path: in a directory that exists.
@@ -185,7 +188,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
       FileError: the operating system refuses.
     """
-    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_whole(path, (json_text(value, indent=2) + "\n").encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -201,6 +204,41 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     named: dict[str, Any] = dict(arrays)
     with written_whole(path) as file:
         np.savez_compressed(file, **named)
+
+
+def number_or_none(value: float | None) -> float | None:
+    """A number as JSON can have it: None for one that is undefined or infinite.
+
+    Args:
+      value: of Python or of NumPy.
+
+    Example:
+      >>> number_or_none(0.5), number_or_none(float("nan")), number_or_none(float("inf"))
+      (0.5, None, None)
+    """
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: null for a number that is undefined or infinite, which JSON has no word for.
+
+    Args:
+      value: plain values; tuples become lists.
+      indent: spaces a level; None for one line.
+
+    Example:
+      >>> json_text({"auroc": 0.5, "interval": (float("-inf"), float("nan"))})
+      '{"auroc": 0.5, "interval": [null, null]}'
+    """
+
+    def strict(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {name: strict(found) for name, found in part.items()}
+        if isinstance(part, list | tuple):
+            return [strict(found) for found in part]
+        return number_or_none(part) if isinstance(part, float) else part
+
+    return json.dumps(strict(value), indent=indent, allow_nan=False)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@
 
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,16 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from osrjax.files import check_local, check_no_links, open_to_append, read_json, reading, write_whole, writing
+from osrjax.files import (
+    check_local,
+    check_no_links,
+    json_text,
+    open_to_append,
+    read_json,
+    reading,
+    write_whole,
+    writing,
+)
 from osrjax.models.outputs import PyTree
 
 
@@ -59,7 +67,8 @@ def claimed(
         elif any(_files(directory, name)[kind].exists() for name in samples for kind in (0, 1)):
             raise ValueError(f"directory={str(directory)!r} holds arrays of unknown origin: choose another")
         same = stored["sha256"] == digest.hexdigest() and all(
-            len(sample) == len(earlier) and np.allclose(earlier, sample, rtol=1e-3, atol=1e-6, equal_nan=True)
+            len(sample) == len(earlier)
+            and np.allclose(np.array(earlier, float), sample, rtol=1e-3, atol=1e-6, equal_nan=True)
             for name, sample in samples.items()
             if (earlier := stored["samples"].get(name)) is not None
         )
@@ -68,7 +77,7 @@ def claimed(
                 f"directory={str(directory)!r} holds norms of other images, variables or functions: choose another"
             )
         stored["samples"] = {**stored["samples"], **samples}
-        write_whole(path, json.dumps(stored).encode())
+        write_whole(path, json_text(stored).encode())
         yield
 
 

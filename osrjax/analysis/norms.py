@@ -243,7 +243,8 @@ def dataset_jacobian_norms(
                     if not store.has(rows):
                         batch = _padded(images[rows], plan.batch_size)
                         norms = np.asarray(plan.norms(variables, jax.device_put(batch, spread)))
-                        store.put(rows, _all_finite(name, norms[: rows.stop - start], start))
+                        kept = "; earlier images are kept" if folder is not None and start else ""
+                        store.put(rows, _all_finite(name, norms[: rows.stop - start], start, kept))
                     bar.update(rows.stop - start)
                 store.finish()
             found[name] = store.values
@@ -309,11 +310,11 @@ def _padded(batch: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
 
 
-def _all_finite(name: str, norms: np.ndarray, start: int) -> np.ndarray:
+def _all_finite(name: str, norms: np.ndarray, start: int, kept: str) -> np.ndarray:
     finite = np.isfinite(norms)
     if not finite.all():
         raise ValueError(
             f"the Jacobian of {name!r} at images[{start + int(np.argmin(finite))}] is not finite ({np.sum(~finite)} of"
-            f" {len(norms)} in its batch): look for a diverged network; earlier images are kept"
+            f" {len(norms)} in its batch): look for a diverged network{kept}"
         )
     return norms

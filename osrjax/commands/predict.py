@@ -8,7 +8,6 @@ has a say in it. An image scoring above it is called unknown. Seconds. Exit code
 """
 
 import dataclasses
-import json
 import os
 import sys
 from pathlib import Path
@@ -69,13 +68,15 @@ def classify(config: Config) -> int:
 
     # ------------------------------------------------------------------------------ decisions
     outputs = run.outputs(images, batch_size=min(len(images), 500))
-    found = method.scores(fitted, {name: outputs[name] for name in stored["validation"]})[chosen]
-    check_finite(chosen, found[0], files)
-    for file, score, nearest in zip(files, *found, strict=True):
-        decision = "unknown" if score > threshold else names[nearest]
+    wanted = {name: outputs[name] for name in stored["validation"]}
+    found, predictions = method.scores(fitted, wanted)[chosen]
+    check_finite(chosen, found, files)
+    unknown = osrjax.metrics.rejected(found, threshold=threshold)
+    for file, score, nearest, rejected in zip(files, found, predictions, unknown, strict=True):
+        decision = "unknown" if rejected else names[nearest]
         if config.json:
             record = {"file": str(file), "decision": decision, "nearest_class": names[nearest]}
-            print(json.dumps({**record, "score": float(score), "threshold": threshold}))
+            print(osrjax.files.json_text({**record, "score": float(score), "threshold": threshold}))
         else:
             print(f"{file}: {decision} (nearest {names[nearest]}, {chosen} {score:.4f}, threshold {threshold:.4f})")
     return 0

@@ -142,7 +142,7 @@ def check_image_shape(shape: Sequence[int], where: str) -> None:
 
 
 def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
-    """Refuses training images that a method cannot work with.
+    """Refuses images that a method cannot work with.
 
     Args:
       method: to train.
@@ -151,7 +151,8 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
 
     Raises:
       ValueError: a method made for other data, a batch too small or larger than the training set, padding as large as
-        the images, too few classes, or too few images of a class.
+        the images, too few classes, too few images of a class, or a part of the data without images, of which nothing
+        could be measured in the end.
     """
     check_image_shape(data.train.images.shape[1:], "data")
     needs, images = method.needs, len(data.train.labels)
@@ -161,6 +162,9 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
             f"the method is made for classes={made_for[0]}, image_shape={made_for[1]}, the data has {given[0]} classes"
             f" and images of {given[1]}: make it with the Task of the data"
         )
+    for part in ("validation", "test_known", "test_unknown"):
+        if not len(getattr(data, part).labels):
+            raise ValueError(f"data.{part} holds no image: give some, since every metric reads them")
     if batch_size < needs.batch:
         raise ValueError(f"{batch_size=} is too small for method={method.options.method!r}: give {needs.batch} or more")
     if batch_size > images:

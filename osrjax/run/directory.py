@@ -84,7 +84,7 @@ class Run:
         self.writes = writes
         if not writes:
             return
-        config, content, defaults = (json.loads(json.dumps(given or {})) for given in (config, content, defaults))
+        config, content, defaults = (json.loads(files.json_text(given or {})) for given in (config, content, defaults))
         try:
             self._claim()
         except OSError as error:
@@ -183,13 +183,13 @@ class Run:
 
         Args:
           step: the number of steps taken.
-          metrics: finite or not; names such as ``train/loss``.
+          metrics: names such as ``train/loss``; null in metrics.jsonl where not finite.
         """
         if not self.writes:
             return
         values = {name: float(value) for name, value in metrics.items()}
         with files.writing(self.directory / "metrics.jsonl"):
-            self._log.write(json.dumps({"step": step, **values}) + "\n")
+            self._log.write(files.json_text({"step": step, **values}) + "\n")
             self._log.flush()
         self._events.add(step, values)
 

@@ -29,7 +29,7 @@ from osrjax.methods.find import make_method, method_source
 from osrjax.methods.method import Method, Task, check_image_shape
 from osrjax.methods.table import METHODS
 from osrjax.run.directory import TRAIN_AGAIN, check_files, read_network
-from osrjax.train.apply import apply_in_batches
+from osrjax.train.apply import NotFiniteError, apply_in_batches, check_finite
 
 __all__ = ["FinishedRun", "open_finished"]
 
@@ -163,8 +163,16 @@ class FinishedRun:
 
         Returns:
           Host arrays by name, one row per image.
+
+        Raises:
+          NotFiniteError: what the network gives is no number.
         """
-        return apply_in_batches(partial(self._forward, self.variables), images, batch_size=batch_size)
+        found = apply_in_batches(partial(self._forward, self.variables), images, batch_size=batch_size)
+        try:
+            check_finite(found)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"run={str(self.directory)!r} gives {error}: restore its network.npz") from error
+        return found
 
     @cached_property
     def _forward(self) -> Any:

@@ -231,11 +231,13 @@ def outputs_of(program: LanesProgram, state: sweep.SweepState, lane: int, names:
 
 
 def mean_accuracy(lanes: Sequence[Lane], program: LanesProgram, state: sweep.SweepState) -> float:
-    """Validation accuracy, the mean over the lanes that have not diverged."""
+    """Validation accuracy, the mean over the lanes that have not diverged; 0 where all have."""
     found = []
     for number in np.flatnonzero(program.diverged(state)[: len(lanes)] == 0).tolist():
         method, data = lanes[number].method, lanes[number].data
         outputs = outputs_of(program, state, number, [method.scored])
+        if not all(np.isfinite(part[method.scored]).all() for part in outputs.values()):
+            continue  # broken by the last update, as the next step will find
         predicted = predicted_classes(method, outputs["validation"], outputs.get("train"), data.train.labels)
         found.append(metrics.closed_set_accuracy(predicted, data.validation.labels))
     return float(np.mean(found)) if found else 0.0

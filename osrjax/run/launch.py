@@ -277,7 +277,10 @@ def launch_run(
         try:
             with run:
                 return _work(config, job, run, work)
-        except FileError as error:  # a full disk, say: what was saved before is there for the same command
+        except (
+            FileError,
+            FloatingPointError,
+        ) as error:  # a full disk, say: what was saved is there for the same command
             return processes.fail(script, error)
 
 

@@ -257,5 +257,5 @@ def test_an_interrupt_outside_of_the_steps_is_a_line_and_an_exit_code(capsys):
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == (
-        "toy.py: interrupted: stopped; what was saved is good, and the same command goes on\n"
+        "toy.py: interrupted: stopped; the same command goes on from the last checkpoint, if there is one\n"
     )

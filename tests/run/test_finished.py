@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_script
+from PIL import Image
 
 from osrjax.data import choose_data, content_of
 from osrjax.files import FileError
@@ -129,6 +130,20 @@ def test_a_missing_file_is_named_with_the_users_own_argument(missing, tmp_path):
                 open_finished(tmp_path, argument="runs", needed=needed)
     with pytest.raises(ValueError, match=r"run='nowhere' has no config\.json"):
         open_finished(Path("nowhere"))
+
+
+def test_a_network_that_gives_no_numbers_decides_nothing(tmp_path, capsys):
+    """NaN is above no threshold: every image would be one of a known class."""
+    variables = variables_of(OpenSetNetwork(SmallCNN(), 6, "linear"))
+    variables["params"]["classifier"]["bias"][2] = np.nan
+    run = finished(tmp_path / "run", CLASSIFIER, variables)
+    logits = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    np.savez(run.directory / "scores.npz", validation_logits=logits, validation_labels=np.zeros(9, np.int32))
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    assert load_script("predict").main([str(run.directory), str(tmp_path / "a.png")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"run={str(run.directory)!r} gives non-finite logits of 1 of 1 images" in captured.err
 
 
 def test_other_data_than_the_run_had_is_refused(tmp_path):

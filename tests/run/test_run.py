@@ -180,8 +180,24 @@ def test_later_and_cut_lines_are_dropped_on_resuming(tmp_path):
         run.log(3, {"train/loss": float("nan")})
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert np.isnan(lines[-1]["train/loss"])
+    assert lines[-1]["train/loss"] is None
     assert list((tmp_path / "r" / "events").glob("events.out.tfevents.*"))
+
+
+def test_no_file_of_a_run_holds_what_is_no_json(tmp_path):
+    with Run(tmp_path / "r", {"openness": float("inf")}) as run:
+        run.start_log(0)
+        run.log(1, {"probe/davies_bouldin": float("inf"), "train/loss": 0.5})
+        run.write_json("results.json", {"davies_bouldin": float("nan"), "interval": (0.5, float("inf"))})
+    with Run(tmp_path / "r", {"openness": float("inf")}):  # the same configuration
+        pass
+
+    def strict(name):
+        return json.loads((tmp_path / "r" / name).read_text(), parse_constant=pytest.fail)
+
+    assert strict("metrics.jsonl") == {"step": 1, "probe/davies_bouldin": None, "train/loss": 0.5}
+    assert strict("results.json") == {"davies_bouldin": None, "interval": [0.5, None]}
+    assert strict("config.json") == {"openness": None}
 
 
 def test_events_are_readable_and_hold_the_scalars(tmp_path):
