@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from osrjax.analysis.variables import leaf_bytes
 from osrjax.files import read_json, reading, write_whole, writing
 from osrjax.models.outputs import PyTree
 
@@ -33,9 +34,7 @@ def claimed(
         return
     digest = hashlib.sha256()
     for leaf in (images, *jax.tree.leaves(variables)):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
+        digest.update(leaf_bytes(leaf))
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / ".lock").open("w")
