@@ -12,8 +12,6 @@ import numpy as np
 
 from osrjax.models.outputs import BatchFunction, PyTree
 
-__all__ = ["arrays_of", "joined", "leaf_bytes", "on_arrays"]
-
 
 def arrays_of(variables: PyTree) -> PyTree:
     """The tree with its arrays alone, None in place of all other leaves."""
