@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from osrjax.analysis.variables import leaf_bytes
 from osrjax.files import (
     check_local,
     check_no_links,
@@ -42,9 +43,7 @@ def claimed(
     check_local("directory", directory)
     digest = hashlib.sha256()
     for leaf in (images, *jax.tree.leaves(variables)):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
+        digest.update(leaf_bytes(leaf))
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         check_no_links(directory)

@@ -5,7 +5,6 @@ directory holds ``results.json``; the log beside the directory begins with the c
 cell can be repeated, and runs made with other options are noticed.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from osrjax.files import read_json
+from osrjax.files import json_text, read_json
 
 __all__ = ["REPEAT", "check_finished", "check_same_data", "is_finished", "run_cells"]
 
@@ -68,7 +67,7 @@ def check_same_data(directories: Iterable[Path]) -> None:
         stored = read_json(path, REPEAT) if path.exists() else {}
         if "sha256" not in stored:
             continue
-        about = json.dumps([stored.get(name) for name in ("split", "known_names", "images", "image_shape")])
+        about = json_text([stored.get(name) for name in ("split", "known_names", "images", "image_shape")])
         other, checksums = first.setdefault(about, (directory, stored["sha256"]))
         if checksums != stored["sha256"]:
             raise ValueError(f"{other} and {directory} are of different images: delete one of them, and run it again")
