@@ -249,8 +249,23 @@ def changed(recipe: Config, changes: Sequence[tuple[str, str]]) -> Config:
             continue
         if not equals or field not in allowed:
             raise ValueError(f"{option}: {text!r} changes no field of the recipe: choose from {', '.join(allowed)}")
+        if field == "method":
+            recipe = dataclasses.replace(recipe, **other_defaults(recipe, value))
         recipe = dataclasses.replace(recipe, **{field: parsed(field, value, option)})
     return recipe
+
+
+def other_defaults(recipe: Config, method: str) -> dict[str, Any]:
+    """What a recipe takes over from another kind of method: its defaults, where the recipe has those of its own."""
+    before, after = (
+        {field.name: field.default for field in dataclasses.fields(osrjax.methods.find_method(name)[1])}
+        for name in (recipe.method, method)
+    )
+    return {
+        name: after[name]
+        for name in before.keys() & after.keys() - {"method"}
+        if name in RECIPE and getattr(recipe, name) == before[name] != after[name]
+    }
 
 
 def has_own(method: str, name: str) -> bool:
@@ -350,10 +365,20 @@ def build(config: Config) -> Job:
     ]
     for members in groups.values():
         osrjax.run.check_profile_steps(config.profile_steps, members[0].recipe.steps)
-    header = f"{len(cells)} lanes in {len(groups)} programs, {layout.strategy} on {meshes[0].size} devices"
-    content = {f"split {k}": osrjax.data.content_of(data, split) for k, (split, data) in datasets.items()}
+    counts = counted(len(cells), "lane"), counted(len(groups), "program"), counted(meshes[0].size, "device")
+    header = "{} in {}, {strategy} on {}".format(*counts, strategy=layout.strategy)
+    content: dict[str, Any] = {
+        f"split {k}": osrjax.data.content_of(data, split) for k, (split, data) in datasets.items()
+    }
+    for recipe in arms.values():
+        content |= osrjax.methods.method_source(recipe.method)
     images = datasets[config.splits[0]][1].train.images
     return Job(header, content, images, arms, cells, list(groups.values()))
+
+
+def counted(number: int, noun: str) -> str:
+    """Such as "1 lane", "2 lanes"."""
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 @contextlib.contextmanager
@@ -389,7 +414,10 @@ def check_others(
     if other != arm:
         unread = [name for name in TRACED if getattr(recipe, name) != getattr(arms[other], name)]
         why = f" ({', '.join(unread)} does nothing there)" if unread else ""
-        raise ValueError(f"arms {other!r} and {arm!r} train the same networks{why}: leave one out")
+        raise ValueError(
+            f"arms {other!r} and {arm!r} train the same networks{why}: leave one out; to vary the first arm alone give"
+            " --one-at-a-time"
+        )
 
 
 def structure(cell: Cell) -> tuple:
@@ -535,7 +563,8 @@ def draw(config: Config, job: Job, values: dict, history: list[dict], directory:
     directory.mkdir(exist_ok=True)
     report, arms = osrjax.report, job.arms
     if panels := response_panels(arms, values["auroc"]):
-        report.save_figure(report.response_figure(panels, metric="AUROC"), directory / "auroc_by_value")
+        figure = report.response_figure(panels, metric="AUROC", bounds=osrjax.metrics.SHARE)
+        report.save_figure(figure, directory / "auroc_by_value")
     if len(arms) > 1 and not all(np.isnan(found).all() for found in values["jnd"].values()):
         figure = report.arms_figure(values["jnd"], values["auroc"], x="JND", y="AUROC")
         report.save_figure(figure, directory / "auroc_and_jnd")
@@ -554,7 +583,8 @@ def draw(config: Config, job: Job, values: dict, history: list[dict], directory:
         }
         shown = {title: by_arm for title, by_arm in shown.items() if by_arm}
         if shown:
-            report.save_figure(report.dynamics_figure(np.array(steps), shown), directory / "dynamics")
+            figure = report.dynamics_figure(np.array(steps), shown, bounds={"AUROC": osrjax.metrics.SHARE})
+            report.save_figure(figure, directory / "dynamics")
 
 
 def response_panels(arms: dict[str, Config], auroc: dict[str, np.ndarray]) -> dict[str, tuple[list, np.ndarray]]:

@@ -13,7 +13,6 @@ Exit codes: 0 done, 2 bad input.
 """
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 import osrjax
+from osrjax.fields import check_seed
+from osrjax.files import FileError, read_json, write_json
 from osrjax.run.launch import FinishedConfig, launch
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ class Config(FinishedConfig):
     seed: int = 0
     """Seed of the choice of images, of their views and of the noise in boxes."""
     out: Path | None = None
-    """Directory of the sheets; default: RUN/attribution-METHOD."""
+    """Directory of the sheets; default: RUN/attribution-METHOD, with a number where that answers another question."""
 
     def check(self) -> None:
         """Refuses numbers out of range."""
-        for name, least in (("images", 2), ("batch_size", 2), ("seed", 0)):
+        check_seed(self)
+        for name, least in (("images", 2), ("batch_size", 2)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise ValueError(f"{name}={value} is below {least}: give {least} or more")
 
@@ -105,11 +107,7 @@ def draw(config: Config) -> int:
         layers, signs = (), (0,)
     kinds = ("known", "unknown") if config.unknown else ("known",)
     batches = {kind: choose_images(finished, kind, config) for kind in kinds}
-    out = config.out or config.run / f"attribution-{method}"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"out={str(out)!r} cannot be written ({error.strerror}): choose another directory") from error
+    out = osrjax.run.result_directory(config, f"attribution-{method}", "attribution.json")
     networks = networks_of(finished)
     maps_of = osrjax.analysis.make_attributed_images(
         finished.method,
@@ -144,9 +142,9 @@ def draw(config: Config) -> int:
             figures += osrjax.report.save_figure(sheet, out / f"{name}-{kind}")
     options = {"method": method, "layers": layers, "kept": kept, "seed": config.seed, "steps": list(networks)}
     counts = {kind: len(chosen.labels) for kind, chosen in batches.items()}
-    text = json.dumps({**options, "images": counts, "means": means}, indent=2)
-    (out / "attribution.json").write_text(text + "\n")
     print(osrjax.report.results_table(rows))
+    found = {**options, "images": counts, "means": means, "asked": osrjax.run.asked_of(config)}
+    write_json(out / "attribution.json", found)
     print("means over " + " and ".join(f"{n} {kind} images" for kind, n in counts.items()) + "; distances in pixels;")
     print("in random box: over all its places; to other images: from a peak to those of other images a step before")
     print(f"{out}: attribution.json, {', '.join(path.name for path in figures)}")
@@ -158,7 +156,7 @@ def choose_images(finished: "FinishedRun", kind: str, config: Config) -> Chosen:
     import jax
     import jax.numpy as jnp
 
-    data, trained = finished.data, finished.config
+    data = finished.data
     part = data.test_known if kind == "known" else data.test_unknown
     if config.images > len(part.labels):
         raise ValueError(f"images={config.images} exceeds the {len(part.labels)} {kind} test images: give fewer")
@@ -167,7 +165,7 @@ def choose_images(finished: "FinishedRun", kind: str, config: Config) -> Chosen:
     for label in np.unique(part.labels):
         here = part.labels[order] == label
         turns[here] = np.arange(here.sum())
-    size = max(config.images, config.batch_size or trained["batch_size"])
+    size = max(config.images, config.batch_size or finished.number("batch_size"))
     rows = order[np.lexsort((part.labels[order], turns))][:size]
     shown = rows[: config.images]
     rows[: config.images] = shown[np.argsort(part.labels[shown], kind="stable")]
@@ -190,7 +188,7 @@ def networks_of(finished: "FinishedRun") -> dict[int, Any]:
     import jax
 
     method, shape = finished.method, tuple(finished.provenance["image_shape"])
-    init_key, _ = jax.random.split(jax.random.key(finished.config["seed"]))  # as both scripts do
+    init_key, _ = jax.random.split(jax.random.key(finished.number("seed")))  # as both scripts do
     new_state = jax.jit(
         lambda key: osrjax.train.init_state(
             key, finished.network, method.optimizer, method.hyper, image_shape=shape
@@ -199,14 +197,20 @@ def networks_of(finished: "FinishedRun") -> dict[int, Any]:
     )
     state = new_state(init_key)
     states = {0: state}
-    last = json.loads((finished.directory / "results.json").read_text())["steps"]
+    results = finished.directory / "results.json"
+    last = read_json(results, "restore it, or train again").get("steps")
+    if type(last) is not int:
+        raise ValueError(f"{results} has steps={last!r}, no number: restore it, or train again")
     if (finished.directory / "checkpoints").is_dir():
-        with osrjax.run.Checkpoints(finished.directory / "checkpoints") as stored:
-            for step in (step for step in stored.steps() if step < last):
-                try:
-                    states[step] = stored.restore(step, state)
-                except Exception as error:  # whatever a damaged file makes the reader raise
-                    print(f"attribution.py: no checkpoint of step {step}: {type(error).__name__}", file=sys.stderr)
+        try:
+            with osrjax.run.Checkpoints(finished.directory / "checkpoints") as stored:
+                for step in (step for step in stored.steps() if step < last):
+                    try:
+                        states[step] = stored.restore(step, state)
+                    except Exception as error:  # whatever a damaged file makes the reader raise
+                        print(f"attribution.py: no checkpoint of step {step}: {type(error).__name__}", file=sys.stderr)
+        except FileError as error:  # a disk that is read-only, say
+            print(f"attribution.py: no checkpoints: {error}", file=sys.stderr)
     networks = {step: state.variables for step, state in states.items()}
     return networks | {last: finished.variables}
 

@@ -20,7 +20,6 @@ have left their files in the runs' directories, as they do by default, their fig
 """
 
 import dataclasses
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -32,8 +31,8 @@ import tyro
 from osrjax import metrics, report
 from osrjax.data.table import CORRUPTIONS
 from osrjax.fields import check_not_negative
-from osrjax.files import read_json, reading
-from osrjax.run.grid import REPEAT, check_finished, is_finished, run_cells
+from osrjax.files import read_json, reading, write_json, write_whole
+from osrjax.run.grid import REPEAT, check_finished, check_same_data, is_finished, run_cells
 from osrjax.run.launch import launch
 
 
@@ -243,14 +242,15 @@ def work(config: Config) -> int:
         if failed:
             print(f"compare.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
             return 1
+    check_same_data(options)
     texts, numbers = [], {}
     for family in dict.fromkeys(group.split()[0] for group in comparison.groups):
         groups = {group: options for group, options in comparison.groups.items() if group.split()[0] == family}
         text, numbers[family] = tabulate(dataclasses.replace(comparison, groups=groups), cells)
         texts.append(f"{config.table}, {family}: {text}")
     text = "\n\n".join(texts)
-    (config.out / f"{config.table}.txt").write_text(text + "\n")
-    (config.out / f"{config.table}.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    write_whole(config.out / f"{config.table}.txt", (text + "\n").encode())
+    write_json(config.out / f"{config.table}.json", numbers)
     print(text)
     return 0
 
@@ -290,8 +290,7 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
             found = {metric: metrics.t_interval(score_values(arm, score, metric)) for metric in METRICS}
             if score == own_score[arm]:
                 found |= means_of({name: values(arm, *FIGURES[name]) for name in comparison.columns})
-            numbers[f"{arm} / {score}"] = {metric: report.estimate_json(estimate) for metric, estimate in found.items()}
-            texts = {metric: report.estimate_text(estimate) for metric, estimate in found.items()}
+            texts, numbers[f"{arm} / {score}"] = shown(found)
             rows.append({"arm": arm, "score": score + (" *" if score == own_score[arm] else ""), **texts})
     differences = []
     reference = comparison.reference
@@ -307,9 +306,8 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
         pairs |= means_of(
             {name: values(reference, *FIGURES[name]) - values(arm, *FIGURES[name]) for name in comparison.columns}
         )
-        numbers[f"{reference} - {arm}"] = {metric: report.estimate_json(estimate) for metric, estimate in pairs.items()}
-        texts = {metric: report.estimate_text(estimate) for metric, estimate in pairs.items()}
-        texts["auroc difference found with 80 % power"] = f"{metrics.detectable(pairs['auroc']):.3f}"
+        texts, numbers[f"{reference} - {arm}"] = shown(pairs, difference=True)
+        texts["auroc difference found with 80 % power"] = report.number_text(metrics.detectable(pairs["auroc"]))
         differences.append({"difference of the scores marked *": f"{reference} - {arm}", **texts})
     title = (
         f"{len(results)} of {len(cells)} runs: {shape[0]} splits x {shape[1]} seeds, mean [95 % t interval over splits]"
@@ -332,10 +330,8 @@ def tabulate(comparison: Comparison, cells: dict) -> tuple[str, dict]:
             numbers[f"{arm} / median angles"] = dict(zip(names, medians.tolist(), strict=True))
         masses = means_of({name: values(arm, *path) for name, path in ATTRIBUTION.items()})
         if masses:
-            attributions.append(
-                {"attribution mass": arm, **{name: report.estimate_text(mass) for name, mass in masses.items()}}
-            )
-            numbers[f"{arm} / attribution mass"] = {name: report.estimate_json(mass) for name, mass in masses.items()}
+            texts, numbers[f"{arm} / attribution mass"] = shown(masses)
+            attributions.append({"attribution mass": arm, **texts})
     tables = [rows, differences, angles, attributions]
     for more in (foreign_sets(comparison, cells, results, own_score), corrupted_images(comparison, cells)):
         tables += more[0]
@@ -373,14 +369,14 @@ def arms_and_differences(comparison: Comparison, figures: dict[str, dict[str, np
         found = means_of(columns)
         if not found:
             continue
-        numbers[f"{arm} / {what}"] = {name: report.estimate_json(estimate) for name, estimate in found.items()}
-        rows.append({what: arm} | {name: report.estimate_text(estimate) for name, estimate in found.items()})
+        texts, numbers[f"{arm} / {what}"] = shown(found)
+        rows.append({what: arm} | texts)
         reference = figures.get(comparison.reference, {})
         pairs = {name: reference[name] - values for name, values in columns.items() if name in reference}
         if arm != comparison.reference and (found := means_of(pairs)):
             name = f"{comparison.reference} - {arm}"
-            numbers[f"{name} / {what}"] = {n: report.estimate_json(estimate) for n, estimate in found.items()}
-            differences.append({f"difference, {what}": name} | {n: report.estimate_text(e) for n, e in found.items()})
+            texts, numbers[f"{name} / {what}"] = shown(found, difference=True)
+            differences.append({f"difference, {what}": name} | texts)
     return [rows, differences], numbers
 
 
@@ -438,6 +434,15 @@ def missing_runs(found: int, cells: dict) -> str:
 def means_of(runs: dict[str, np.ndarray]) -> dict[str, "metrics.Estimate"]:
     """Mean and interval over splits by name, without the names that no run has."""
     return {name: metrics.t_interval(values) for name, values in runs.items() if not np.isnan(values).all()}
+
+
+def shown(
+    estimates: dict[str, "metrics.Estimate"], *, difference: bool = False
+) -> tuple[dict[str, str], dict[str, dict]]:
+    """Texts and JSON values of estimates by name; all that is tabulated here is a share, or a difference of two."""
+    bounds = metrics.SIGNED if difference else metrics.SHARE
+    texts = {name: report.estimate_text(estimate, bounds=bounds) for name, estimate in estimates.items()}
+    return texts, {name: report.estimate_json(estimate, bounds=bounds) for name, estimate in estimates.items()}
 
 
 def median_angles(out: Path) -> tuple[float, float, float]:

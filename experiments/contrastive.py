@@ -257,7 +257,7 @@ def probe_of(outputs: dict, labels: dict, scores: dict, options: dict) -> dict[s
 def attribution_of(run: "osrjax.run.Run") -> dict[str, float] | None:
     """Mean attribution mass in the boxes and in random boxes over the second half of the logged steps, if logged."""
     lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
-    late = [line for line in lines[len(lines) // 2 :] if "train/mass_in_box" in line]
+    late = [line for line in lines[len(lines) // 2 :] if line.get("train/mass_in_box") is not None]
     if not late:
         return None
     return {name: float(np.mean([line[f"train/{name}"] for line in late])) for name in MASSES}

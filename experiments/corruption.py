@@ -13,7 +13,6 @@ Writes corruption.json. Exit codes: 0 done, 2 bad input.
 
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ import osrjax
 from osrjax.data.table import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES
 from osrjax.evaluation.config import AssessmentConfig
 from osrjax.fields import check_not_negative
+from osrjax.files import write_json
 from osrjax.run.launch import FinishedConfig, launch
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Config(AssessmentConfig, FinishedConfig):
     baseline: Path | None = None
     """A finished run on the same data, whose errors the relative mCE is in units of (the paper's is AlexNet)."""
     out: Path | None = None
-    """Directory of corruption.json; default: RUN/corruption-generated or RUN/corruption-published."""
+    """Directory of corruption.json; default: RUN/corruption-generated or RUN/corruption-published, with a number
+    where that has the answer to another question."""
     seed: int = 0
     """Seed of the generated corruptions."""
 
@@ -61,6 +62,8 @@ class Config(AssessmentConfig, FinishedConfig):
         if self.images is not None and self.images < 1:
             raise ValueError(f"images={self.images} is below 1: give the number of images of each class")
         check_not_negative(self, ["seed"])
+        if self.corrupted is not None and not self.corrupted.is_dir():
+            raise ValueError(f"corrupted={str(self.corrupted)!r} is no folder: give the unpacked one of CIFAR-10-C")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,20 +80,13 @@ def measure(config: Config) -> int:
     names = chosen_corruptions(config.corruptions, CORRUPTIONS if published else GENERATED_CORRUPTIONS)
     runs = [config.open()]
     if config.baseline is not None:
-        runs.append(
-            osrjax.run.open_finished(
-                config.baseline, argument="baseline", data_dir=config.data_dir, own_method=config.own_method
-            )
-        )
+        runs.append(config.open(directory=config.baseline, argument="baseline"))
         check_same_images(*runs)
     data = runs[0].data
     if published and runs[0].config.get("held_out"):
         raise ValueError(f"run={str(config.run)!r} chose a recipe without test images: leave --corrupted out")
-    out = config.out or config.run / f"corruption-{'published' if published else 'generated'}"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"out={str(out)!r} cannot be made ({error.strerror}): give another directory") from error
+    kind = "published" if published else "generated"
+    out = osrjax.run.result_directory(config, f"corruption-{kind}", "corruption.json")
     clean = first_of_each_class(data.test_known, config.images)
 
     def corrupted_images(name: str, severity: int) -> "Examples":
@@ -117,8 +113,8 @@ def measure(config: Config) -> int:
         found["notes"].append(
             "the labels of the corrupted images are not those of the run's test images, in their order"
         )
-    (out / "corruption.json").write_text(json.dumps(found, indent=2) + "\n")
     print(results_text(config, found))
+    write_json(out / "corruption.json", found | {"asked": osrjax.run.asked_of(config)})
     print(f"{out / 'corruption.json'}")
     return 0
 

@@ -10,7 +10,6 @@ set's mean cover the exact value, and how far the square root is off. The last l
 """
 
 import dataclasses
-import json
 import sys
 from functools import partial
 from typing import Literal, get_args
@@ -60,7 +59,7 @@ def measure(config: Config) -> int:
     import jax
 
     osrjax.devices.cpu.reuse_host_memory()
-    pixels, _ = osrjax.data.open_source(finished.config["data"], data_dir=config.data_dir).splits["test"]
+    pixels, _ = finished.source.splits["test"]
     chosen = np.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).astype(int)
 
     embedding = partial(finished.method.functions["embedding"], finished.variables)
@@ -84,7 +83,7 @@ def measure(config: Config) -> int:
         f"{100 * np.sqrt(0.95 * 0.05 / (config.repetitions * max(SAMPLES) // n)):.1f} % for n = {n}" for n in SAMPLES
     )
     print(f"simulation error of a coverage of 95 % of the mean: {errors}")
-    print(json.dumps(numbers))
+    print(osrjax.files.json_text(numbers))
     return 0
 
 

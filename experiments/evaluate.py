@@ -13,7 +13,6 @@ Written to OUT: results.json and results.txt (the table), figures/. Seconds. Exi
 """
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,7 +72,8 @@ def evaluate(config: Config) -> int:
         raise ValueError(f"score={first!r} is not among those of this file: choose from {', '.join(scored)}")
 
     # -------------------------------------------------------------------------------- metrics
-    spaces = {"davies_bouldin": stored.outputs["known"].get("embedding", stored.outputs["known"].get("logits"))}
+    known = stored.outputs["known"]
+    spaces = {"davies_bouldin": known["embedding" if "embedding" in known else "logits"]}
     found = osrjax.evaluation.assess_scored(
         *(scored, stored.labels),
         score=first,
@@ -91,7 +91,7 @@ def evaluate(config: Config) -> int:
         osrjax.report.draw_scores(out / "figures", scored, stored.labels["known"], own=first)
     results = {**found, "score": first, "not_applicable": missing, "table": table}
     osrjax.files.write_whole(out / "results.txt", (table + "\n").encode())
-    osrjax.files.write_whole(out / "results.json", json.dumps(results, indent=1).encode())
+    osrjax.files.write_json(out / "results.json", results)
     print(f"{table}\nwritten to {out}")
     return 0
 

@@ -13,7 +13,8 @@ claim (i), whose halves classify nothing, that of the arm with both halves; for 
 (a) to (e) are decided by m-OvR and reported for softmax too. n of `bundled`: 5 splits x 3 seeds; for (f), 5 class
 orders x 3 seeds, a class order being a permutation of the ten classes whose last two are unknown for every K and
 whose first K are known. n of `cifar10`: 3 splits x 1 seed, and no (f). Norms are those of the unit embedding, at test
-images, which have no say in training. `margin0` was added when the first split of `bundled` had shown that the inter
+images, which have no say in training; JND, the Jacobian norm difference, is the mean norm of unknown less that of known
+images. `margin0` was added when the first split of `bundled` had shown that the inter
 half with its margin hardly trains: 5 splits x 1 seed, no softmax and no (f).
 
 Every cell is one run of experiments/train.py in a directory of its own, so the command resumes where it was stopped.
@@ -23,7 +24,6 @@ printed tables).
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +34,8 @@ import tyro
 
 from osrjax import analysis, metrics, report
 from osrjax.fields import check_not_negative
-from osrjax.files import read_json, reading
-from osrjax.run.grid import REPEAT, check_finished, is_finished, run_cells
+from osrjax.files import number_or_none, read_json, reading, write_json, write_whole
+from osrjax.run.grid import REPEAT, check_finished, check_same_data, is_finished, run_cells
 from osrjax.run.launch import launch
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def work(config: Config) -> int:
         if failed:
             print(f"jacobian.py: {len(failed)} runs failed; their logs: " + ", ".join(failed), file=sys.stderr)
             return 1
+    check_same_data(by_directory)
     summarise(config, table, cells, options)
     return 0
 
@@ -220,9 +221,9 @@ def summarise(
         "curves": curves(found),
         "runs": runs,
     }
-    (out / "claims.json").write_text(json.dumps(stored, indent=2) + "\n")
+    write_json(out / "claims.json", stored)
     text = tables_text(config.table, table, cells, records, verdicts, found, roles)
-    (out / "claims.txt").write_text(text + "\n")
+    write_whole(out / "claims.txt", (text + "\n").encode())
     print("\n" + text)
 
 
@@ -302,7 +303,7 @@ def measured(directory: Path) -> dict:
     if not is_finished(directory):
         return {"finished": False}
     probe = arrays_of(directory / "probe.npz")
-    ends = {name: [plain(probe[name][end]) for end in (0, -1)] for name in analysis.PROBE_METRICS}
+    ends = {name: [number_or_none(probe[name][end]) for end in (0, -1)] for name in analysis.PROBE_METRICS}
     starts = read_json(directory / "provenance.json", REPEAT)["starts"]
     return {"finished": True, "revision": starts[-1]["revision"] if starts else None, "first_and_last": ends}
 
@@ -310,12 +311,14 @@ def measured(directory: Path) -> dict:
 def curves(found: Found) -> dict:
     """The numbers that the figures over training and over K draw: mean and interval over splits."""
 
-    def estimates(values: np.ndarray) -> list[list[float | None]]:
+    def estimates(values: np.ndarray, bounds: "metrics.Range") -> list[list[float | None]]:
         triples = []
         for column in np.moveaxis(values, -1, 0):
             column = np.where(np.isinf(column), np.nan, column)  # a collapsed network's Davies-Bouldin index
-            estimate = metrics.t_interval(column) if np.isfinite(column).any() else None
-            triples.append([plain(v) for v in (estimate.mean, *estimate.interval)] if estimate else [None] * 3)
+            estimate = (
+                report.estimate_json(metrics.t_interval(column), bounds=bounds) if np.isfinite(column).any() else {}
+            )
+            triples.append([estimate.get("mean"), *estimate.get("interval", [None, None])])
         return triples
 
     drawn: dict = {"columns": ["mean", "low", "high"], "arms": {}}
@@ -323,18 +326,16 @@ def curves(found: Found) -> dict:
         profiles = analysis.series(probes, "profiles").mean(axis=3)
         drawn["arms"][arm] = {
             "steps": steps_of(probes).tolist(),
-            **{name: estimates(analysis.series(probes, name)) for name in analysis.PROBE_METRICS},
-            "profile_before": estimates(profiles[:, :, 0]),
-            "profile_after": estimates(profiles[:, :, 1]),
+            **{
+                name: estimates(analysis.series(probes, name), metrics.range_of(name))
+                for name in analysis.PROBE_METRICS
+            },
+            "profile_before": estimates(profiles[:, :, 0], metrics.range_of("norm_known")),
+            "profile_after": estimates(profiles[:, :, 1], metrics.range_of("norm_known")),
         }
     if found.counts.size:
-        drawn["known_classes"] = {"K": found.counts.tolist(), "jnd": estimates(found.jnd)}
+        drawn["known_classes"] = {"K": found.counts.tolist(), "jnd": estimates(found.jnd, metrics.range_of("jnd"))}
     return drawn
-
-
-def plain(value: float) -> float | None:
-    """The number, or None where JSON has no word for it."""
-    return float(value) if np.isfinite(value) else None
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -379,7 +380,7 @@ def dynamics(found: Found) -> "Figure | None":
     panels = {TITLES[name]: {METHOD: values[name]} for name in ("davies_bouldin", "path_length", "jnd", "auroc")}
     panels["class distances"] = {"within": values["intra_distance"], "between": values["inter_distance"]}
     panels["mean norm"] = {"known": values["norm_known"], "unknown": values["norm_unknown"]}
-    return report.dynamics_figure(steps_of(arms[METHOD]), panels, title=METHOD)
+    return report.dynamics_figure(steps_of(arms[METHOD]), panels, title=METHOD, bounds=bounds_of_titles())
 
 
 def correlation(found: Found) -> "Figure | None":
@@ -416,7 +417,12 @@ def arms_figure(found: Found, *names: str) -> "Figure | None":
     panels = {
         title: {arm: analysis.series(probes, name) for arm, probes in arms.items()} for name, title in TITLES.items()
     }
-    return report.dynamics_figure(steps_of(next(iter(arms.values()))), panels)
+    return report.dynamics_figure(steps_of(next(iter(arms.values()))), panels, bounds=bounds_of_titles())
+
+
+def bounds_of_titles() -> "dict[str, metrics.Range]":
+    """The range of every metric that is drawn, by its title."""
+    return {title: metrics.range_of(name) for name, title in TITLES.items()}
 
 
 def embedding(found: Found) -> "Figure | None":
@@ -515,13 +521,12 @@ def tables_text(
         for arm, found_role in roles.items()
     ]
     tables = (accuracies, effect_rows, role_rows, claim_rows)
-    return "\n\n".join([title, *(report.results_table(rows) for rows in tables if rows)])
+    return "\n\n".join([title, *(report.results_table(rows) for rows in tables if rows), report.JND])
 
 
 def mean_text(values: np.ndarray) -> str:
-    """Mean and interval over splits of one number per run, some of them there."""
-    estimate = metrics.t_interval(values)
-    return interval_text(estimate.mean, *estimate.interval)
+    """Mean and interval over splits of one accuracy per run, some of them there."""
+    return report.estimate_text(metrics.t_interval(values), bounds=metrics.SHARE)
 
 
 def interval_text(mean: float | None, low: float | None, high: float | None) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 import osrjax
-from osrjax.fields import check_above_zero
+from osrjax.fields import check_above_zero, check_seed
 from osrjax.run.launch import FinishedConfig, launch
 
 if TYPE_CHECKING:
@@ -36,13 +36,17 @@ class Config(FinishedConfig):
     seed: int = 0
     """Seed of the views of a contrastive run; the images that are shown follow from the scores."""
     out: Path | None = None
-    """Path without suffix; default: RUN/picture."""
+    """Path without suffix; default: RUN/picture, with the options that are not the defaults."""
 
     def check(self) -> None:
         """Refuses numbers out of range."""
         check_above_zero(self, ["images"])
+        check_seed(self)
         if not 0 < self.reject_share < 1:
             raise ValueError(f"reject_share={self.reject_share!r} must be between 0 and 1, such as 0.1")
+
+
+SAID = ("images", "sign", "reject_share", "seed")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,7 +82,8 @@ def draw(config: Config) -> int:
     halves = {"known": slice(config.images), "unknown": slice(config.images, None)}
     shown = [osrjax.report.ScoredExamples(scores[kind], pictures[half], maps[half]) for kind, half in halves.items()]
     figure = osrjax.report.examples_figure(*shown, places, threshold=threshold, score_name=method.score)
-    for path in osrjax.report.save_figure(figure, config.out or config.run / "picture"):
+    said = [f"-{name}={getattr(config, name)}" for name in SAID if getattr(config, name) != getattr(Config, name)]
+    for path in osrjax.report.save_figure(figure, config.out or config.run / f"picture{''.join(said)}"):
         print(path)
     return 0
 
@@ -86,7 +91,7 @@ def draw(config: Config) -> int:
 def maps_of(
     finished: "FinishedRun", pixels: np.ndarray, labels: np.ndarray, *, sign: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first view of each image, and its map from the last stages together."""
+    """The images themselves, and their maps from the last stages together; a contrastive loss sees them and a view."""
     import jax
     import jax.numpy as jnp
 
@@ -95,10 +100,10 @@ def maps_of(
     attributed = osrjax.analysis.make_attributed_images(
         *(method, shape), layers=osrjax.attribution.last_layers(stages), signs=(sign,), in_training=False
     )
-    keys = jax.random.split(jax.random.key(seed))
-    first, second = (method.attributed.view(key, jnp.asarray(pixels)) for key in keys)
-    found = attributed(finished.variables, first, second, jnp.asarray(labels))[sign]
-    return np.asarray(first), np.asarray(found.maps)
+    plain = osrjax.augment.to_float(jnp.asarray(pixels))
+    view = method.attributed.view(jax.random.key(seed), jnp.asarray(pixels))
+    found = attributed(finished.variables, plain, view, jnp.asarray(labels))[sign]
+    return np.asarray(plain), np.asarray(found.maps)
 
 
 if __name__ == "__main__":

@@ -237,7 +237,7 @@ def results_text(found: dict[str, "osrjax.evaluation.Assessment"], job: Job, con
         f"* the score that belongs to this loss; unknown = positive; [95 % bootstrap interval over {what}]",
         f"closed-set accuracy {osrjax.report.interval_text(own['closed_set_accuracy'])}, "
         f"on validation {trained['validation_accuracy']:.3f}; "
-        f"Davies-Bouldin {trained['davies_bouldin'] or float('nan'):.3f}",
+        f"Davies-Bouldin {osrjax.report.number_text(trained['davies_bouldin'])}",
         osrjax.report.data_text(job.data),
     ]
     return "\n".join(lines)

@@ -10,7 +10,6 @@ running statistics of training and with estimated ones. The last line is one JSO
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +29,8 @@ class Config:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Finished runs of train.py or contrastive.py on the bundled images, to measure too."""
+    own_method: str | None = None
+    """Of runs of a method of one's own: its MODULE:FUNCTION, named again since that code is imported."""
     networks: tuple[NetworkName, ...] = ("small_cnn", "classifier32", "wrn16_4")
     """Networks, one after another."""
     seeds: int = 3
@@ -45,6 +46,9 @@ class Config:
             raise ValueError(f"seeds={self.seeds}, images={self.images}: give at least 2 seeds and 1 image")
 
 
+NORM = (0.0, np.inf)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parses, measures, prints; returns the exit code."""
     smoke = {"networks": ("small_cnn",), "seeds": 2, "images": 2}
@@ -53,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(config: Config) -> int:
     """The whole job; returns the exit code."""
-    trained = {str(run): trained_network(run) for run in config.runs}
+    trained = {str(run): trained_network(run, config.own_method) for run in config.runs}
     osrjax.devices.cpu.reuse_host_memory()
     source = osrjax.data.open_source("fashion_mnist_small")
     test = source.splits["test"]
@@ -67,8 +71,8 @@ def measure(config: Config) -> int:
             row = {"network": name, "running statistics": statistics}
             for quantity in ("embedding", "raw_embedding"):
                 estimate = osrjax.metrics.t_interval(np.array([[run[statistics][quantity]] for run in found]))
-                row[quantity] = f"{estimate.mean:.3f} [{estimate.interval[0]:.3f}, {estimate.interval[1]:.3f}]"
-                numbers[f"{name}, {statistics}, {quantity}"] = {"mean": estimate.mean, "interval": estimate.interval}
+                row[quantity] = osrjax.report.estimate_text(estimate, bounds=NORM)
+                numbers[f"{name}, {statistics}, {quantity}"] = osrjax.report.estimate_json(estimate, bounds=NORM)
             rows.append(row)
     for run, trained_one in trained.items():
         found = norms_with_both(*trained_one, source.splits["train"].images, images)
@@ -80,7 +84,7 @@ def measure(config: Config) -> int:
             numbers[f"{run}, {label}"] = norms
     print(f"mean norm at {config.images} images, mean and 95 % t interval over {config.seeds} seeds")
     print(osrjax.report.results_table(rows))
-    print(json.dumps(numbers))
+    print(osrjax.files.json_text(numbers))
     return 0
 
 
@@ -98,14 +102,14 @@ def norms_of(name: NetworkName, seed: int, training: np.ndarray, images: np.ndar
     return norms_with_both(network, functions, new_state(jax.random.key(seed)), training, images)
 
 
-def trained_network(run: Path) -> tuple[Any, Mapping[str, Callable], Any]:
+def trained_network(run: Path, own_method: str | None) -> tuple[Any, Mapping[str, Callable], Any]:
     """The network of a finished run on the bundled images, its functions, and its parameters and statistics."""
     import jax.numpy as jnp
 
-    needed = ("network.npz", "config.json", "provenance.json")
-    finished = osrjax.run.open_finished(run, argument="runs", needed=needed)
-    if finished.config["data"] != "fashion_mnist_small":
-        raise ValueError(f"runs={str(run)!r} is about {finished.config['data']}: give a run on fashion_mnist_small")
+    finished = osrjax.run.open_finished(run, argument="runs", own_method=own_method)
+    data = finished.config.get("data")
+    if data != "fashion_mnist_small":
+        raise ValueError(f"runs={str(run)!r} is about {data}: give a run on fashion_mnist_small")
     params, stats = (finished.variables[name] for name in ("params", "batch_stats"))
     state = osrjax.train.TrainState(jnp.zeros((), int), params, stats, ())
     return finished.network, finished.method.functions, state

@@ -1,23 +1,82 @@
 """Files of runs: whole or not at all, and one line that names the file and the remedy where that fails.
 
 A disk that is full, read-only or gone, and a file that was cut or changed, are met by every long run some day. What
-reads or writes the files of a run goes through here, so that the user learns which file it was and what to do.
+reads or writes the files of a run goes through here, so that the user learns which file it was and what to do. Nothing
+is written through a link: a run directory may come from somebody else.
 """
 
+import errno
 import json
+import math
 import os
+import re
+import textwrap
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-__all__ = ["FileError", "read_json", "reading", "write_arrays", "write_whole", "writing"]
+__all__ = [
+    "FileError",
+    "check_local",
+    "check_no_links",
+    "json_text",
+    "number_or_none",
+    "open_to_append",
+    "read_arrays",
+    "read_json",
+    "reading",
+    "write_arrays",
+    "write_json",
+    "write_whole",
+    "writing",
+    "written_whole",
+]
 
 
 class FileError(ValueError):
     """A file of a run cannot be written, or not be read; the message names it and the remedy."""
+
+
+def check_local(name: str, value: object) -> None:
+    """Refuses a path on another machine or service, which would become a folder of that name here.
+
+    Args:
+      name: what the user knows the path by.
+      value: a path, or a text that may be one, such as ``npz:FILE``; anything else is let pass.
+
+    Raises:
+      ValueError: it begins with a scheme.
+
+    Example:
+      >>> check_local("out", Path("gs://bucket/run"))
+      Traceback (most recent call last):
+      ValueError: out='gs:/bucket/run' is no path of this machine: mount it, or copy it here and give that path
+    """
+    text = str(value) if isinstance(value, str | Path) else ""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", re.sub("^(npz|folder):", "", text), re.IGNORECASE):
+        raise ValueError(f"{name}={text!r} is no path of this machine: mount it, or copy it here and give that path")
+
+
+def check_no_links(directory: Path) -> None:
+    """Refuses a directory with links in it, through which files elsewhere would be written.
+
+    Args:
+      directory: may be a link itself, which the user has named.
+
+    Raises:
+      FileError: names the first link.
+    """
+    for folder, folders, names in os.walk(directory):
+        for name in sorted((*folders, *names)):
+            if (path := Path(folder, name)).is_symlink():
+                raise _link_error(path)
+
+
+def _link_error(path: Path) -> "FileError":
+    return FileError(f"{path} is a link, and nothing is written through one: put the file or folder itself there")
 
 
 @contextmanager
@@ -38,10 +97,14 @@ def writing(path: str | Path) -> Generator[None]:
     """
     try:
         yield
+    except FileError:
+        raise
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _link_error(Path(path)) from error
         raise FileError(
             f"{path} cannot be written ({error.strerror or error}): make room or the place writable, then give the"
-            " same command again; what was saved before is intact"
+            " same command again; no file is left half written"
         ) from error
 
 
@@ -61,12 +124,48 @@ def reading(path: str | Path, remedy: str) -> Generator[None]:
     except FileError:
         raise
     except Exception as error:  # whatever a damaged file makes its reader raise
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:120] or type(error).__name__
+        said = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        reason = "it holds no plain arrays" if "pickle" in said else textwrap.shorten(said, 160, placeholder=" ...")
         raise FileError(f"{path} cannot be read, it is cut or damaged ({reason}): {remedy}") from error
 
 
+def open_to_append(path: Path) -> IO[str]:
+    """Opens a file for appending, a lock file too; made if it does not exist, never through a link.
+
+    Args:
+      path: in a directory that exists.
+
+    Returns:
+      The open file.
+
+    Raises:
+      OSError: also where the file is a link.
+    """
+    return open(path, "a", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
+@contextmanager
+def written_whole(path: Path) -> Generator[IO[bytes]]:
+    """A file to write, which becomes ``path`` at the end of the block: written beside it, then renamed.
+
+    Args:
+      path: in a directory that exists; a link there is replaced, and what it led to left alone.
+
+    Raises:
+      FileError: the operating system refuses.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        temporary.unlink(missing_ok=True)  # of a write that was killed; a link, or another name of a precious file
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all: beside it first, then renamed.
+    """Writes a file whole or not at all.
 
     Args:
       path: in a directory that exists.
@@ -75,13 +174,21 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
       FileError: the operating system refuses.
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    with written_whole(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all, as :func:`json_text` has it.
+
+    Args:
+      path: in a directory that exists.
+      value: plain values.
+
+    Raises:
+      FileError: the operating system refuses.
+    """
+    write_whole(path, (json_text(value, indent=2) + "\n").encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -94,25 +201,84 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
       FileError: the operating system refuses.
     """
-    temporary = path.with_name(f".{path.name}.partial")
     named: dict[str, Any] = dict(arrays)
-    with writing(path):
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **named)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    with written_whole(path) as file:
+        np.savez_compressed(file, **named)
 
 
-def read_json(path: Path, remedy: str) -> Any:
-    """The value in a JSON file.
+def number_or_none(value: float | None) -> float | None:
+    """A number as JSON can have it: None for one that is undefined or infinite.
+
+    Args:
+      value: of Python or of NumPy.
+
+    Example:
+      >>> number_or_none(0.5), number_or_none(float("nan")), number_or_none(float("inf"))
+      (0.5, None, None)
+    """
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: null for a number that is undefined or infinite, which JSON has no word for.
+
+    Args:
+      value: plain values; tuples become lists.
+      indent: spaces a level; None for one line.
+
+    Example:
+      >>> json_text({"auroc": 0.5, "interval": (float("-inf"), float("nan"))})
+      '{"auroc": 0.5, "interval": [null, null]}'
+    """
+
+    def strict(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {name: strict(found) for name, found in part.items()}
+        if isinstance(part, list | tuple):
+            return [strict(found) for found in part]
+        return number_or_none(part) if isinstance(part, float) else part
+
+    return json.dumps(strict(value), indent=indent, allow_nan=False)
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file.
 
     Args:
       path: the file, which exists.
       remedy: what to do if it is damaged.
 
     Raises:
-      FileError: it cannot be read.
+      FileError: it cannot be read, or holds another kind of value.
     """
     with reading(path, remedy):
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__} in place of an object")
+        return value
+
+
+def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file, all of them numbers that are finite.
+
+    Args:
+      path: the file, which exists.
+      remedy: what to do if it is damaged.
+
+    Raises:
+      FileError: it cannot be read, or holds anything else.
+    """
+    with reading(path, remedy), path.open("rb") as file:
+        stored = np.load(file, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise ValueError("it is no .npz file")
+        size = sum(member.file_size for member in stored.zip.infolist())
+        if size > 2**31 and size > 100 * path.stat().st_size:  # no numbers that were measured are packed so well
+            raise ValueError(f"its arrays would take {size >> 30} GiB")
+        arrays = {name: stored[name] for name in stored.files}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+                raise ValueError(f"{name} is no array of numbers")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds NaN or infinity")
+        return arrays

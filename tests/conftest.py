@@ -1,6 +1,7 @@
 """Strict numerics for every test, on four virtual CPU devices, with programs that are quick to compile."""
 
 import functools
+import gc
 import importlib.util
 import os
 import subprocess
@@ -39,6 +40,12 @@ OPTIONS = os.environ["XLA_FLAGS"]
 def load_script(name: str) -> ModuleType:
     """A script of experiments/ as a module, with nothing run; the same one for all tests of a process."""
     return _second_copy(f"experiments_{name.replace('/', '_')}", EXPERIMENTS / f"{name}.py")
+
+
+def pytest_collection_finish():
+    """What was imported lives to the end: the garbage collector need not walk it for every test again."""
+    gc.collect()
+    gc.freeze()
 
 
 def plain_module(module: ModuleType) -> ModuleType:

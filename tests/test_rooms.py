@@ -8,6 +8,7 @@ ROOMS = [
     "fields",
     "choices",
     "files",
+    "arrays",
     "devices",
     "losses",
     "jacobian",

@@ -6,7 +6,6 @@ No question of its own. A comparison imports it, and so do our sides' processes;
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
 import platform
 import subprocess
@@ -18,6 +17,8 @@ from typing import Any, Literal
 
 import jax
 from turns import ALLOWED_SPREAD, BEST, Measured, SideError, SideProcess, Verdict
+
+from osrjax.files import json_text
 
 Network = Literal["small_cnn", "wrn16_4", "resnet18"]  # those that have a peer
 CLASSES = 6
@@ -187,5 +188,5 @@ def report(what: str, config: ComparisonConfig, error: str | None, measure: Call
     except (SideError, OSError) as failure:
         print(f"speed_{what}.py: {failure}", file=sys.stderr)
         return 1
-    print(json.dumps({"what": what, **result, "repeats": config.repeats, "load_average": load}))
+    print(json_text({"what": what, **result, "repeats": config.repeats, "load_average": load}))
     return 0

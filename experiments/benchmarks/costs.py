@@ -19,7 +19,6 @@ svhn-r18.
 
 import dataclasses
 import importlib.util
-import json
 import os
 import sys
 import time
@@ -32,6 +31,7 @@ from compiled_steps import TOPOLOGIES, Cache, Program
 from cost_tables import Row, cost_table, summary, time_table
 
 from osrjax.analysis import costs
+from osrjax.files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     for chip_name, chip in chips.items():
         print("\n" + time_table(rows, chip_name, chip))
     if config.json:
-        config.json.write_text(json.dumps(summary(rows, chips, config.platform), indent=1) + "\n")
+        write_json(config.json, summary(rows, chips, config.platform))
     return 0
 
 

@@ -24,6 +24,7 @@ from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.models.networks import OpenSetNetwork, Outputs
 
 OURS, MATRIX = "osrjax, default", "jax.vmap(jax.jacrev)"
+OUR_GRADIENT, GRADIENT = "osrjax, gradient of a norm", "plain JAX, gradient of a norm"
 PASSES = ((1, 1), (1, 8), (1, 32), (4, 1), (4, 8), (4, 32), (32, 1), (32, 4))  # images, cotangents of each
 TANGENTS = 16  # of each image, in the pass that stands for forward mode
 # Image shapes and numbers of outputs on which the choice of the mode is looked at.
@@ -67,8 +68,8 @@ class Embedding(NamedTuple):
     outputs: int
 
 
-def unit_embedding(backbone: nn.Module, image_shape: tuple[int, int, int]) -> Embedding:
-    """A backbone's unit embedding; its variables are arguments of what is compiled, as in a real use."""
+def unit_embedding(backbone: nn.Module, image_shape: tuple[int, int, int], output: str = "embedding") -> Embedding:
+    """A backbone's unit embedding, or logits; its variables are arguments of what is compiled, as in a real use."""
     model = OpenSetNetwork(backbone, classes=6)
     image = jnp.zeros((1, *image_shape))
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
@@ -77,7 +78,7 @@ def unit_embedding(backbone: nn.Module, image_shape: tuple[int, int, int]) -> Em
     def fn(variables, images):
         outputs = model.apply(variables, images, train=False)
         assert isinstance(outputs, Outputs)
-        return outputs.embedding
+        return getattr(outputs, output)
 
     outputs = jax.eval_shape(fn, variables, image).shape[-1]
     return Embedding(fn, variables, image_shape, image.size, outputs)
@@ -133,6 +134,24 @@ def tangent_pass(embedding: Embedding, batch: int) -> dict[str, Side]:
     return {f"one pass, {batch} images x {TANGENTS} tangents": single_pass(embedding, batch, TANGENTS, "forward")}
 
 
+def norm_gradients(backbone: nn.Module, image_shape: tuple[int, int, int], batch: int) -> dict[str, Side]:
+    """The gradient of a mean norm of the logits' Jacobians by the parameters, as a regulariser takes it."""
+    logits = unit_embedding(backbone, image_shape, output="logits")
+    images = _images(logits, batch)
+
+    def side(norms):
+        def mean_norm(params, statistics, images):
+            return jnp.mean(norms({**statistics, "params": params}, images))
+
+        def gradient(variables, images):
+            return jax.grad(mean_norm)(variables["params"], variables, images)
+
+        compiled = _compiled(gradient, logits, batch)
+        return Side(lambda: jax.block_until_ready(compiled(logits.variables, images)), batch, mib(compiled))
+
+    return {OUR_GRADIENT: side(our_norms_of(logits, chunk=logits.outputs)), GRADIENT: side(matrix_norms(logits))}
+
+
 def norms(embedding: Embedding, batch: int, mode: Mode = "auto", chunk: int | None = None) -> Side:
     """The exact norms of a batch by osrjax."""
     images = _images(embedding, batch)
@@ -163,15 +182,32 @@ def single_pass(embedding: Embedding, batch: int, directions: int, mode: Mode) -
 
 def memory(embedding: Embedding, batch: int, chunks: tuple[int, ...]) -> dict[str, float]:
     """MiB of the compiled norms of a large batch, which never run: the whole matrix, our default, each chunk."""
-
-    def matrix_norms(variables, images):
-        matrix = jax.vmap(jax.jacrev(lambda image: embedding.fn(variables, image[None])[0]))(images)
-        return jnp.sqrt(jnp.sum(jnp.square(matrix), axis=(1, 2, 3, 4)))
-
-    result = {MATRIX: mib(_compiled(matrix_norms, embedding, batch)), OURS: mib(_compiled_norms(embedding, batch))}
+    result = {
+        MATRIX: mib(_compiled(matrix_norms(embedding), embedding, batch)),
+        OURS: mib(_compiled_norms(embedding, batch)),
+    }
     for chunk in chunks:
         result[f"osrjax, reverse, chunk {chunk}"] = mib(_compiled_norms(embedding, batch, "reverse", chunk))
     return result
+
+
+def our_norms_of(embedding: Embedding, mode: Mode = "auto", chunk: int | None = None) -> Callable:
+    """``(variables, images) -> norms`` by osrjax."""
+
+    def norms(variables, images):
+        return input_jacobian_norms(partial(embedding.fn, variables), images, mode=mode, chunk_size=chunk)
+
+    return norms
+
+
+def matrix_norms(embedding: Embedding) -> Callable:
+    """``(variables, images) -> norms`` by plain JAX, from the whole matrix of every image."""
+
+    def norms(variables, images):
+        matrix = jax.vmap(jax.jacrev(lambda image: embedding.fn(variables, image[None])[0]))(images)
+        return jnp.sqrt(jnp.sum(jnp.square(matrix), axis=tuple(range(1, matrix.ndim))))
+
+    return norms
 
 
 def mib(compiled: jax.stages.Compiled) -> float:
@@ -183,10 +219,7 @@ def mib(compiled: jax.stages.Compiled) -> float:
 
 
 def _compiled_norms(embedding, batch, mode="auto", chunk=None, options=None):
-    def embedding_norms(variables, images):
-        return input_jacobian_norms(partial(embedding.fn, variables), images, mode=mode, chunk_size=chunk)
-
-    return _compiled(embedding_norms, embedding, batch, options)
+    return _compiled(our_norms_of(embedding, mode, chunk), embedding, batch, options)
 
 
 def _compiled(fn, embedding, batch, options=None):
@@ -217,6 +250,7 @@ def norms_and_passes(
         "without": our_norms_without(embedding, batch, max(chunks, default=1)) if default_options else {},
         "passes": cotangent_passes(embedding, tuple(passes)),
         "tangents": tangent_pass(embedding, batch),
+        "gradients": norm_gradients(NETWORKS[network](), comparison.image_shape(network), batch),
     }
     sides = {who: side for group in groups.values() for who, side in group.items()}
     facts: dict[str, Any] = {name: list(group) for name, group in groups.items()}

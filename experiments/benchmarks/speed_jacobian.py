@@ -6,7 +6,9 @@
 
 Exact norms of the unit embedding's Jacobian, by our default and by chunks of its rows, beside PyTorch's three routes to
 the whole matrix; the fastest of each side counts. "one pass" is a single pass of some cotangents or tangents, timed
-alone and scaled up to all of them. Times are the 0.2 quantiles of blocks of calls (turns.py says why).
+alone and scaled up to all of them. "gradient of a norm": of the mean norm of the logits, by the parameters, as a
+regulariser takes it, beside jax.grad through jax.vmap(jax.jacrev). Times are the 0.2 quantiles of blocks of calls
+(turns.py says why).
 
 The last line is one JSON object. `ratio`: the time of the fastest peer over ours, above 1 where ours is faster.
 `peak_mib`: the memory of our default for 128 images. `overhead`: its time over that of as many cotangents as outputs at
@@ -116,8 +118,10 @@ def jacobian_speed(config: Config) -> dict[str, Any]:
 def print_times(network: str, batch: int, seen: Measured, facts: dict[str, Any], peers: list[str]) -> None:
     """Prints the table of a network."""
     for who in seen.seconds:
-        whole = who in peers or who in facts["ours"] or who in facts["without"]
+        whole = who in (*peers, *facts["ours"], *facts["without"], *facts["gradients"])
         note = "" if whole else "extrapolated"
+        if who == jacobian_passes.GRADIENT:
+            note = comparison.relation(compare(seen, [jacobian_passes.OUR_GRADIENT], [who]).ratio)
         if who in peers or who in facts["without"]:
             note = comparison.relation(compare(seen, facts["ours"], [who]).ratio)
         images, memory = str(batch) if whole else "", facts["mib"].get(who)

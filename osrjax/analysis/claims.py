@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from osrjax.files import number_or_none
 from osrjax.metrics.effects import (
     curvature,
     effect,
@@ -27,6 +28,7 @@ from osrjax.metrics.effects import (
     rank_correlation,
     role_effect,
 )
+from osrjax.metrics.intervals import SHARE, SIGNED
 
 __all__ = [
     "CLAIMS",
@@ -47,6 +49,17 @@ CLAIMS = {
     "f": "JND grows with the number of known classes",
     "g": "m-OvR has a larger JND and AUROC than softmax",
     "i": "intra-class learning alone lowers known norms, inter-class learning alone raises unknown ones",
+}
+
+
+# The range of the effects that have one: no interval leaves it.
+BOUNDS = {
+    **dict.fromkeys(("Spearman of DBI and JND", "Spearman of AUROC and JND", "Spearman of JND and K"), SIGNED),
+    **dict.fromkeys(("half of the rise of JND", "half of the fall of DBI"), SHARE),
+    **dict.fromkeys(("half of the change, JND - DBI", "AUROC after training"), SIGNED),
+    **dict.fromkeys(
+        (f"share of lines with the largest norm in the inner half, {w}" for w in ("before", "after")), SHARE
+    ),
 }
 
 
@@ -133,7 +146,7 @@ def dynamics_effects(probes: Probes, *, arm: str, decides: bool = True) -> list[
         ("e", "gain of a parabola in adjusted R2", 1, _per_run(probes, _bend)),
     ]
     return [
-        effect(
+        _bounded_effect(
             values, _finished(probes), [accuracy], claim=claim, name=name, arm=arm, expected=expected if decides else 0
         )
         for claim, name, expected, values in numbers
@@ -173,8 +186,8 @@ def class_adjusted_norms(probes: Probes) -> dict[str, dict[str, Any]]:
             keys[:, 1],
             np.array([key[2] for key in cells], bool),
         )
-        ends = [end if np.isfinite(end) else None for end in interval]
-        found[when] = {"mean": role if np.isfinite(role) else None, "interval": ends, "degrees_of_freedom": degrees}
+        ends = [number_or_none(end) for end in interval]
+        found[when] = {"mean": number_or_none(role), "interval": ends, "degrees_of_freedom": degrees}
     return found
 
 
@@ -207,7 +220,7 @@ def known_classes_effects(
     finished = np.isfinite(accuracy.sum(axis=-1))  # a nan in the sum: one of the counts is missing
     parts = list(np.moveaxis(accuracy, -1, 0))
     return [
-        effect(rank, finished, parts, claim="f", name="Spearman of JND and K", arm=arm, expected=1),
+        _bounded_effect(rank, finished, parts, claim="f", name="Spearman of JND and K", arm=arm, expected=1),
         effect(slope, finished, parts, claim="f", name="slope of JND per class", arm=arm, expected=0),
     ]
 
@@ -228,7 +241,7 @@ def loss_effects(m_ovr: Probes, softmax: Probes) -> list[dict[str, Any]]:
         for name in ("jnd", "auroc", "accuracy")
     }
     return [
-        effect(
+        _bounded_effect(
             last[name][0] - last[name][1],
             _finished(m_ovr) & _finished(softmax),
             last["accuracy"],
@@ -286,6 +299,12 @@ def half_effects(intra: Probes, inter: Probes, both: Probes) -> list[dict[str, A
             )
         )
     return records
+
+
+def _bounded_effect(values: np.ndarray, *runs: Any, claim: str, name: str, arm: str, expected: int) -> dict[str, Any]:
+    """The effect, whose name says its range."""
+    bounds = BOUNDS.get(name, (-np.inf, np.inf))
+    return effect(values, *runs, claim=claim, name=name, arm=arm, expected=expected, bounds=bounds)
 
 
 def _per_run(probes: Probes, number: Callable[[Probe], float]) -> np.ndarray:

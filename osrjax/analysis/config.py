@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from osrjax.fields import check_not_negative
+from osrjax.fields import check_at_most, check_not_negative
 
 __all__ = ["ProbeConfig"]
 
@@ -21,5 +21,6 @@ class ProbeConfig:
     """Pairs of known test images of different classes whose paths a probe follows."""
 
     def check(self) -> None:
-        """Refuses numbers below 0; the others are refused where the images are drawn."""
+        """Refuses numbers below 0 and endless ones; the others are refused where the images are drawn."""
         check_not_negative(self, ["probe_every"])
+        check_at_most(self, {"probe_pairs": 10_000})

@@ -9,7 +9,6 @@
 
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,17 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from osrjax.files import read_json, reading, write_whole, writing
+from osrjax.analysis.variables import leaf_bytes
+from osrjax.files import (
+    check_local,
+    check_no_links,
+    json_text,
+    open_to_append,
+    read_json,
+    reading,
+    write_whole,
+    writing,
+)
 from osrjax.models.outputs import PyTree
 
 
@@ -31,14 +40,14 @@ def claimed(
     if directory is None:
         yield
         return
+    check_local("directory", directory)
     digest = hashlib.sha256()
     for leaf in (images, *jax.tree.leaves(variables)):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
+        digest.update(leaf_bytes(leaf))
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("w")
+        check_no_links(directory)
+        lock = open_to_append(directory / ".lock")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,12 +61,13 @@ def claimed(
         stored: dict[str, Any] = {"sha256": digest.hexdigest(), "samples": {}}
         if path.exists():
             stored = read_json(path, "it tells whose norms these are, so delete the whole directory")
-            if not isinstance(stored, dict) or not {"sha256", "samples"} <= stored.keys():
+            if not {"sha256", "samples"} <= stored.keys():
                 raise ValueError(f"{path} is no such file as this one writes: choose another directory")
         elif any(_files(directory, name)[kind].exists() for name in samples for kind in (0, 1)):
             raise ValueError(f"directory={str(directory)!r} holds arrays of unknown origin: choose another")
         same = stored["sha256"] == digest.hexdigest() and all(
-            len(sample) == len(earlier) and np.allclose(earlier, sample, rtol=1e-3, atol=1e-6, equal_nan=True)
+            len(sample) == len(earlier)
+            and np.allclose(np.array(earlier, float), sample, rtol=1e-3, atol=1e-6, equal_nan=True)
             for name, sample in samples.items()
             if (earlier := stored["samples"].get(name)) is not None
         )
@@ -66,7 +76,7 @@ def claimed(
                 f"directory={str(directory)!r} holds norms of other images, variables or functions: choose another"
             )
         stored["samples"] = {**stored["samples"], **samples}
-        write_whole(path, json.dumps(stored).encode())
+        write_whole(path, json_text(stored).encode())
         yield
 
 
@@ -87,7 +97,8 @@ class NormStore:
         if not unfinished.exists():  # renamed when whole: neither kill nor power cut leaves a file that is half zeros
             fresh = directory / f".{name}.fresh.npy"
             with writing(done):
-                with fresh.open("wb") as file:
+                fresh.unlink(missing_ok=True)
+                with fresh.open("xb") as file:
                     np.save(file, np.full(size, np.nan, np.float32))
                     file.flush()
                     os.fsync(file.fileno())

@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 __all__ = ["box_bounds", "box_mask", "box_side", "map_peaks"]
 
 
-def map_peaks(maps: Float[Array, "*batch height width"]) -> Int[Array, "*batch 2"]:
+def map_peaks(maps: Float[Array, "*batch height width"]) -> Integer[Array, "*batch 2"]:
     """Row and column of the largest entry of each map; of equal ones the first in reading order.
 
     Args:
@@ -29,7 +29,7 @@ def map_peaks(maps: Float[Array, "*batch height width"]) -> Int[Array, "*batch 2
     return jnp.stack([first // width, first % width], axis=-1)
 
 
-def box_side(kept: Float[Array, "*batch"], *, length: int) -> Int[Array, "*batch"]:
+def box_side(kept: Float[Array, "*batch"], *, length: int) -> Integer[Array, "*batch"]:
     r"""Nominal side of a box that leaves the share ``kept`` of an image.
 
     .. math:: k = \lfloor l \sqrt{1 - \lambda} \rfloor.
@@ -58,8 +58,8 @@ def box_side(kept: Float[Array, "*batch"], *, length: int) -> Int[Array, "*batch
 
 
 def box_bounds(
-    peaks: Int[Array, "*batch 2"], kept: Float[Array, "*batch"], *, height: int, width: int
-) -> Int[Array, "*batch 4"]:
+    peaks: Integer[Array, "*batch 2"], kept: Float[Array, "*batch"], *, height: int, width: int
+) -> Integer[Array, "*batch 4"]:
     r"""The box around a peak, cut at the border of the image and not shifted.
 
     .. math:: y_0 = \mathrm{clip}(r - \lfloor k/2 \rfloor, 0, H), \quad
@@ -92,7 +92,7 @@ def box_bounds(
     return jnp.stack([*ends(peaks[..., 0], height), *ends(peaks[..., 1], width)], axis=-1)
 
 
-def box_mask(bounds: Int[Array, "*batch 4"], *, height: int, width: int) -> Bool[Array, "*batch height width"]:
+def box_mask(bounds: Integer[Array, "*batch 4"], *, height: int, width: int) -> Bool[Array, "*batch height width"]:
     """True inside a box.
 
     Args:
@@ -110,6 +110,7 @@ def box_mask(bounds: Int[Array, "*batch 4"], *, height: int, width: int) -> Bool
        [0 0 0]]
     """
     shape = (*bounds.shape[:-1], height, width)
-    rows, columns = (jax.lax.broadcasted_iota(bounds.dtype, shape, len(shape) - axis) for axis in (2, 1))
+    # Pixels are counted in int32: a byte, as bounds may be, would count them modulo 256.
+    rows, columns = (jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - axis) for axis in (2, 1))
     y0, y1, x0, x1 = (bounds[..., side, None, None] for side in range(4))
     return (y0 <= rows) & (rows < y1) & (x0 <= columns) & (columns < x1)

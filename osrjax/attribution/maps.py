@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from osrjax.arrays import at_least_float32
+
 __all__ = [
     "aggregate_maps",
     "attribution_maps",
@@ -80,6 +82,9 @@ def layer_cam(
     Returns:
       Maps, at least 0 if the activations are.
 
+    Raises:
+      ValueError: gradients of other images or channels.
+
     Example:
       >>> import jax.numpy as jnp
       >>> print(layer_cam(jnp.array([[[2.0, 3.0]]]), jnp.array([[[0.5, -1.0]]])))
@@ -89,6 +94,7 @@ def layer_cam(
       Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", IEEE TIP 30, 2021,
       eq. 5-6; on a contrastive loss: Xu et al., arXiv 2505.12803.
     """
+    _check_gradients(activations, gradients)
     return jnp.sum(activations * jax.nn.relu(sign * gradients), axis=-1)
 
 
@@ -111,6 +117,9 @@ def grad_cam(
     Returns:
       Maps, at least 0.
 
+    Raises:
+      ValueError: gradients of other images or channels.
+
     Example:
       >>> import jax.numpy as jnp
       >>> print(grad_cam(jnp.array([[[2.0, 3.0]]]), jnp.array([[[2.0, -1.0]]])))
@@ -120,6 +129,7 @@ def grad_cam(
       Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
       arXiv 1610.02391, eq. 1 and 2.
     """
+    _check_gradients(activations, gradients)
     weights = jnp.mean(gradients, axis=(-3, -2), keepdims=True)
     return jax.nn.relu(sign * jnp.sum(activations * weights, axis=-1))
 
@@ -201,10 +211,12 @@ def aggregate_maps(
       width: of the images, in pixels.
       aggregation: ``"batch_minmax_sum"``: each stage is shifted and scaled to [0, 1] by its smallest and largest entry
         in the WHOLE batch; ``"raw_sum"``: as they are, so that the stage with the largest values dominates;
-        ``"sample_max_sum"``: each map divided by its own maximum, so that no image depends on another.
+        ``"sample_max_sum"``: each map divided by its own maximum, so that no image depends on another. Both at any
+        scale of the maps.
 
     Returns:
-      Maps of the images' size. A stage that is constant (zero) adds a constant.
+      Maps of the images' size. A stage that is constant (zero) adds a constant; a map without a positive entry is not
+      divided.
 
     Raises:
       ValueError: no stage; an unknown ``aggregation``.
@@ -221,12 +233,15 @@ def aggregate_maps(
     if not maps:
         raise ValueError("maps is empty: give the map of at least one stage")
 
+    def over(stage: Array, span: Array) -> Array:
+        return stage / jnp.where(span > 0, span, 1.0)
+
     def scaled(stage: Array) -> Array:
         if aggregation == "batch_minmax_sum":
-            low, high = jnp.min(stage), jnp.max(stage)
-            return (stage - low) / (high - low + 1e-8)
+            low = jnp.min(stage)
+            return over(stage - low, jnp.max(stage) - low)
         if aggregation == "sample_max_sum":
-            return stage / (jnp.max(stage, axis=(-2, -1), keepdims=True) + 1e-8)
+            return over(stage, jnp.max(stage, axis=(-2, -1), keepdims=True))
         if aggregation != "raw_sum":
             raise ValueError(f'{aggregation=} is not one of "batch_minmax_sum", "raw_sum", "sample_max_sum"')
         return stage
@@ -325,14 +340,16 @@ def attribution_maps(
         raise ValueError(f'{method=} is not one of "layer_cam", "grad_cam"')
     cam = layer_cam if method == "layer_cam" else grad_cam
     stages = [
-        cam(_at_least_float32(activation), _at_least_float32(gradient), sign=sign)
+        cam(at_least_float32(activation), at_least_float32(gradient), sign=sign)
         for activation, gradient in zip(activations, gradients, strict=True)
     ]
     return aggregate_maps(stages, height=height, width=width, aggregation=aggregation)
 
 
-def _at_least_float32(values: Array) -> Array:
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+def _check_gradients(activations: Array, gradients: Array) -> None:
+    """Refuses what would broadcast: one image's gradients for all, or one channel's."""
+    if activations.shape[:-3] + activations.shape[-1:] != gradients.shape[:-3] + gradients.shape[-1:]:
+        raise ValueError(f"{gradients.shape=} does not fit {activations.shape=}: give those of the same maps")
 
 
 def check_layers(layers: Sequence[int], stages: int) -> None:

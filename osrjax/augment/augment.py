@@ -9,8 +9,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Integer, Key
 
+from osrjax.arrays import check_integers
 from osrjax.augment.pixels import LUMA, Images, box_grid, check_images, check_probability, resample
 
 __all__ = [
@@ -101,7 +102,7 @@ def random_flip(key: Key[Array, ""], images: Images) -> Images:
     return _where(_random_mirrored(key, images), images[:, :, ::-1], images)
 
 
-def quarter_turns(images: Images, turns: Int[Array, " batch"]) -> Images:
+def quarter_turns(images: Images, turns: Integer[Array, " batch"]) -> Images:
     """Square images rotated counter-clockwise, each by its own number of quarter turns.
 
     Args:
@@ -112,7 +113,7 @@ def quarter_turns(images: Images, turns: Int[Array, " batch"]) -> Images:
       Images of the same shape; ``turns == 1`` equals ``jnp.rot90(image)``.
 
     Raises:
-      ValueError: images that are not square.
+      ValueError: images that are not square; not one integer per image.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,16 +122,19 @@ def quarter_turns(images: Images, turns: Int[Array, " batch"]) -> Images:
       [[2. 4.]
        [1. 3.]]
     """
-    _, height, width, _ = check_images(images)
+    batch, height, width, _ = check_images(images)
     if height != width:
         raise ValueError(f"{images.shape=} is not square: crop or resize before quarter turns")
+    check_integers("turns", turns)
+    if turns.shape != (batch,):
+        raise ValueError(f"{turns.shape=} is not {(batch,)}: give one number of turns per image")
     turns = turns % 4
     images = _where(turns % 2 == 1, images.swapaxes(1, 2), images)
     images = _where((turns == 1) | (turns == 2), images[:, ::-1], images)
     return _where(turns >= 2, images[:, :, ::-1], images)
 
 
-def random_quarter_turns(key: Key[Array, ""], images: Images) -> tuple[Images, Int[Array, " batch"]]:
+def random_quarter_turns(key: Key[Array, ""], images: Images) -> tuple[Images, Integer[Array, " batch"]]:
     """Square images rotated by 0, 90, 180 or 270 degrees, equally likely, and by how many quarter turns.
 
     Args:
@@ -148,7 +152,7 @@ def random_quarter_turns(key: Key[Array, ""], images: Images) -> tuple[Images, I
     return quarter_turns(images, turns), turns
 
 
-def cutout(key: Key[Array, ""], images: Images, *, size: int | Int[Array, ""], fill: Scalar = 0.0) -> Images:
+def cutout(key: Key[Array, ""], images: Images, *, size: int | Integer[Array, ""], fill: Scalar = 0.0) -> Images:
     """Images with one square overwritten, which may stick out over the border.
 
     The centre is a pixel of the image, all equally likely; the square covers the rows and columns

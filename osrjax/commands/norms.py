@@ -12,12 +12,17 @@ paper's (arXiv 2209.11436, eq. 1). Exit codes: 0 done, 2 bad input or images tha
 import dataclasses
 import resource
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 import osrjax
+from osrjax.fields import check_at_most, check_not_negative
+from osrjax.files import check_no_links
 from osrjax.run.launch import FinishedConfig, launch
+
+if TYPE_CHECKING:
+    from osrjax.run import FinishedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +37,9 @@ class Config(FinishedConfig):
     part: Literal["test", "train"] = "test"
     """Which part of the data."""
     images: int | None = None
-    """Only the first so many images; default: all."""
+    """Only so many images, drawn evenly over the classes; default: all."""
+    seed: int = 0
+    """Seed of that draw."""
     out: Path | None = None
     """Directory of the arrays; default: RUN/norms-DATA-PART."""
     mode: Literal["auto", "forward", "reverse"] = "auto"
@@ -48,6 +55,8 @@ class Config(FinishedConfig):
         """Refuses what needs no file to be refused."""
         if self.images is not None and self.images < 1:
             raise ValueError(f"images={self.images} is below 1: give the number of images")
+        check_not_negative(self, ["seed"])
+        check_at_most(self, {"batch_size": 100_000})
         if self.memory_mib < 1:
             raise ValueError(f"memory_mib={self.memory_mib} is below 1: give the memory of a device in MiB")
 
@@ -62,10 +71,17 @@ def compute(config: Config) -> int:
     osrjax.devices.cpu.reuse_host_memory()
     finished = config.open()
     trained, provenance = finished.config, finished.provenance
-    source = osrjax.data.open_source(config.data or trained["data"], data_dir=config.data_dir)
+    if own := config.data in (None, trained.get("data")):
+        source = finished.source
+    else:
+        source = osrjax.data.open_source(config.data, data_dir=config.data_dir)
+        own = set(provenance["known_names"]) <= set(source.class_names) and is_own(finished)
     if config.part not in source.splits:
         raise ValueError(f"part={config.part!r} is not in {source.name}: choose from {', '.join(source.splits)}")
-    pixels, labels = (array[: config.images] for array in source.splits[config.part])
+    pixels, labels = source.splits[config.part]
+    if config.images is not None:
+        rows = osrjax.data.drawn_rows(labels, config.images, seed=config.seed)
+        pixels, labels = pixels[rows], labels[rows]
     if pixels.shape[1:] != tuple(provenance["image_shape"]):
         raise ValueError(f"data={source.name!r} has images {pixels.shape[1:]}, the run {provenance['image_shape']}")
     functions = finished.method.functions
@@ -73,7 +89,10 @@ def compute(config: Config) -> int:
         if name not in functions:
             raise ValueError(f"quantities={name!r} does not exist for this run: choose from {', '.join(functions)}")
     name = Path(source.name.partition(":")[2] or source.name).stem  # npz:FILE and folder:DIRECTORY are paths
-    out = config.out or config.run / f"norms-{name}-{config.part}"
+    out = config.out
+    if out is None:
+        check_no_links(config.run)
+        out = config.run / f"norms-{name}-{config.part}"
     norms = osrjax.analysis.dataset_jacobian_norms(
         {name: functions[name] for name in config.quantities},
         finished.variables,
@@ -85,14 +104,14 @@ def compute(config: Config) -> int:
         directory=out,
         progress=True,
     )
-    kinds = kinds_of(trained, provenance["split"]) if config.data in (None, trained["data"]) else {}
-    rows = []
+    kinds = kinds_of(trained, dataclasses.asdict(finished.split), source.class_names) if own else {}
+    table = []
     for label in np.unique(labels):
         kind = kinds.get(int(label), "-")
         means = {name: f"{found[labels == label].mean():.4f}" for name, found in norms.items()}
         counts = {"images": str(np.sum(labels == label))}
-        rows.append({"class": source.class_names[label], "kind": kind, **counts, **means})
-    print(osrjax.report.results_table(rows))
+        table.append({"class": source.class_names[label], "kind": kind, **counts, **means})
+    print(osrjax.report.results_table(table))
     is_known, is_unknown = ([kinds.get(int(label)) == kind for label in labels] for kind in ("known", "unknown"))
     for name, found in norms.items():
         quantiles = ", ".join(f"{q:.4f}" for q in np.quantile(found, (0.05, 0.5, 0.95)))
@@ -106,8 +125,16 @@ def compute(config: Config) -> int:
     return 0
 
 
-def kinds_of(trained: dict, split: dict) -> dict[int, str]:
+def is_own(finished: "FinishedRun") -> bool:
+    """Whether the images that were named are the run's own, in another place."""
+    try:
+        return bool(finished.data.train.images.size)
+    except ValueError:
+        return False
+
+
+def kinds_of(trained: dict, split: dict, class_names: tuple[str, ...]) -> dict[int, str]:
     """What each class of the run's own data is to its network; classes that have no part in the run are left out."""
-    held_out = set(trained.get("held_out", ()))
+    held_out = set(osrjax.data.class_ids(trained.get("held_out", ()), class_names, argument="held_out"))
     unknown = held_out | (set() if trained.get("unknown_data") else set(split["unknown"]))
     return {c: "known" for c in split["known"] if c not in held_out} | dict.fromkeys(unknown, "unknown")

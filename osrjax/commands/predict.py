@@ -8,7 +8,8 @@ has a say in it. An image scoring above it is called unknown. Seconds. Exit code
 """
 
 import dataclasses
-import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -62,43 +63,57 @@ def classify(config: Config) -> int:
     chosen = config.score or method.score
     if chosen not in scores:
         raise ValueError(f"score={chosen!r} does not exist for this run: choose from {', '.join(scores)}")
+    check_finite(chosen, scores[chosen][0], "the run's validation images")
     threshold = osrjax.metrics.rejection_threshold(scores[chosen][0], share=config.reject_share)
 
     # ------------------------------------------------------------------------------ decisions
     outputs = run.outputs(images, batch_size=min(len(images), 500))
     wanted = {name: outputs[name] for name in stored["validation"]}
-    for file, score, nearest in zip(files, *method.scores(fitted, wanted)[chosen], strict=True):
-        decision = "unknown" if score > threshold else names[nearest]
+    found, predictions = method.scores(fitted, wanted)[chosen]
+    check_finite(chosen, found, files)
+    unknown = osrjax.metrics.rejected(found, threshold=threshold)
+    for file, score, nearest, rejected in zip(files, found, predictions, unknown, strict=True):
+        decision = "unknown" if rejected else names[nearest]
         if config.json:
             record = {"file": str(file), "decision": decision, "nearest_class": names[nearest]}
-            print(json.dumps({**record, "score": float(score), "threshold": threshold}))
+            print(osrjax.files.json_text({**record, "score": float(score), "threshold": threshold}))
         else:
             print(f"{file}: {decision} (nearest {names[nearest]}, {chosen} {score:.4f}, threshold {threshold:.4f})")
     return 0
 
 
+def check_finite(name: str, scores: np.ndarray, images: "list[Path] | str") -> None:
+    """Refuses a score that is no number, which would be above no threshold and so called known."""
+    if not np.isfinite(scores).all():
+        row = int(np.argmin(np.isfinite(scores)))
+        where = images if isinstance(images, str) else str(images[row])
+        raise ValueError(f"score={name!r} is {scores[row]} for {where}: give another --score, or train the run again")
+
+
 def files_of(path: Path) -> list[Path]:
     """The file itself, or the image files of a folder in the order of their names."""
-    from osrjax.data.folders import IMAGE_SUFFIXES
+    from osrjax.data.folders import kinds_text, listing
 
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise ValueError(f"images={str(path)!r} holds no image file: give files or a folder of images")
-        return found
-    if not path.exists():
-        raise ValueError(f"images={str(path)!r} does not exist: give image files or folders of them")
-    return [path]
+    if not os.path.isdir(path):
+        if not os.path.lexists(path):
+            raise ValueError(f"images={str(path)!r} does not exist: give image files or folders of them")
+        return [path]
+    found = listing(path)
+    unread = kinds_text([*found.folders, *found.other])
+    if not found.images:
+        holds = f" but {unread}" if unread else ""
+        raise ValueError(f"images={str(path)!r} holds no image file{holds}: give files or a folder of images")
+    if unread:
+        print(f"predict.py: images={str(path)!r}: not read: {unread}", file=sys.stderr)
+    return found.images
 
 
 def read_image(path: Path, shape: tuple[int, ...], *, resize: bool) -> np.ndarray:
     """One uint8 image of the run's height, width and channels."""
     from PIL import Image
 
-    from osrjax.data.source import decoded_image
-
     height, width, channels = shape
-    pixels = decoded_image(path, channels)
+    pixels = osrjax.data.decoded_image(path, channels)
     if pixels.shape == shape:
         return pixels
     if not resize:

@@ -1,6 +1,7 @@
 from .batches import (
     Batches as Batches,
     batch_indices as batch_indices,
+    drawn_rows as drawn_rows,
     stream as stream,
 )
 from .catalogue import (
@@ -11,13 +12,25 @@ from .choice import (
     DataConfig as DataConfig,
     ImagesConfig as ImagesConfig,
     choose_data as choose_data,
-    content_of as content_of,
     describe_data as describe_data,
+)
+from .classes import (
+    class_ids as class_ids,
+    class_table as class_table,
 )
 from .corruptions import (
     corrupt as corrupt,
     mean_corruption_error as mean_corruption_error,
     published_corruption as published_corruption,
+)
+from .decoding import (
+    decoded_image as decoded_image,
+)
+from .identity import (
+    content_of as content_of,
+    image_digests as image_digests,
+    other_content as other_content,
+    parts_sha256 as parts_sha256,
 )
 from .open_set import (
     OpenSetData as OpenSetData,

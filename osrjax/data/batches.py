@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int64
 
-__all__ = ["Batches", "RandomAccess", "batch_indices", "stream"]
+from osrjax.data.checks import chosen_rows
+
+__all__ = ["Batches", "RandomAccess", "batch_indices", "drawn_rows", "stream"]
 
 _ENDLESS = 2**62  # positions in a stream; grain needs a length
 
@@ -51,11 +53,15 @@ def batch_indices(num_examples: int, batch_size: int, *, seed: int) -> Batches:
       `[step]` gives the int64 row numbers of that step's batch, of length batch_size; every run of
       num_examples numbers that starts at an epoch holds each row once.
 
+    Raises:
+      ValueError: no rows, an empty batch, or a seed below 0.
+
     Example:
       >>> batches = batch_indices(5, 5, seed=0)
       >>> sorted(batches[1000].tolist()), bool((batches[0] == batches[1]).all())
       ([0, 1, 2, 3, 4], False)
     """
+    _check(num_examples=num_examples, batch_size=batch_size, seed=seed)
     import grain  # pulls in JAX and protobuf: not for who only reads arrays
 
     def batch(step: int) -> Int64[np.ndarray, "batch"]:
@@ -71,7 +77,7 @@ def stream(
     seed: int,
     process_index: int,
     process_count: int,
-    rows: Sequence[int] | Int[np.ndarray, "batch"] | None = None,
+    rows: Sequence[int] | Sequence[bool] | np.ndarray | None = None,
 ) -> Batches:
     """This host's part of every batch, decoded element by element, for data that does not fit in memory.
 
@@ -84,23 +90,26 @@ def stream(
       seed: seed of the shuffles, at least 0, the same on every host.
       process_index: this host's number, 0 to process_count - 1.
       process_count: number of hosts.
-      rows: the rows of the sequence to draw from, such as those of the known classes; all if None.
+      rows: the rows of the sequence to draw from, such as those of the known classes, or a boolean for each row; all
+        if None.
 
     Returns:
       `[step]` gives the stacked elements of this host, batch_size / process_count of them.
 
     Raises:
-      ValueError: a process that does not exist, or a batch that cannot be shared equally.
+      ValueError: a process that does not exist, a batch that is empty or cannot be shared equally, a seed below 0, or
+        rows that do not exist or are no integers.
     """
+    _check(num_examples=len(sequence), batch_size=batch_size, seed=seed)
     if process_count < 1 or not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index!r} is out of range with process_count={process_count!r}")
     if batch_size % process_count:
         raise ValueError(
             f"batch_size={batch_size!r} is not divisible by process_count={process_count!r}: choose a multiple"
         )
+    chosen = np.arange(len(sequence)) if rows is None else chosen_rows(rows, len(sequence), argument="rows")
     import grain
 
-    chosen = np.arange(len(sequence)) if rows is None else np.asarray(rows)
     share = batch_size // process_count
 
     def element(number: int) -> Any:
@@ -110,6 +119,36 @@ def stream(
         return sequence[int(chosen[_rows(np.array([position]), len(chosen), seed)[0]])]
 
     return grain.MapDataset.range(_ENDLESS // process_count).map(element).batch(share)
+
+
+def drawn_rows(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
+    """Rows drawn without replacement, as evenly over the classes as their numbers allow.
+
+    Args:
+      labels: one integer a row.
+      count: rows to draw, at least 1; all rows where there are no more.
+      seed: seed of the draw, at least 0.
+
+    Returns:
+      Row numbers in ascending order.
+
+    Example:
+      >>> labels = np.array([0, 0, 0, 0, 1, 1, 2])
+      >>> labels[drawn_rows(labels, 5, seed=0)].tolist()
+      [0, 0, 1, 1, 2]
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turns = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        turns[rows] = np.arange(len(rows))
+    return np.sort(order[np.argsort(turns[order], kind="stable")[:count]])
+
+
+def _check(*, num_examples: int, batch_size: int, seed: int) -> None:
+    for name, value, least in (("num_examples", num_examples, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if not value >= least:
+            raise ValueError(f"{name}={value!r} is below {least}: give a larger number")
 
 
 def _rows(positions: Int64[np.ndarray, "batch"], num_examples: int, seed: int) -> Int64[np.ndarray, "batch"]:

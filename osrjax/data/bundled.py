@@ -27,7 +27,7 @@ def examples_sha256(examples: Examples) -> str:
     Returns:
       64 hexadecimal digits.
     """
-    digest = hashlib.sha256(np.ascontiguousarray(examples.images).tobytes())
+    digest = hashlib.sha256(np.ascontiguousarray(examples.images).reshape(-1).data)
     digest.update(examples.labels.astype("<i4").tobytes())
     return digest.hexdigest()
 

@@ -1,30 +1,32 @@
 """From the data fields of a configuration to a class split and its images; scripts share these fields."""
 
 import dataclasses
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from osrjax.data import splits
 from osrjax.data.catalogue import open_source
+from osrjax.data.classes import class_ids, counted, listed
 from osrjax.data.open_set import OpenSetData, open_set_data, pseudo_unknown_data
 from osrjax.data.source import Source
 from osrjax.data.splits import ClassSplit
 from osrjax.data.table import resolve_data, set_name
-from osrjax.fields import Execution, check_not_negative
+from osrjax.fields import Execution, Place, check_not_negative, check_type
 
-__all__ = ["DataConfig", "ImagesConfig", "choose_data", "content_of", "describe_data"]
+__all__ = ["DataConfig", "ImagesConfig", "choose_data", "describe_data"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImagesConfig:
     """Which images, and which of their classes are known, but for the index of the class split."""
 
-    data: str = "fashion_mnist_small"
+    data: Annotated[str, Place] = "fashion_mnist_small"
     """fashion_mnist_small (bundled), digits, mnist, fashion_mnist, cifar10, cifar100, svhn_cropped,
     tiny_imagenet (prepared by TFDS), npz:FILE, or folder:DIRECTORY; cifar+10 and cifar+50: known classes of
     cifar10, unknown ones of cifar100."""
-    unknown_data: str | None = None
+    unknown_data: Annotated[str | None, Place] = None
     """Where unknown test images come from, if not from `data`: cifar100 or npz:FILE for CIFAR+10 and +50."""
     data_dir: Annotated[Path | None, Execution] = None
     """Directory of prepared TFDS sets; default: TFDS's own."""
@@ -35,13 +37,15 @@ class ImagesConfig:
     """Family of class splits: neal, split_2020, macro_f1, cssr, cac; random: drawn from split as the seed."""
     openness: float = 0.134
     """With family=random: 1 - sqrt(2 K / (2 K + U)) for K known and U unknown classes (0.134: 6 and 4)."""
-    known: tuple[int, ...] = ()
-    """Your own known classes, instead of a family's."""
-    unknown: tuple[int, ...] = ()
-    """Your own unknown classes; empty: all others."""
-    held_out: tuple[int, ...] = ()
-    """Recipe selection: known classes to leave out of training as pseudo-unknowns (class ids). Validation
+    known: tuple[str | int, ...] = ()
+    """Your own known classes, by name or id, instead of a family's."""
+    unknown: tuple[str | int, ...] = ()
+    """Your own unknown classes, by name or id; empty: all others."""
+    held_out: tuple[str | int, ...] = ()
+    """Recipe selection: known classes to leave out of training as pseudo-unknowns, by name or id. Validation
     images then take the place of test images, which are never seen."""
+    list_classes: Annotated[bool, Execution] = False
+    """Print id, name and number of images of every class of the data, and end."""
     validation_share: float = 0.1
     """Share of the known training images held out for validation."""
 
@@ -95,10 +99,11 @@ def choose_data(fields: DataConfig | Mapping[str, Any]) -> tuple[ClassSplit, Ope
         source, split, unknown_source=unknown_source, validation_share=config.validation_share, seed=config.split
     )
     if config.held_out:
-        missing = sorted(set(config.held_out) - set(split.known))
+        held_out = class_ids(config.held_out, source.class_names, argument="held_out")
+        missing = sorted(set(held_out) - set(split.known))
         if missing:
             raise ValueError(f"held_out={missing} are not among the known classes {list(split.known)}")
-        data = pseudo_unknown_data(data, [split.known.index(c) for c in config.held_out])
+        data = pseudo_unknown_data(data, [split.known.index(c) for c in held_out])
     return split, data
 
 
@@ -108,25 +113,46 @@ def _config_of(fields: Mapping[str, Any]) -> DataConfig:
         raise ValueError(f"fields={sorted(fields)} name no data: give data, such as 'fashion_mnist_small'")
     given = {field.name: fields[field.name] for field in dataclasses.fields(DataConfig) if field.name in fields}
     for name in ("known", "unknown", "held_out"):
-        given[name] = tuple(given.get(name, ()))
-    if given.get("data_dir") is not None:
+        classes = given.get(name, ())
+        if not isinstance(classes, Iterable) or isinstance(classes, str | Mapping):
+            raise ValueError(f"{name}={classes!r} is no list: give names or ids of classes, such as [0, 1]")
+        given[name] = tuple(classes)
+    if isinstance(given.get("data_dir"), str):
         given["data_dir"] = Path(given["data_dir"])
+    for name, hint in get_type_hints(DataConfig).items():
+        if name in given:
+            check_type(name, given[name], hint)
     return DataConfig(**given)
 
 
 def _class_split(config: DataConfig, source: Source, unknown_source: Source | None) -> ClassSplit:
     """The classes of a configuration, by their own lists, by a draw, or by a family."""
+    others = source if unknown_source is None else unknown_source
     classes = len(source.class_names)
-    if config.known and unknown_source is not None:
-        others = len(unknown_source.class_names)
-        unknown = config.unknown or range(others)
-        return splits.custom_split(config.known, unknown, num_classes=classes, unknown_num_classes=others)
     if config.known:
-        unknown = config.unknown or set(range(classes)) - set(config.known)
-        return splits.custom_split(config.known, unknown, num_classes=classes)
+        known = class_ids(config.known, source.class_names, argument="known")
+        unknown = class_ids(config.unknown, others.class_names, argument="unknown")
+        if unknown_source is None:
+            return splits.custom_split(known, unknown or set(range(classes)) - set(known), num_classes=classes)
+        count = len(others.class_names)
+        return splits.custom_split(known, unknown or range(count), num_classes=classes, unknown_num_classes=count)
     if config.family == "random":
         return splits.random_split(classes, openness=config.openness, seed=config.split)
-    return splits.class_split(config.family, config.dataset or set_name(config.data), config.split)
+    name = config.dataset or set_name(config.data)
+    if ":" in config.data and config.family in splits.FAMILIES and not splits.has_lists(config.family, name):
+        raise ValueError(
+            f"data={config.data!r} is of your own: name its known classes, such as --known {_example(source)}, all"
+            f" others are unknown then; it has {listed(counted(source))} (--list-classes prints all)"
+        )
+    try:
+        return splits.class_split(config.family, name, config.split)
+    except ValueError as error:
+        raise ValueError(str(error).replace("index=", "split=", 1)) from error
+
+
+def _example(source: Source) -> str:
+    """The first half of the classes, at most three, as words of a command line."""
+    return shlex.join(source.class_names[: min(3, max(2, len(source.class_names) // 2))])
 
 
 def describe_data(data: OpenSetData, split: ClassSplit) -> str:
@@ -148,26 +174,3 @@ def describe_data(data: OpenSetData, split: ClassSplit) -> str:
         f"{split.family} split {split.index} of {sets}{lists}; known: {', '.join(data.known_names)}; "
         f"unknown: {unknown}; {len(data.train.labels)} training, {len(data.validation.labels)} validation images"
     )
-
-
-def content_of(data: OpenSetData, split: ClassSplit) -> dict[str, Any]:
-    """What a run directory remembers of the data; a run never goes on with other data.
-
-    Args:
-      data: the examples.
-      split: the split that they were taken by.
-
-    Returns:
-      Plain values for the ``content`` of :class:`osrjax.run.Run`: split, names of the classes, sources, shape of an
-      image, numbers of images.
-    """
-    return {
-        "split": dataclasses.asdict(split),
-        "known_names": list(data.known_names),
-        "unknown_names": list(data.unknown_names),
-        "sources": [{"name": name, "provenance": text, "complete": complete} for name, text, complete in data.sources],
-        "image_shape": data.train.images.shape[1:],
-        "images": {
-            part: len(getattr(data, part).labels) for part in ("train", "validation", "test_known", "test_unknown")
-        },
-    }

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import math
 import zlib
 from pathlib import Path
 
@@ -54,11 +55,10 @@ def idx_array(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: cannot be decompressed ({error}): fetch it again") from error
     # Header: two zero bytes, the type code (8 is unsigned byte), the number of axes, then the axes as
     # big-endian 32-bit integers.
-    if content[:3] != b"\x00\x00\x08":
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < (header := 4 + 4 * content[3]):
         raise ValueError(f"{path}: is not an idx file of unsigned bytes: fetch it again")
-    header = 4 + 4 * content[3]
     shape = tuple(int(n) for n in np.frombuffer(content[4:header], ">u4"))
-    if len(content) != header + int(np.prod(shape)):
+    if len(content) != header + math.prod(shape):
         raise ValueError(f"{path}: holds {len(content)} bytes, not a {shape} array: fetch it again")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 

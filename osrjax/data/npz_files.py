@@ -1,36 +1,30 @@
 """A user's own arrays: one .npz file with S_images and S_labels for every split S."""
 
 import hashlib
-import lzma
+import math
+import os
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from osrjax.data.checks import check_memory, checked_class_names, checked_labels, one_line
 from osrjax.data.source import (
     DecodedSplits,
     Examples,
     MissingDataError,
     Source,
     checked_examples,
+    covers_every_class,
+    named_splits,
 )
 
-__all__ = ["covers_every_class", "npz_source"]
+__all__ = ["npz_source"]
 
-
-# What numpy's and zipfile's readers raise for a file that is damaged, encrypted or of another kind.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
+HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def npz_source(path: Path) -> Source:
@@ -50,11 +44,11 @@ def npz_source(path: Path) -> Source:
 
     Raises:
       MissingDataError: if there is no such file.
-      ValueError: if the file is not an .npz file of that form; at the look-up of a split, if its arrays
-        have a wrong shape, type or label.
+      ValueError: if the file is not an .npz file of that form, or labels have a wrong shape, type or value; at the
+        look-up of a split, if its images have.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(path))
+    if not os.path.isfile(path):
         raise MissingDataError(
             f"npz file {str(path)!r} does not exist: give the path of an .npz file with train_images,"
             " train_labels, test_images and test_labels"
@@ -71,69 +65,70 @@ def npz_source(path: Path) -> Source:
             raise ValueError(f"{path}: has {member}_images but no {member}_labels: add the labels")
     labels = {member: _array(path, f"{member}_labels") for member in members}
     class_names = _class_names(path, arrays, labels)
-    origin = f"npz file {path.name}, sha256 {_sha256(path)[:12]}"
-    if "note" in arrays:
-        origin += f": {' '.join(str(_array(path, 'note')).split())}"
-    splits = {member: member for member in members}
-    if "val" in splits and "test" not in splits:
-        splits["test"] = splits.pop("val")
-        origin += " (test: its val split)"
+    splits, remark = named_splits(members)
+    by_split = {
+        split: checked_labels(labels[member], num_classes=len(class_names), where=f"{path.name} {member}")
+        for split, member in splits.items()
+    }
+    note = f": {one_line(str(_array(path, 'note')))}" if "note" in arrays else ""
 
     def read(split: str) -> Examples:
-        member = splits[split]
         return checked_examples(
-            _array(path, f"{member}_images"),
-            labels[member],
+            _array(path, f"{splits[split]}_images"),
+            by_split[split],
             num_classes=len(class_names),
-            where=f"{path.name} {member}",
+            where=f"{path.name} {splits[split]}",
         )
 
     return Source(
         name=f"npz:{path}",
-        provenance=origin,
-        complete=covers_every_class({split: labels[member] for split, member in splits.items()}, len(class_names)),
+        provenance=f"npz file {path.name}, sha256 {_sha256(path)[:12]}{note}{remark}",
+        complete=covers_every_class(by_split, len(class_names)),
         class_names=class_names,
-        splits=DecodedSplits({split: lambda split=split: read(split) for split in splits}),
+        splits=DecodedSplits({split: lambda split=split: read(split) for split in splits}, by_split),
     )
-
-
-def covers_every_class(labels: Mapping[str, np.ndarray], num_classes: int) -> bool:
-    """True if every class has both train and test images.
-
-    Args:
-      labels: split name to labels.
-      num_classes: number of classes.
-
-    Returns:
-      True if both splits exist and hold every label.
-    """
-    return all(split in labels and len(np.unique(labels[split])) == num_classes for split in ("train", "test"))
 
 
 def _arrays(path: Path) -> list[str]:
     try:
-        # numpy would leave a file that it opened itself open when it is no zip archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return list(archive.files)
-    except (*UNREADABLE, TypeError) as error:
-        # TypeError: a .npy file loads as an array, which is no context manager.
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except Exception as error:  # whatever a damaged file makes zipfile raise
         raise ValueError(f"{path}: is not an .npz file: write it with numpy.savez") from error
 
 
-def _array(path: Path, name: str) -> np.ndarray:
+@contextmanager
+def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int]]:
+    """The file of an array inside, and its size."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return archive[name]
-    except UNREADABLE as error:
-        raise ValueError(f"{path}: array {name} cannot be read: {error}") from error
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            yield file, archive.getinfo(f"{name}.npy").file_size
+    except Exception as error:  # in words of our own: numpy's advise to load it unsafely
+        raise ValueError(f"{path}: array {name} cannot be read, it is damaged: write the file again") from error
 
 
-def _class_names(path: Path, arrays: list[str], labels: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+def _array(path: Path, name: str) -> np.ndarray:
+    """One array, its size compared with its header and with the memory before it is read."""
+    with _member(path, name) as (file, size):
+        shape, _, dtype = HEADER_READERS[np.lib.format.read_magic(file)](file)
+        size -= file.tell()
+    if dtype.hasobject:
+        raise ValueError(
+            f"{path}: array {name} holds Python objects: store it as an array of uint8, of integers or of text"
+        )
+    if (wanted := math.prod(shape) * dtype.itemsize) != size:
+        raise ValueError(f"{path}: array {name} is not of the shape {shape} that it says: write the file again")
+    check_memory(wanted, where=f"{path}: array {name}")
+    with _member(path, name) as (file, _):
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _class_names(path: Path, arrays: Collection[str], labels: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     if "classes" in arrays:
         classes = _array(path, "classes")
-        if classes.ndim != 1 or classes.dtype.kind != "U" or len(set(classes.tolist())) < len(classes):
+        if classes.ndim != 1 or classes.dtype.kind != "U":
             raise ValueError(f"{path}: classes must be a 1-D array of strings, each class name once")
-        return tuple(str(name) for name in classes)
+        return checked_class_names(classes.tolist(), where=f"{path}: classes")
     largest = max((int(y.max()) for y in labels.values() if y.size and y.dtype.kind in "iu"), default=0)
     images = sum(found.size for found in labels.values())
     for member, y in labels.items():  # else the names alone might not fit in memory

@@ -10,8 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from osrjax.data.checks import whole_numbers
+from osrjax.data.classes import listed, renumbered
 from osrjax.data.source import Examples, Source, split_of
-from osrjax.data.splits import FAMILIES, NUM_CLASSES, ClassSplit, check_split, check_tiny_imagenet_order, split_dataset
+from osrjax.data.splits import (
+    FAMILIES,
+    NUM_CLASSES,
+    ClassSplit,
+    check_split,
+    check_tiny_imagenet_order,
+    split_dataset,
+)
 
 __all__ = ["OpenSetData", "open_set_data", "pseudo_unknown_data"]
 
@@ -130,7 +139,7 @@ def pseudo_unknown_data(data: OpenSetData, held_out: Sequence[int]) -> OpenSetDa
       ValueError: for a position that does not exist, a repeated one, or no class on either side.
     """
     positions = range(len(data.known_classes))
-    held_out = tuple(held_out)
+    held_out = whole_numbers(held_out, argument="held_out")
     if (
         not held_out
         or len(set(held_out)) < len(held_out)
@@ -171,6 +180,11 @@ def _check_family(split: ClassSplit, source: Source, other: Source) -> None:
             raise ValueError(
                 f"split {split.family}/{split.dataset} needs the {count} classes of {name}, not"
                 f" {part.name} with {len(part.class_names)}: choose a split of that data set"
+            )
+        if part.name.startswith(own_files) and renumbered(part.class_names):
+            raise ValueError(
+                f"split {split.family}/{split.dataset} lists ids, but the classes of {part.name} are named by other"
+                f" numbers: {listed(part.class_names)}; give their names, --known NAME NAME"
             )
     if split.dataset == "tiny_imagenet":
         check_tiny_imagenet_order(source.class_names)

@@ -26,6 +26,7 @@ from osrjax.data.npz_files import npz_source
 from osrjax.data.prepared import MADE_HERE, PREPARED_SETS, prepared_source, prepared_versions
 from osrjax.data.source import Source
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
+from osrjax.files import check_local
 
 __all__ = ["Config", "main", "prepare"]
 
@@ -105,6 +106,7 @@ def prepare(source: Source, name: str, data_dir: Path) -> Path:
                 f" {whole.shape}: give the file of {name}"
             )
     builder_class = type(name, (_ArrayRecordBuilder,), {"name": name}, skip_registration=True)
+    check_local("data_dir", data_dir)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         builder = builder_class(source, data_dir=str(data_dir), file_format="array_record")

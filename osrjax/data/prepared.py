@@ -6,22 +6,25 @@ them can be prepared without it from local arrays (see `osrjax.data.prepare`). N
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from osrjax.data.checks import check_memory
+from osrjax.data.decoding import decoded_image
 from osrjax.data.source import (
     DecodedSplits,
     Examples,
     MissingDataError,
     Source,
     checked_examples,
-    decoded_image,
 )
 from osrjax.data.splits import check_tiny_imagenet_order
 from osrjax.data.table import DATA_SETS, PublishedSet
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
+from osrjax.files import check_local, reading
 
 __all__ = [
     "MADE_HERE",
@@ -48,7 +51,11 @@ def default_data_dir() -> Path:
 
     Returns:
       The environment variable TFDS_DATA_DIR, or ~/tensorflow_datasets as in TensorFlow Datasets itself.
+
+    Raises:
+      ValueError: the variable names no path of this machine.
     """
+    check_local("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR"))
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
@@ -105,7 +112,7 @@ def prepared_source(name: str, *, data_dir: Path | None = None) -> Source:
     origin = description if description.startswith(MADE_HERE) else "made by TensorFlow Datasets"
 
     def read(split: str) -> Examples:
-        elements = Elements(_data_source(builder, split), whole.shape[-1])
+        elements = Elements(_data_source(builder, split), whole.shape[-1], name=f"{versions[-1]} {split}")
         return checked_examples(*elements.stacked(), num_classes=len(class_names), where=f"{name} {split}")
 
     return Source(
@@ -123,34 +130,41 @@ class Elements:
     Args:
       data_source: random access to undecoded records with "image" and "label".
       channels: 1 for gray, 3 for RGB.
+      name: what to call the split in an error.
     """
 
-    def __init__(self, data_source: Any, channels: int):
+    def __init__(self, data_source: Any, channels: int, *, name: str):
         self._data_source = data_source
         self._channels = channels
+        self._name = name
 
     def __len__(self) -> int:
         return len(self._data_source)
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        record = self._data_source[row]
-        return {
-            "image": decoded_image(record["image"], self._channels),
-            "label": np.asarray(record["label"], np.int32),
-        }
+        (record,) = self._records([row])
+        return {"image": self._decoded(record, row), "label": np.asarray(record["label"], np.int32)}
+
+    def _records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        with reading(self._name, "remove the set and prepare it again"):
+            return list(self._data_source.__getitems__(rows))
+
+    def _decoded(self, record: dict[str, Any], row: int) -> np.ndarray:
+        return decoded_image(record["image"], self._channels, name=f"{self._name}: record {row}")
 
     def stacked(self) -> tuple[np.ndarray, np.ndarray]:
         """All images and labels, in the order of the files."""
         images, labels = None, np.empty(len(self), np.int32)
         for start in range(0, len(self), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(self)))
-            for row, record in zip(rows, self._data_source.__getitems__(rows), strict=True):
-                image = decoded_image(record["image"], self._channels)
+            for row, record in zip(rows, self._records(rows), strict=True):
+                image = self._decoded(record, row)
                 if images is None:
+                    check_memory(len(self) * image.size, where=self._name)
                     images = np.empty((len(self), *image.shape), np.uint8)
                 if image.shape != images.shape[1:]:
                     raise ValueError(
-                        f"record {row} has shape {image.shape}, the first one {images.shape[1:]}:"
+                        f"{self._name}: record {row} has shape {image.shape}, the first one {images.shape[1:]}:"
                         " prepare the set with images of one size"
                     )
                 images[row], labels[row] = image, record["label"]
@@ -181,7 +195,7 @@ def element_sequence(name: str, split: str, *, data_dir: Path | None = None) -> 
     builder = _builder(versions[-1])
     if split.partition("[")[0] not in builder.info.splits:
         raise ValueError(f"split={split!r} does not exist in {name}: it has {', '.join(builder.info.splits)}")
-    return Elements(_data_source(builder, split), PREPARED_SETS[name].shape[-1])
+    return Elements(_data_source(builder, split), PREPARED_SETS[name].shape[-1], name=f"{versions[-1]} {split}")
 
 
 def _builder(folder: Path):

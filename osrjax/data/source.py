@@ -1,14 +1,13 @@
 """What every data source gives: named splits of uint8 images with int32 labels, and where they came from."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+
+from osrjax.data.checks import checked_labels, first_not_finite
 
 __all__ = [
     "DecodedSplits",
@@ -17,9 +16,13 @@ __all__ = [
     "Source",
     "Splits",
     "checked_examples",
-    "decoded_image",
+    "covers_every_class",
+    "labels_of",
+    "named_splits",
     "split_of",
 ]
+
+LARGE = 500_000  # pixels
 
 
 class Examples(NamedTuple):
@@ -62,7 +65,7 @@ class Source:
       name: the name that opened it.
       provenance: one line for the reader of a result: where the images came from, and their version or hash.
       complete: whether this is the whole published set; for a user's own files, whether every class has
-        train and test images.
+        train and test images and nothing was left out.
       class_names: one name per class; the label of a class is its position.
       splits: split name to examples, decoded at the first look-up.
     """
@@ -83,9 +86,11 @@ class DecodedSplits(Mapping[str, Examples]):
 
     Args:
       read: split name to a function that reads the split.
+      labels: split name to labels, where these are known before the images are read.
     """
 
-    def __init__(self, read: Mapping[str, Callable[[], Examples]]):
+    def __init__(self, read: Mapping[str, Callable[[], Examples]], labels: Mapping[str, np.ndarray] | None = None):
+        self.labels = dict(labels or {})
         self._read = dict(read)
         self._kept: dict[str, Examples] = {}
 
@@ -112,17 +117,67 @@ def split_of(source: Source, split: str) -> Examples:
       Its examples.
 
     Raises:
-      ValueError: if the source has no such split.
+      ValueError: if the source has no such split, or labels that are no class numbers.
     """
     if split not in source.splits:
         raise ValueError(f"split={split!r} does not exist in {source.name}: it has {', '.join(source.splits)}")
-    return source.splits[split]
+    images, labels = source.splits[split]
+    classes = len(source.class_names)
+    return Examples(images, checked_labels(labels, num_classes=classes, where=f"{source.name} {split}"))
+
+
+def labels_of(source: Source, split: str) -> np.ndarray:
+    """The labels of one split, without its images where that is possible.
+
+    Args:
+      source: the source.
+      split: name of a split that it has.
+
+    Returns:
+      One label an image.
+    """
+    known = source.splits.labels if isinstance(source.splits, DecodedSplits) else {}
+    return known[split] if split in known else source.splits[split].labels
+
+
+def named_splits(names: Iterable[str]) -> tuple[dict[str, str], str]:
+    """What the splits of a user's own files are called: a set with val and no test is tested on val.
+
+    Args:
+      names: as in the files.
+
+    Returns:
+      Name of a split -> its name in the files, and a remark for the provenance.
+
+    Example:
+      >>> named_splits(["train", "val"])
+      ({'train': 'train', 'test': 'val'}, ' (test: its val split)')
+    """
+    found = {name: name for name in names}
+    if "val" in found and "test" not in found:
+        found["test"] = found.pop("val")
+        return found, " (test: its val split)"
+    return found, ""
+
+
+def covers_every_class(labels: Mapping[str, np.ndarray], num_classes: int) -> bool:
+    """True if every class has both train and test images.
+
+    Args:
+      labels: split name to labels.
+      num_classes: number of classes.
+
+    Returns:
+      True if both splits exist and hold every label.
+    """
+    return all(split in labels and len(np.unique(labels[split])) == num_classes for split in ("train", "test"))
 
 
 def checked_examples(images: np.ndarray, labels: np.ndarray, *, num_classes: int, where: str) -> Examples:
     """Examples with the types and shapes that the rest of the package relies on.
 
-    Gray images without a channel axis, [batch, height, width], get one.
+    Gray images without a channel axis, [batch, height, width], get one. Images of one value, of 0 and 1 alone, or of
+    more than half a million pixels are taken with a warning.
 
     Args:
       images: uint8 pixels.
@@ -137,64 +192,34 @@ def checked_examples(images: np.ndarray, labels: np.ndarray, *, num_classes: int
       ValueError: for a wrong shape or type, unequal lengths, or a label out of range.
     """
     if images.dtype != np.uint8:
-        broken = _first_not_finite(images)
+        broken = first_not_finite(images)
         found = "" if broken is None else f", and image {broken} is not finite: mend or leave out such images, then"
         raise ValueError(f"{where}: images have dtype {images.dtype}{found or ':'} convert them to uint8 in 0 to 255")
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:]:
         raise ValueError(
             f"{where}: images have shape {images.shape}: use (n, height, width, channels) with"
             " 1 or 3 channels, or (n, height, width)"
         )
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        broken = _first_not_finite(labels)
-        found = "" if broken is None else f" (label {broken} is not finite)"
-        raise ValueError(
-            f"{where}: labels have shape {labels.shape} and dtype {labels.dtype}{found}: use one integer an image"
-        )
-    if len(images) != len(labels):
-        raise ValueError(f"{where}: {len(images)} images but {len(labels)} labels: give one label an image")
     if len(images) == 0:
         raise ValueError(f"{where}: there are no images: give at least one")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        row = int(np.argmax((labels < 0) | (labels >= num_classes)))
-        raise ValueError(
-            f"{where}: labels run from {low} to {high}, the first that is out of range is number {row}: with"
-            f" {num_classes} classes they must lie in 0 to {num_classes - 1}"
-        )
-    return Examples(images, labels.astype(np.int32))
+    labels = checked_labels(labels, num_classes=num_classes, where=where)
+    if len(images) != len(labels):
+        raise ValueError(f"{where}: {len(images)} images but {len(labels)} labels: give one label an image")
+    for doubt in _doubts(images):
+        source = where.rpartition(" ")[0]  # one text for all splits: Python shows it once
+        warnings.warn(f"{source}: images {doubt}", stacklevel=2)
+    return Examples(images, labels)
 
 
-def _first_not_finite(values: np.ndarray) -> int | None:
-    """The first row that holds NaN or infinity."""
-    if values.dtype.kind not in "fc" or not values.size:
-        return None
-    broken = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    return int(np.argmax(broken)) if broken.any() else None
-
-
-def decoded_image(file: bytes | Path | IO[bytes], channels: int) -> UInt8[np.ndarray, "height width channels"]:
-    """The pixels of an encoded image.
-
-    Args:
-      file: encoded bytes (PNG, JPEG, WebP), or a path, or an open file.
-      channels: 1 for gray, 3 for RGB; an image of the other kind is converted.
-
-    Returns:
-      The pixels.
-
-    Raises:
-      ValueError: if the file is not an image that can be read.
-    """
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            # 16-bit and float images would be clipped, not scaled, on the way to 8 bits.
-            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                raise ValueError(f"its mode {image.mode!r} does not hold 8-bit gray or RGB")
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        what = f"{len(file)} bytes" if isinstance(file, bytes) else str(file)
-        raise ValueError(f"{what}: cannot be read as an image: {error}") from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+def _doubts(images: np.ndarray) -> Iterator[str]:
+    """What may be meant, but seldom is."""
+    height, width = images.shape[1:3]
+    if height * width > LARGE:
+        yield f"have {height}x{width} pixels, which takes gigabytes in training: resize them, to 224x224 or less"
+    low, high = int(images.min()), int(images.max())
+    if low == high:
+        yield f"hold the value {low} alone: look for where their pixels were lost"
+    elif high == 1:
+        yield "hold 0 and 1 alone, of 0 to 255: multiply them by 255 if they were scaled to 1"

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from osrjax.data.checks import whole_numbers
 from osrjax.data.table import DATA_SETS, DataSet
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "check_tiny_imagenet_order",
     "class_split",
     "custom_split",
+    "has_lists",
     "openness",
     "random_split",
     "split_dataset",
@@ -133,6 +135,19 @@ def split_dataset(name: str) -> str:
     return found.class_lists or name
 
 
+def has_lists(family: str, dataset: str) -> bool:
+    """Whether a family lists classes for a data set.
+
+    Args:
+      family: one of `FAMILIES`.
+      dataset: as for `class_split`.
+
+    Returns:
+      True if it does.
+    """
+    return split_dataset(dataset) in _class_splits()[family]
+
+
 def class_split(family: str, dataset: str, index: int) -> ClassSplit:
     """One class split of a named family, with a warning where the family repeats it.
 
@@ -226,8 +241,8 @@ def _nearest(sizes: Sequence[tuple[int, int]], target: float) -> tuple[int, int]
 
 
 def custom_split(
-    known: Iterable[int],
-    unknown: Iterable[int],
+    known: Iterable[int | np.integer],
+    unknown: Iterable[int | np.integer],
     num_classes: int,
     *,
     unknown_num_classes: int | None = None,
@@ -245,14 +260,15 @@ def custom_split(
       The split, of family "custom".
 
     Raises:
-      ValueError: for an empty list, a repeated or shared class, or an id that does not exist.
+      ValueError: for an empty list, a repeated or shared class, an id that does not exist or is no integer.
 
     Example:
       >>> custom_split([0, 2, 4], [1, 3], 5).known
       (0, 2, 4)
     """
     two_sets = unknown_num_classes is not None
-    split = ClassSplit("custom", "any", 0, tuple(known), tuple(unknown), two_sets)
+    known, unknown = whole_numbers(known, argument="known"), whole_numbers(unknown, argument="unknown")
+    split = ClassSplit("custom", "any", 0, known, unknown, two_sets)
     check_split(split, num_classes, unknown_num_classes=unknown_num_classes)
     return split
 

@@ -1,6 +1,7 @@
 """The data sets by name, what each implies, and the corruptions; nothing is imported or read before one is used."""
 
 import dataclasses
+import re
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
@@ -123,7 +124,7 @@ def resolve_data(config: T) -> T:
 
     ``flip`` and ``crop_padding``, where the configuration has them and they are None, are those of the data set. A
     pair of sets becomes its two sets and its class lists: "cifar+10" is ``data="cifar10"``,
-    ``unknown_data="cifar100"``, ``dataset="cifar+10"``.
+    ``unknown_data="cifar100"``, ``dataset="cifar+10"``. Words for classes that are numbers become integers.
 
     Args:
       config: a dataclass; one without ``data`` is given back as it is.
@@ -151,4 +152,11 @@ def resolve_data(config: T) -> T:
         known, unknown = implied.pair
         changes |= {"data": known, "unknown_data": found.unknown_data or unknown}
         changes["dataset"] = found.dataset or found.data
+    for name in names & {"known", "unknown", "held_out"}:
+        changes[name] = tuple(int(word) if _is_number(word) else word for word in getattr(found, name))
     return dataclasses.replace(found, **changes)
+
+
+def _is_number(word: str | int) -> bool:
+    """Whether a word is a number as Python writes it: 7 is one, 07 is a name."""
+    return isinstance(word, str) and re.fullmatch("0|-?[1-9][0-9]*", word) is not None

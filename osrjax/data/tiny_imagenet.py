@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from osrjax.data.folders import stacked_images
+from osrjax.data.decoding import stacked_images
+from osrjax.data.folders import listing
 from osrjax.data.source import DecodedSplits, Examples, Source, checked_examples
 from osrjax.data.splits import check_tiny_imagenet_order
 
@@ -38,7 +39,8 @@ def tiny_imagenet_folder_source(directory: Path) -> Source:
         "train": [
             (file, number[wnid])
             for wnid in wnids
-            for file in sorted((directory / "train" / wnid / "images").glob("*.JPEG"))
+            if (folder := directory / "train" / wnid / "images").is_dir()
+            for file in listing(folder).images
         ],
         "test": sorted(_validation_files(directory, number), key=lambda row: (row[1], row[0])),
     }
@@ -69,9 +71,9 @@ def tiny_imagenet_folder_source(directory: Path) -> Source:
 def _validation_files(directory: Path, number: dict[str, int]) -> list[tuple[Path, int]]:
     rows = []
     for line in _lines(directory / "val" / "val_annotations.txt"):
-        name, wnid, *_ = line.split("\t")
+        name, wnid, *_ = (*line.split("\t"), "")
         if wnid not in number:
-            raise ValueError(f"{directory}: val_annotations.txt names an unknown class {wnid!r}")
+            raise ValueError(f"{directory}: val_annotations.txt names an unknown class {wnid!r}: unpack it again")
         rows.append((directory / "val" / "images" / name, number[wnid]))
     return rows
 
@@ -79,4 +81,4 @@ def _validation_files(directory: Path, number: dict[str, int]) -> list[tuple[Pat
 def _lines(file: Path) -> list[str]:
     if not file.is_file():
         raise ValueError(f"{file} does not exist: unpack tiny-imagenet-200.zip again")
-    return file.read_text(encoding="utf-8").splitlines()
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()

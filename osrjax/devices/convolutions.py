@@ -132,6 +132,10 @@ def _convolution(images: Array, kernel: Array, *, dimension_numbers: lax.ConvDim
     kernel = lax.transpose(kernel, (*window, inputs, outputs))
     last = images.ndim - 1
     order = (0, last, *range(1, last))
+    if (placed := parameters.get("out_sharding")) is not None:  # of the result in its own order
+        spec = [*placed.spec, *[None] * images.ndim]
+        there = dict(zip(order, result, strict=True))
+        parameters["out_sharding"] = placed.update(spec=[spec[there[axis]] for axis in range(images.ndim)])
     found = lax.conv_general_dilated(
         images,
         kernel,

@@ -5,7 +5,6 @@ watches them. With one process everything here does nothing.
 """
 
 import hashlib
-import json
 import os
 import sys
 import time
@@ -17,6 +16,8 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+
+from osrjax.files import json_text
 
 __all__ = [
     "check_alike",
@@ -102,7 +103,7 @@ def check_alike(values: Mapping[str, Any]) -> None:
     Raises:
       ValueError: a value differs.
     """
-    digests = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8] for name, value in values.items()}
+    digests = {name: hashlib.sha256(json_text(value).encode()).hexdigest()[:8] for name, value in values.items()}
     for number, found in enumerate(gather_text(" ".join(digests.values()))):
         for name, mine, other in zip(digests, digests.values(), found.split(" "), strict=False):
             if mine != other:
@@ -168,8 +169,8 @@ def end_together(script: str, *, memory: str = "lower batch_size, or use more de
         elif is_lost(error):
             reason = str(error).strip().splitlines()[0][:200]
             line = (
-                f"{script}: process {jax.process_index()} lost another process of the run ({reason}): stopped; what was"
-                " saved is good, and the same command goes on, with any number of processes"
+                f"{script}: process {jax.process_index()} lost another process of the run ({reason}): stopped; the same"
+                " command goes on from the last checkpoint, if there is one, with any number of processes"
             )
             print(line, file=sys.stderr, flush=True)
         else:
@@ -177,7 +178,7 @@ def end_together(script: str, *, memory: str = "lower batch_size, or use more de
         _leave(1)
     except KeyboardInterrupt:
         if is_first():
-            line = f"{script}: interrupted: stopped; what was saved is good, and the same command goes on"
+            line = f"{script}: interrupted: stopped; the same command goes on from the last checkpoint, if there is one"
             print(line, file=sys.stderr, flush=True)
         if jax.process_count() == 1:
             raise SystemExit(130) from None

@@ -72,8 +72,9 @@ def start_distributed(
     """
     if mode not in ("none", "auto"):
         raise ValueError(f'distributed={mode!r} is not one of "none", "auto"')
-    if peer_timeout < 1:
-        raise ValueError(f"{peer_timeout=} is below 1: give seconds, such as 100")
+    for name, value, least in (("peer_timeout", peer_timeout, 1), ("start_timeout", start_timeout, 0)):
+        if value < least:
+            raise ValueError(f"{name}={value} is below {least}: give seconds, such as 100")
     timeouts: dict[str, Any] = {
         "initialization_timeout": start_timeout + 60,  # this function's own end comes first
         "heartbeat_timeout_seconds": peer_timeout,

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from osrjax import metrics, scores
-from osrjax.metrics import intervals
+from osrjax.arrays import at_least_float32
+from osrjax.files import number_or_none
 from osrjax.scores import features as feature_scores
 
 __all__ = [
@@ -50,9 +51,9 @@ class ScoredImages(NamedTuple):
     validation: Float[np.ndarray, " validation"]
     known: Float[np.ndarray, " known"]
     unknown: Float[np.ndarray, " unknown"]
-    validation_predictions: Int[np.ndarray, " validation"]
-    known_predictions: Int[np.ndarray, " known"]
-    unknown_predictions: Int[np.ndarray, " unknown"]
+    validation_predictions: Integer[np.ndarray, " validation"]
+    known_predictions: Integer[np.ndarray, " known"]
+    unknown_predictions: Integer[np.ndarray, " unknown"]
 
 
 def open_set_scores(
@@ -71,7 +72,8 @@ def open_set_scores(
       margin: m of the score ``m_ovr_margin``, the training loss's own; ``m_ovr`` has margin 0.
 
     Returns:
-      Float32 scores. The sample-wise m-OvR loss is given as its logarithm, which ranks alike.
+      Float32 scores. The sample-wise m-OvR loss, the largest softmax probability and the entropy are given as
+      logarithms, which rank alike and tie at no margin.
 
     Raises:
       ValueError: an unknown head.
@@ -84,6 +86,7 @@ def open_set_scores(
 
 @partial(jax.jit, static_argnums=1)
 def _compiled_scores(values: Array, head: str, scale: Scalar, margin: Scalar) -> dict[str, Array]:
+    values = at_least_float32(values)
     if head == "cosine":
         scaled = scale * values
         found = {
@@ -95,10 +98,11 @@ def _compiled_scores(values: Array, head: str, scale: Scalar, margin: Scalar) ->
         scaled = values
         # With margin 0 and T = 1 the one-vs-rest score takes any logits, not cosines alone.
         found = {"max_logit": scores.max_logit_score(values), "ovr": scores.log_m_ovr_score(values, scale=1.0)}
+    lowest = jnp.finfo(values.dtype).min  # of a single class, whose logarithms are -inf
     return found | {
-        "max_softmax": scores.max_softmax_score(scaled),
+        "max_softmax": jnp.maximum(scores.log_max_softmax_score(scaled), lowest),
         "energy": scores.energy_score(scaled),
-        "entropy": scores.entropy_score(scaled),
+        "entropy": jnp.maximum(scores.log_entropy_score(scaled), lowest),
     }
 
 
@@ -118,7 +122,7 @@ class FeatureBank(NamedTuple):
 
 def fit_feature_scores(
     features: Float[np.ndarray, "train features"],
-    labels: Int[np.ndarray, " train"],
+    labels: Integer[np.ndarray, " train"],
     *,
     classes: int,
     shrinkage: float = 0.0,
@@ -192,7 +196,8 @@ def scored_images(
       Scores and predicted classes by name.
 
     Raises:
-      ValueError: outputs of one part that are of different images, whose scores would change parts.
+      ValueError: outputs of one part that are of different images, or scores and predictions that are not one an image:
+        they would change parts.
     """
     parts = [outputs[part] for part in ("validation", "known", "unknown")]
     lengths = [len(next(iter(part.values()))) for part in parts]
@@ -201,7 +206,11 @@ def scored_images(
         if len(set(images.values())) > 1:
             raise ValueError(f"outputs of {name} are of {images} images: give the same images in each")
     found = scores({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    ends = np.cumsum(lengths)[:-1]
+    *ends, total = np.cumsum(lengths)
+    for name, pair in found.items():
+        shapes = [np.shape(values) for values in pair]
+        if shapes != [(total,)] * 2:
+            raise ValueError(f"score {name!r} gives shapes {shapes} for {total} images: give one score and class each")
     return {
         name: ScoredImages(*np.split(values, ends), *np.split(predictions, ends))
         for name, (values, predictions) in found.items()
@@ -210,7 +219,7 @@ def scored_images(
 
 def assess_scored(
     scored: Mapping[str, ScoredImages],
-    labels: Mapping[str, Int[np.ndarray, " _"]],
+    labels: Mapping[str, Integer[np.ndarray, " _"]],
     *,
     score: str,
     spaces: Mapping[str, Float[np.ndarray, "known _"]],
@@ -233,13 +242,12 @@ def assess_scored(
 
     Returns:
       The scored images and plain JSON values: ``scores`` (:func:`assess_scores`); the Davies-Bouldin indices (None
-      for a single class); ``validation_accuracy``; counts of images.
+      where :func:`osrjax.metrics.davies_bouldin` is undefined or infinite); ``validation_accuracy``; counts of images.
     """
     own = scored[score]
-    several = len(np.unique(labels["known"])) > 1
     results = {
         "scores": assess_scores(scored, labels["known"], reject_share=reject_share, resamples=resamples, seed=seed),
-        **{name: metrics.davies_bouldin(rows, labels["known"]) if several else None for name, rows in spaces.items()},
+        **{name: number_or_none(metrics.davies_bouldin(rows, labels["known"])) for name, rows in spaces.items()},
         "validation_accuracy": metrics.closed_set_accuracy(own.validation_predictions, labels["validation"]),
         "validation_images": len(labels["validation"]),
         "known_images": len(labels["known"]),
@@ -250,7 +258,7 @@ def assess_scored(
 
 def assess_scores(
     scored: Mapping[str, ScoredImages],
-    labels: Int[np.ndarray, " known"],
+    labels: Integer[np.ndarray, " known"],
     *,
     reject_share: float = 0.1,
     resamples: int = 1000,
@@ -281,7 +289,7 @@ def assess_scores(
         values = metrics.open_set_metrics(*arrays, share=reject_share)
         bounds = {}
         if resamples:
-            bounds = intervals.bootstrap_intervals(*arrays, share=reject_share, resamples=resamples, seed=seed)
+            bounds = metrics.bootstrap_intervals(*arrays, share=reject_share, resamples=resamples, seed=seed)
         table[name] = {
             metric: dict(zip(("value", "low", "high"), (value, *bounds.get(metric, (None, None))), strict=True))
             for metric, value in values.items()

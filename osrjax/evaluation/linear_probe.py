@@ -8,9 +8,11 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+
+from osrjax.arrays import class_positions
 
 __all__ = ["PENALTIES", "LinearProbe", "linear_probe", "top_accuracy"]
 
@@ -27,7 +29,7 @@ class LinearProbe(NamedTuple):
       converged: whether the optimiser met its tolerance in every fit; if not, more iterations may help.
     """
 
-    predictions: Int[np.ndarray, " test"]
+    predictions: Integer[np.ndarray, " test"]
     logits: Float[np.ndarray, "test classes"]
     penalty: float
     converged: bool
@@ -35,7 +37,7 @@ class LinearProbe(NamedTuple):
 
 def linear_probe(
     train_features: Float[np.ndarray, "train features"],
-    train_labels: Int[np.ndarray, " train"],
+    train_labels: Integer[np.ndarray, " train"],
     test_features: Float[np.ndarray, "test features"],
     *,
     penalty: float | None = None,
@@ -64,8 +66,9 @@ def linear_probe(
       Predictions and logits of the test images.
 
     Raises:
-      ValueError: features of two widths, or empty; labels of another length or negative; a share outside (0, 1), or
-        one that holds out no image. scikit-learn refuses a single class, a negative penalty and what is not finite.
+      ValueError: features of two widths, or empty; labels of another length, negative or not of an integer dtype; a
+        share outside (0, 1), or one that holds out no image. scikit-learn refuses a single class, a negative penalty
+        and what is not finite.
 
     Example:
       >>> train, labels = np.array([[0.0], [1.0], [5.0], [6.0]]), np.array([0, 0, 1, 1])
@@ -76,12 +79,11 @@ def linear_probe(
       Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", arXiv 2002.05709,
       appendix on transfer learning: regularised logistic regression by L-BFGS, the penalty from validation images.
     """
-    train, labels, test = np.asarray(train_features), np.asarray(train_labels), np.asarray(test_features)
+    train, test = np.asarray(train_features), np.asarray(test_features)
     for name, features in (("train_features", train), ("test_features", test)):
         if features.ndim != 2 or features.size == 0 or features.shape[1] != train.shape[1]:
             raise ValueError(f"{name} has shape {features.shape}: give rows as wide as {train.shape=}, at least one")
-    if labels.shape != train.shape[:1] or labels.min() < 0:
-        raise ValueError(f"train_labels has shape {labels.shape}: give one class, 0 or above, for each of {len(train)}")
+    labels = class_positions("train_labels", train_labels, size=len(train))
     if not 0 < held_out_share < 1:
         raise ValueError(f"{held_out_share=} is outside (0, 1): give a share such as 0.2")
     choice_converged = True
@@ -96,7 +98,9 @@ def linear_probe(
     return LinearProbe(logits.argmax(axis=1), logits, penalty, choice_converged and converged)
 
 
-def top_accuracy(logits: Float[np.ndarray, "test classes"], labels: Int[np.ndarray, " test"], *, top: int = 1) -> float:
+def top_accuracy(
+    logits: Float[np.ndarray, "test classes"], labels: Integer[np.ndarray, " test"], *, top: int = 1
+) -> float:
     """Share of images whose own class is among the ``top`` classes with the largest logits.
 
     Args:
@@ -108,21 +112,21 @@ def top_accuracy(logits: Float[np.ndarray, "test classes"], labels: Int[np.ndarr
       A number in [0, 1].
 
     Raises:
-      ValueError: labels of another length or outside [0, classes); no image; ``top`` outside [1, classes].
+      ValueError: labels of another length or dtype than integers, or outside [0, classes); no image; a logit that is
+        NaN; ``top`` outside [1, classes].
 
     Example:
       >>> logits = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
       >>> top_accuracy(logits, np.array([0, 1])), top_accuracy(logits, np.array([0, 1]), top=2)
       (0.5, 1.0)
     """
-    classes = logits.shape[-1]
-    if labels.shape != logits.shape[:1] or labels.size == 0:
-        raise ValueError(f"{labels.shape=} does not fit {logits.shape=}: give one class for each of one image or more")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels lie in [{labels.min()}, {labels.max()}]: give positions below {classes}")
+    if logits.ndim != 2 or np.isnan(logits).any():
+        raise ValueError(f"{logits.shape=} must be one row of numbers for each image, none of them NaN")
+    classes = logits.shape[1]
+    positions = class_positions("labels", labels, size=len(logits), classes=classes)
     if not 1 <= top <= classes:
         raise ValueError(f"{top=} is not in [1, {classes}]: give at most the number of classes")
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    own = np.take_along_axis(logits, positions[:, None], axis=1)
     # The own class counts itself.
     return float(np.mean((logits >= own).sum(axis=1) <= top))
 

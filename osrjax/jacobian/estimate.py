@@ -6,15 +6,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Num
 from scipy import special
 
 from osrjax.jacobian.passes import (
     broadcast_like,
-    check_floating,
-    for_batch_of_one,
+    floats,
     linear_map,
+    over_passes,
     real_outputs,
     square_root,
     sum_of_squares,
@@ -74,7 +73,7 @@ def projected_squares(
       One squared length per sample.
 
     Raises:
-      ValueError: an integer example, or an unknown distribution or mode.
+      ValueError: an integer example, an unknown distribution or mode, or ``chunk_size`` below 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -85,20 +84,20 @@ def projected_squares(
       Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989; of a Jacobian: Hoffman et al.,
       Robust Learning with Jacobian Regularization, arXiv 1908.02729, sec. 2.
     """
-    check_floating("x", x)
+    x = floats("x", x)
     if distribution not in ("rademacher", "gaussian"):
         raise ValueError(f'{distribution=} is not one of "rademacher", "gaussian"')
     draw = jax.random.rademacher if distribution == "rademacher" else jax.random.normal
     with jax.default_matmul_precision("highest"):
         real_outputs(fn, x)
-        apply, directions = linear_map(for_batch_of_one(fn), x[None], mode)
+        apply, directions = linear_map(fn, x, mode)
 
         def square(direction: Array) -> Array:
             return sum_of_squares(apply(broadcast_like(direction, directions)))
 
         # Drawn at once: a projection is no larger than the outputs, a pass through the network is.
         drawn = draw(key, (samples, *directions.shape), directions.dtype)
-        return lax.map(jax.checkpoint(square), drawn, batch_size=min(chunk_size or 16, samples))
+        return over_passes(square, drawn, 16 if chunk_size is None else chunk_size)
 
 
 def jacobian_estimate(squares: Float[Array, "*batch samples"], *, level: float = 0.95) -> JacobianEstimate:

@@ -12,15 +12,18 @@ Three functions give this number:
   test the others against.
 * :func:`input_jacobian_norm` makes min(n, m) passes, ``chunk_size`` at a time, and never holds the matrix. For one
   example of any callable; ``jax.vmap`` it over examples or stacked checkpoints.
-* :func:`input_jacobian_norms` takes a batch and linearises it once. For networks.
+* :func:`input_jacobian_norms` takes a function of batches, such as a network, and a batch.
 
 :func:`osrjax.analysis.norms.dataset_jacobian_norms` does it for many images, within a memory budget and over devices.
 
 *Modes*. A forward (tangent) pass gives a column of J, a reverse (cotangent) pass a row, and both take about as long.
 ``mode="auto"`` takes the mode with fewer passes: forward where there are more outputs than inputs, otherwise reverse.
-For a usual network, with thousands of pixels and a few hundred features, forward takes 11 to 33 times as long. The
-values agree to rounding. ``jax.custom_vjp`` has no forward mode and ``jax.lax.while_loop`` no reverse mode: name the
-other one.
+It is the default: for a usual network, with thousands of pixels and a few hundred features, forward takes 11 to 33
+times as long. The values agree to rounding. ``jax.custom_vjp`` has no forward mode and ``jax.lax.while_loop`` no
+reverse mode: "auto" then takes the other one.
+
+*Over many devices*, by plain ``jax.jit``: images outermost, directions within each, so that a batch that is spread over
+a mesh stays spread, without communication (``experiments/benchmarks/jacobian_mesh.py``).
 
 *Which norm*. The callable decides. The paper's analysis is on the unit-normalised embedding; the norms of the raw
 embedding and of the logits are other quantities. Norms are per unit of x: further preprocessing belongs inside the
@@ -28,15 +31,16 @@ callable.
 
 *Exact* means float32 rounding: the highest matmul and convolution precision, whatever the process has set, and sums in
 float32 or better. Squares are summed without scaling, so derivatives must lie between about 1e-19 and 1e19. Every norm
-can be differentiated, with gradient 0 where the Jacobian is 0; the passes are then computed again, not kept.
+can be differentiated, with gradient 0 where the Jacobian is 0; the passes are then computed again, not kept, unless all
+go at once.
 
 *On a CPU*, jit with :func:`osrjax.devices.cpu.compiler_options`. To differentiate a norm of a convolutional network by
-its parameters, take one chunk for all passes there: the gradient's convolutions are slow inside a loop.
+its parameters, take a ``chunk_size`` of all passes there, which makes no loop: in one the gradient's convolutions are
+slow.
 """
 
-import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -48,10 +52,10 @@ from osrjax.jacobian.passes import (
     ROWS,
     Mode,
     broadcast_like,
-    check_floating,
-    for_batch_of_one,
+    floats,
     linear_map,
     norm,
+    over_passes,
     real_outputs,
     square_root,
     sum_of_squares,
@@ -66,6 +70,8 @@ __all__ = [
     "jacfwd_norm",
     "largest_singular_value",
 ]
+
+T = TypeVar("T")
 
 
 def jacfwd_norm(fn: Callable[[Array], Array], x: Num[Array, "*inputs"]) -> Float[Array, ""]:
@@ -95,14 +101,14 @@ def jacfwd_norm(fn: Callable[[Array], Array], x: Num[Array, "*inputs"]) -> Float
     References:
       Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
     """
-    check_floating("x", x)
+    x = floats("x", x)
     with jax.default_matmul_precision("highest"):
         real_outputs(fn, x)
         return norm(jax.jacfwd(fn)(x))
 
 
 def input_jacobian(
-    fn: Callable[[Array], Array], x: Num[Array, "*inputs"], *, mode: Literal["forward", "reverse"] = "forward"
+    fn: Callable[[Array], Array], x: Num[Array, "*inputs"], *, mode: Mode = "auto"
 ) -> Float[Array, "..."]:
     """The whole input Jacobian of one example.
 
@@ -112,7 +118,7 @@ def input_jacobian(
     Args:
       fn: maps one example to an array of any shape.
       x: floating-point example of any shape.
-      mode: direction of differentiation; the values agree to rounding.
+      mode: "forward", "reverse", or "auto" for the one with fewer passes; the values agree to rounding.
 
     Returns:
       Array of shape ``[*outputs, *inputs]``.
@@ -126,11 +132,11 @@ def input_jacobian(
       [[3. 2.]
        [0. 1.]]
     """
-    check_floating("x", x)
-    transform = jax.jacfwd if mode == "forward" else jax.jacrev
+    x = floats("x", x)
     with jax.default_matmul_precision("highest"):
-        real_outputs(fn, x)
-        return transform(fn)(x)
+        outputs = real_outputs(fn, x)
+        transforms = {"forward": jax.jacfwd, "reverse": jax.jacrev}
+        return in_mode(mode, x.size, outputs.size, lambda mode: transforms[mode](fn)(x))
 
 
 def input_jacobian_norm(
@@ -165,10 +171,9 @@ def input_jacobian_norm(
     References:
       Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
     """
-    check_floating("x", x)
-    if chunk_size is None:
-        chunk_size = 16
-    return input_jacobian_norms(for_batch_of_one(fn), x[None], mode=mode, chunk_size=chunk_size)[0]
+    x = floats("x", x)
+    with jax.default_matmul_precision("highest"):
+        return _norm(fn, x, mode, 16 if chunk_size is None else chunk_size)
 
 
 def input_jacobian_norms(
@@ -178,16 +183,17 @@ def input_jacobian_norms(
     mode: Mode = "auto",
     chunk_size: int | None = None,
 ) -> Float[Array, " batch"]:
-    """Frobenius norms of the input Jacobians of a batch, from one linearisation of the whole batch.
+    """Frobenius norms of the input Jacobians of a batch: :func:`input_jacobian_norm` of every image.
 
-    Equal to :func:`input_jacobian_norm` vmapped over the batch, provided that row i of the outputs depends on image i
-    alone: a network must use its running statistics.
+    Row i of the outputs must depend on image i alone, not on other images nor on i: a network uses its running
+    statistics and no dropout. What is differentiated is ``fn`` of batches of one image, under ``jax.vmap``.
 
     *Cost*: one pass over the batch per input of an image (forward) or per output (reverse), nothing else of note;
-    memory for ``batch * chunk_size`` images on their way through the network.
+    memory for ``batch * chunk_size`` images on their way through the network. Images that are spread over the axis of a
+    mesh stay there, and so do their norms.
 
     Args:
-      fn: maps a batch to an array with the same leading axis and any others.
+      fn: maps a batch of any size to an array with the same leading axis and any others.
       images: floating-point batch.
       mode: "forward", "reverse", or "auto" for the one with fewer passes (:func:`automatic_mode`).
       chunk_size: passes at a time, at least 1; None for as many as make 128 images, at least one.
@@ -207,31 +213,52 @@ def input_jacobian_norms(
     References:
       Park et al., arXiv 2209.11436, sec. 3 and eq. 1.
     """
-    check_floating("images", images)
+    images = floats("images", images)
     if images.ndim == 0 or images.shape[0] == 0:
         raise ValueError(f"images of shape {images.shape} hold no example: give a batch of at least one")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"{chunk_size=} is below 1: give the number of passes at a time, such as 16")
     batch = images.shape[0]
+    size = max(1, ROWS // batch) if chunk_size is None else chunk_size
+
+    def norm(image: Array) -> Array:
+        whole = real_outputs(lambda x: fn(jnp.broadcast_to(x, (batch, *x.shape))), image).shape
+        alone = jax.eval_shape(fn, image[None]).shape
+        if whole != (batch, *alone[1:]) or alone[:1] != (1,):
+            raise ValueError(
+                f"fn(images) has shape {whole} for {batch} images and {alone} for one: keep the batch's axis first"
+            )
+        return _norm(lambda x: fn(x[None])[0], image, mode, size)
+
+    # Images outermost: a convolution merges a mapped axis into its batch as the slowest, and so images that are spread
+    # over devices stay where they are.
     with jax.default_matmul_precision("highest"):
-        outputs = real_outputs(fn, images)
-        if outputs.shape[:1] != (batch,):
-            raise ValueError(f"fn(images) has shape {outputs.shape} for {batch} images: keep the batch's axis first")
-        inputs, outputs = images.size // batch, math.prod(outputs.shape[1:])
-        apply, directions = linear_map(fn, images, automatic_mode(inputs, outputs) if mode == "auto" else mode)
-        size = math.prod(directions.shape[1:])
+        return jax.vmap(norm)(images)
 
-        def squares(index: Array) -> Array:
-            direction = jax.nn.one_hot(index, size, dtype=directions.dtype).reshape(directions.shape[1:])
-            return sum_of_squares(apply(broadcast_like(direction[None], directions)), axes=1)
 
-        # Recomputed when differentiated: what a pass leaves behind is as large as the matrix.
-        rows = lax.map(
-            jax.checkpoint(squares),
-            jnp.arange(size),
-            batch_size=min(chunk_size or max(1, ROWS // batch), max(size, 1)),
-        )
-    return square_root(jnp.sum(rows, axis=0))
+def _norm(fn: Callable[[Array], Array], x: Array, mode: Mode, chunk_size: int) -> Array:
+
+    def squared(mode: Literal["forward", "reverse"]) -> Array:
+        apply, directions = linear_map(fn, x, mode)
+
+        def square(index: Array) -> Array:
+            direction = jax.nn.one_hot(index, directions.size, dtype=directions.dtype).reshape(directions.shape)
+            return sum_of_squares(apply(broadcast_like(direction, directions)))
+
+        return jnp.sum(over_passes(square, jnp.arange(directions.size), chunk_size))
+
+    return square_root(in_mode(mode, x.size, real_outputs(fn, x).size, squared))
+
+
+def in_mode(mode: Mode, inputs: int, outputs: int, compute: Callable[[Literal["forward", "reverse"]], T]) -> T:
+    """Computes in a mode; "auto" is the one with fewer passes, or the other one where JAX has no such derivative."""
+    if mode != "auto":
+        return compute(mode)
+    fewer = automatic_mode(inputs, outputs)
+    try:
+        return compute(fewer)
+    except (TypeError, ValueError) as error:
+        if "Reverse-mode differentiation" not in str(error) and "forward-mode autodiff" not in str(error):
+            raise
+        return compute("forward" if fewer == "reverse" else "reverse")
 
 
 def automatic_mode(inputs: int, outputs: int) -> Literal["forward", "reverse"]:
@@ -276,10 +303,10 @@ def directional_norm(
       >>> print(directional_norm(lambda x: x**2, jnp.array([1.0, 2.0]), jnp.array([0.0, 1.0])))
       4.0
     """
-    check_floating("x", x)
+    x = floats("x", x)
     with jax.default_matmul_precision("highest"):
         real_outputs(fn, x)
-        _, velocity = jax.jvp(fn, (x,), (direction.astype(x.dtype),))
+        _, velocity = jax.jvp(fn, (x,), (jnp.asarray(direction, x.dtype),))
     return norm(velocity)
 
 
@@ -312,7 +339,7 @@ def largest_singular_value(
       >>> print(f"{largest_singular_value(lambda x: scales * x, jax.random.key(0), jnp.ones(3)):.4f}")
       3.0000
     """
-    check_floating("x", x)
+    x = floats("x", x)
     if iterations < 1:
         raise ValueError(f"{iterations=} is below 1: give the number of power iterations, such as 32")
     with jax.default_matmul_precision("highest"):

@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from osrjax.devices.convolutions import canonical_convolutions
@@ -45,9 +46,14 @@ def broadcast_like(direction: Array, x: Array) -> Array:
     return jnp.zeros_like(x) + direction
 
 
-def for_batch_of_one(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A function of batches of one example from a function of one example."""
-    return lambda x: fn(x[0])[None]
+def over_passes(one_pass: Callable[[Array], Array], passes: Array, chunk_size: int) -> Array:
+    """What every pass gives, so many at a time; where all go at once there is no loop."""
+    if chunk_size < 1:
+        raise ValueError(f"{chunk_size=} is below 1: give the number of passes at a time, such as 16")
+    if chunk_size >= len(passes):
+        return jax.vmap(one_pass)(passes)
+    # Recomputed when differentiated: what a pass leaves behind is as large as the matrix.
+    return lax.map(jax.checkpoint(one_pass), passes, batch_size=chunk_size)
 
 
 def norm(values: Array) -> Float[Array, ""]:
@@ -79,10 +85,13 @@ def real_outputs(fn: Callable[[Array], Array], x: Array) -> jax.ShapeDtypeStruct
     return outputs
 
 
-def check_floating(name: str, x: Array) -> None:
-    """Refuses what has no derivative, stored images above all."""
+def floats(name: str, x: Array) -> Array:
+    """An array of JAX; refuses what is not one array, and what has no derivative, stored images above all."""
+    if not hasattr(x, "dtype"):
+        raise ValueError(f"{name} is a {type(x).__name__}: give one array (jax.flatten_util.ravel_pytree joins a tree)")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} has dtype {x.dtype}: give floats (osrjax.augment.to_float for stored images)")
+    return jnp.asarray(x)
 
 
 def check_same_shape(name: str, array: Array, other_name: str, other: Array) -> None:

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from osrjax.jacobian.exact import directional_norm, input_jacobian_norm, input_jacobian_norms
-from osrjax.jacobian.passes import Mode, check_floating, check_same_shape, real_outputs, square_root, sum_of_squares
+from osrjax.jacobian.passes import Mode, check_same_shape, floats, real_outputs, square_root, sum_of_squares
 
 __all__ = ["chord_length", "interpolation_profile", "path_length"]
 
@@ -54,8 +54,8 @@ def interpolation_profile(
     References:
       Park et al., arXiv 2209.11436, sec. 4 and figure 4.
     """
-    _check_line(start, end)
-    t = fractions.astype(start.dtype).reshape(-1, *(1 for _ in start.shape))
+    start, end = _line(start, end)
+    t = jnp.asarray(fractions, start.dtype).reshape(-1, *(1 for _ in start.shape))
     points = (1 - t) * start[None] + t * end[None]
     if batch_size is None or batch_size >= len(points):
         return input_jacobian_norms(jax.vmap(fn), points, mode=mode, chunk_size=chunk_size)
@@ -95,7 +95,7 @@ def path_length(
     References:
       Park et al., arXiv 2209.11436, sec. 4 (projected path length, figure 5).
     """
-    _check_line(start, end)
+    start, end = _line(start, end)
     fractions = (jnp.arange(points, dtype=start.dtype) + 0.5) / points
 
     def speed(t: Array) -> Array:
@@ -131,7 +131,7 @@ def chord_length(
       >>> print(f"{chord_length(circle, jnp.float32(0.0), jnp.float32(2.0), points=4):.4f}")  # 8 sin(1/4)
       1.9792
     """
-    _check_line(start, end)
+    start, end = _line(start, end)
     if points < 1:
         raise ValueError(f"{points=} is below 1: give the number of steps between the examples, such as 16")
     fractions = jnp.linspace(0, 1, points + 1, dtype=start.dtype)
@@ -142,7 +142,7 @@ def chord_length(
     return jnp.sum(square_root(sum_of_squares(steps, axes=1)))
 
 
-def _check_line(start: Array, end: Array) -> None:
-    check_floating("start", start)
-    check_floating("end", end)
+def _line(start: Array, end: Array) -> tuple[Array, Array]:
+    start, end = floats("start", start), floats("end", end)
     check_same_shape("end", end, "start", start)
+    return start, end

@@ -2,15 +2,18 @@
 
 Every loss takes any leading ``*batch`` axes and returns one value per example; the caller averages. *Cosines* are the
 unscaled inner products of a unit embedding with unit prototypes, in [-1, 1]; the scale T is applied inside a loss.
-*Logits* are unbounded. Labels are positions in ``known_classes``. A label outside ``[0, classes)`` matches no class and
-gives a finite but meaningless value: compiled code cannot check values.
+*Logits* are unbounded. Losses are float32 or better, whatever the dtype of these. Labels are positions in
+``known_classes``, in an integer dtype. A label outside ``[0, classes)`` matches no class and gives a finite but
+meaningless value: compiled code cannot check values.
 """
 
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
+
+from osrjax.arrays import at_least_float32, check_integers
 
 __all__ = ["cosine_softmax_loss", "m_ovr_loss", "margin_cosines", "ovr_loss", "rotation_loss"]
 
@@ -41,6 +44,7 @@ def margin_cosines(cosines: Float[Array, "*shape"], margin: Scalar) -> Float[Arr
       Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation", arXiv 2209.11436,
       eq. 2.
     """
+    cosines = at_least_float32(cosines)
     square = 1.0 - cosines * cosines
     # sqrt has an infinite slope at 0, and 0 * inf is nan in the backward pass even where the result is
     # discarded: both branches must be safe, hence a `where` before the root and another after it.
@@ -51,7 +55,7 @@ def margin_cosines(cosines: Float[Array, "*shape"], margin: Scalar) -> Float[Arr
 
 def ovr_loss(
     logits: Float[Array, "*batch classes"],
-    labels: Int[Array, "*batch"],
+    labels: Integer[Array, "*batch"],
     *,
     intra_weight: Scalar = 1.0,
     inter_weight: Scalar = 1.0,
@@ -72,7 +76,7 @@ def ovr_loss(
       One loss per example, at least 0.
 
     Raises:
-      ValueError: not one label per row of logits (one-hot labels, a missing axis).
+      ValueError: not one integer label per row of logits (one-hot labels, a missing axis, floats).
 
     Example:
       >>> import jax.numpy as jnp
@@ -84,8 +88,7 @@ def ovr_loss(
       Shu, Xu and Liu, "DOC: Deep Open Classification of Text Documents", arXiv 1709.08716, eq. 3; Park et al., arXiv
       2209.11436, eq. 3 (the two weights).
     """
-    check_labels(labels, logits)
-    is_target = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    logits, is_target = at_least_float32(logits), is_target_of(labels, logits)
     # The split form keeps confident samples apart: each term is a softplus of a large negative number,
     # about e^z, and all terms are positive. The equal form sum_k softplus(z_k) - z_y cancels to exactly 0.
     terms = jax.nn.softplus(jnp.where(is_target, -logits, logits))
@@ -94,7 +97,7 @@ def ovr_loss(
 
 def m_ovr_loss(
     cosines: Float[Array, "*batch classes"],
-    labels: Int[Array, "*batch"],
+    labels: Integer[Array, "*batch"],
     *,
     margin: Scalar = 0.5,
     scale: Scalar = 32.0,
@@ -139,14 +142,15 @@ def m_ovr_loss(
       Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation", arXiv 2209.11436,
       eq. 2 and 3; margin on the target alone: Deng et al., arXiv 1801.07698, eq. 3.
     """
-    check_labels(labels, cosines)
+    _check_labels(labels, cosines)
     if isinstance(margin, float | int) and not 0 <= margin < jnp.pi:
         raise ValueError(f"{margin=} is no angle in [0, pi): give a margin in radians, such as 0.5")
     if isinstance(scale, float | int) and not scale > 0:
         raise ValueError(f"{scale=} is not positive: give a scale T above 0, such as 32")
+    cosines = at_least_float32(cosines)
     shifted = margin_cosines(cosines, margin)
     if margin_on == "target":
-        is_target = jax.nn.one_hot(labels, cosines.shape[-1], dtype=bool)
+        is_target = is_target_of(labels, cosines)
         shifted = jnp.where(is_target, shifted, cosines)
     elif margin_on != "all":
         raise ValueError(f'{margin_on=} is not one of "all", "target"')
@@ -154,7 +158,7 @@ def m_ovr_loss(
 
 
 def cosine_softmax_loss(
-    cosines: Float[Array, "*batch classes"], labels: Int[Array, "*batch"], *, scale: Scalar = 32.0
+    cosines: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"], *, scale: Scalar = 32.0
 ) -> Float[Array, "*batch"]:
     r"""Softmax cross-entropy on scaled cosines.
 
@@ -180,10 +184,12 @@ def cosine_softmax_loss(
     References:
       Wang et al., "NormFace: L2 Hypersphere Embedding for Face Verification", arXiv 1704.06369, eq. 6.
     """
-    return softmax_cross_entropy(scale * cosines, labels)
+    return softmax_cross_entropy(scale * at_least_float32(cosines), labels)
 
 
-def rotation_loss(rotation_logits: Float[Array, "*batch turns"], turns: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+def rotation_loss(
+    rotation_logits: Float[Array, "*batch turns"], turns: Integer[Array, "*batch"]
+) -> Float[Array, "*batch"]:
     r"""Cross-entropy of predicting by how many quarter turns an image was rotated.
 
     .. math:: L = \log \sum_r e^{z_r} - z_t, \qquad t \in \{0, 1, 2, 3\}.
@@ -209,23 +215,31 @@ def rotation_loss(rotation_logits: Float[Array, "*batch turns"], turns: Int[Arra
     """
     if rotation_logits.shape[-1] != 4:
         raise ValueError(f"{rotation_logits.shape=} does not end in 4: give one logit per quarter turn")
-    return softmax_cross_entropy(rotation_logits, turns)
+    return softmax_cross_entropy(at_least_float32(rotation_logits), turns)
 
 
 def softmax_cross_entropy(
-    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+    logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
     """Minus the log-probability of the labels, for the losses of this room; arguments and errors are theirs."""
-    check_labels(labels, logits)
-    is_target = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    is_target = is_target_of(labels, logits)
     # Every log-probability is at most 0, so the sum has no cancellation and no gather under a mesh.
     return -jnp.sum(jnp.where(is_target, jax.nn.log_softmax(logits), 0.0), axis=-1)
 
 
-def check_labels(labels: jax.Array, logits: jax.Array) -> None:
+def _check_labels(labels: jax.Array, logits: jax.Array) -> None:
     """Refuses what would broadcast into a plausible number: one-hot labels, a missing batch axis."""
+    check_integers("labels", labels)
     if labels.shape != logits.shape[:-1]:
         raise ValueError(
             f"{labels.shape=} is not {logits.shape[:-1]}, one integer label per row of {logits.shape=}:"
             " give class positions, not one-hot rows"
         )
+
+
+def is_target_of(labels: jax.Array, logits: jax.Array) -> Bool[Array, "*batch classes"]:
+    """Marks each row's own class."""
+    _check_labels(labels, logits)
+    # A byte would count the classes modulo 256.
+    labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+    return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)

@@ -1,15 +1,17 @@
 """Contrastive losses on unit embeddings: NT-Xent, SupCon and the mixed term of GradMix, as one functional.
 
 *Views* are arrays of shape ``[views, batch, features]``: the same images, each augmented ``views`` times. Every row is
-an *anchor*, and every other row stands in its denominator. Every loss returns one value per anchor; the caller
-averages.
+an *anchor*, and every other row stands in its denominator. Every loss returns one value per anchor, in float32 or
+better; the caller averages.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
+
+from osrjax.arrays import at_least_float32, check_integers
 
 __all__ = ["contrastive_loss", "mixed_contrastive_loss", "nt_xent_gradient", "nt_xent_loss", "supcon_loss"]
 
@@ -24,7 +26,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 def contrastive_loss(
     embedding: Float[Array, "rows features"],
-    groups: Int[Array, " rows"],
+    groups: Integer[Array, " rows"],
     *,
     positives: Float[Array, "rows features"] | None = None,
     own_positive: bool | Bool[Array, " rows"] = False,
@@ -61,8 +63,9 @@ def contrastive_loss(
       One loss per anchor, of either sign if p differs from z.
 
     Raises:
-      ValueError: a single row; ``positives`` of another shape, or missing though ``own_positive`` requires them; a
-        Python number at or below 0 for a temperature (an array there gives nan).
+      ValueError: a single row; not one integer group per row; ``positives`` of another shape, or missing though
+        ``own_positive`` requires them; a ``block_size`` below 1; a Python number at or below 0 for a temperature (an
+        array there gives nan).
 
     Example:
       >>> import jax.numpy as jnp
@@ -77,11 +80,20 @@ def contrastive_loss(
     """
     temperature = _checked_temperature("temperature", temperature)
     _checked_temperature("base_temperature", base_temperature)
+    _check_block_size(block_size)
+    check_integers("groups", groups)
+    if embedding.ndim != 2 or groups.shape != embedding.shape[:1]:
+        raise ValueError(f"{groups.shape=} does not fit {embedding.shape=}: give one group per row of features")
     if positives is not None and positives.shape != embedding.shape:
         raise ValueError(f"{positives.shape=} is not {embedding.shape=}: give one positive row for each embedding")
     if own_positive is not False and positives is None:
         raise ValueError(f"{own_positive=} without positives would pull each row to itself: give positives")
     rows = embedding.shape[0]
+    if own_positive is not False and jnp.shape(own_positive) not in ((), (rows,)):
+        given = jnp.shape(own_positive)
+        raise ValueError(f"own_positive has shape {given}, not {(rows,)}: give one entry per row, or one for all")
+    embedding = at_least_float32(embedding)
+    positives = None if positives is None else at_least_float32(positives)
     places = jnp.arange(rows)
     columns, column_places, column_groups = embedding, places, groups
     if axis_name is not None:
@@ -100,7 +112,7 @@ def contrastive_loss(
 
     def positives_among(other: Bool[Array, "..."], candidate_groups: Array) -> Bool[Array, "..."]:
         alike = groups[:, None] == candidate_groups[None, :]
-        own = jnp.broadcast_to(own_positive, (rows,))
+        own = jnp.broadcast_to(own_positive, (rows,)).astype(bool)
         return alike & (other | own[:, None])
 
     if block_size is None:
@@ -194,7 +206,7 @@ def nt_xent_loss(
 
 def supcon_loss(
     views: Float[Array, "views batch features"],
-    labels: Int[Array, " batch"],
+    labels: Integer[Array, " batch"],
     *,
     temperature: Scalar = 0.05,
     base_temperature: float = BASE_TEMPERATURE,
@@ -244,7 +256,7 @@ def mixed_contrastive_loss(
     views: Float[Array, "views batch features"],
     mixed: Float[Array, "views batch features"],
     *,
-    labels: Int[Array, " batch"] | None = None,
+    labels: Integer[Array, " batch"] | None = None,
     own_positive: bool | Bool[Array, " views"] = False,
     temperature: Scalar = 0.05,
     base_temperature: float = BASE_TEMPERATURE,
@@ -271,7 +283,8 @@ def mixed_contrastive_loss(
       One loss per anchor, of either sign.
 
     Raises:
-      ValueError: ``mixed`` of another shape; fewer than two views or one image, without labels.
+      ValueError: ``mixed`` of another shape; fewer than two views or one image, without labels; ``own_positive`` with
+        another number of entries than views.
 
     Example:
       >>> import jax.numpy as jnp
@@ -285,6 +298,8 @@ def mixed_contrastive_loss(
     """
     if mixed.shape != views.shape:
         raise ValueError(f"{mixed.shape=} is not {views.shape=}: give the mixed version of each view")
+    if not isinstance(own_positive, bool) and own_positive.shape != views.shape[:1]:
+        raise ValueError(f"{own_positive.shape=} is not {views.shape[:1]}: give one entry per view")
     if labels is None:
         _check_views(views, axis_name)
         groups = _images(views, axis_name)
@@ -342,10 +357,11 @@ def nt_xent_gradient(
     """
     temperature = _checked_temperature("temperature", temperature)
     _checked_temperature("base_temperature", base_temperature)
+    _check_block_size(block_size)
     _check_views(views, None)
     count, batch, features = views.shape
     rows = count * batch
-    z = _rows(views)
+    z = at_least_float32(_rows(views))
     places = jnp.arange(rows)
     size = rows if block_size is None else block_size
     dtype = jnp.result_type(z, temperature)
@@ -423,10 +439,16 @@ def _check_views(views: Array, axis_name: str | None) -> None:
 
 
 def _check_labels(views: Array, labels: Array) -> None:
+    check_integers("labels", labels)
     if views.ndim != 3 or labels.shape != views.shape[1:2]:
         raise ValueError(
             f"{labels.shape=} does not fit {views.shape=}: give one label per image of [views, batch, features]"
         )
+
+
+def _check_block_size(block_size: int | None) -> None:
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"{block_size=} is below 1: give columns at a time, or None for all")
 
 
 def _checked_temperature(name: str, value: Scalar) -> Scalar:

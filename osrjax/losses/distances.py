@@ -7,9 +7,10 @@ say how far an example lies from what its class is NOT: larger = more of the cla
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
-from osrjax.losses.classification import Scalar, check_labels, softmax_cross_entropy
+from osrjax.arrays import at_least_float32
+from osrjax.losses.classification import Scalar, is_target_of, softmax_cross_entropy
 
 __all__ = ["anchor_distances", "arpl_loss", "cac_loss", "rpl_loss"]
 
@@ -47,7 +48,7 @@ def anchor_distances(
 
 def cac_loss(
     logits: Float[Array, "*batch classes"],
-    labels: Int[Array, "*batch"],
+    labels: Integer[Array, "*batch"],
     *,
     anchor: Scalar = 10.0,
     anchor_weight: Scalar = 0.1,
@@ -79,9 +80,8 @@ def cac_loss(
     References:
       Miller et al., arXiv 2004.02434, eq. 3 to 5.
     """
-    check_labels(labels, logits)
+    logits, is_target = at_least_float32(logits), is_target_of(labels, logits)
     distances = anchor_distances(logits, anchor=anchor)
-    is_target = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     own = jnp.sum(jnp.where(is_target, distances, 0.0), axis=-1)
     return softmax_cross_entropy(-distances, labels) + anchor_weight * own
 
@@ -89,7 +89,7 @@ def cac_loss(
 def rpl_loss(
     distances: Float[Array, "*batch classes"],
     excess: Float[Array, "*batch classes"],
-    labels: Int[Array, "*batch"],
+    labels: Integer[Array, "*batch"],
     *,
     temperature: Scalar = 1.0,
     radius_weight: Scalar = 0.1,
@@ -121,8 +121,7 @@ def rpl_loss(
       Chen et al., "Learning Open Set Network with Discriminative Reciprocal Points", ECCV 2020, arXiv 2011.00178,
       eq. 4 to 8.
     """
-    check_labels(labels, distances)
-    is_target = jax.nn.one_hot(labels, distances.shape[-1], dtype=bool)
+    distances, is_target = at_least_float32(distances), is_target_of(labels, distances)
     own = jnp.sum(jnp.where(is_target, excess, 0.0), axis=-1)
     return softmax_cross_entropy(distances / temperature, labels) + radius_weight * jnp.square(own)
 
@@ -130,7 +129,7 @@ def rpl_loss(
 def arpl_loss(
     distances: Float[Array, "*batch classes"],
     excess: Float[Array, "*batch classes"],
-    labels: Int[Array, "*batch"],
+    labels: Integer[Array, "*batch"],
     *,
     temperature: Scalar = 1.0,
     radius_weight: Scalar = 0.1,
@@ -165,7 +164,6 @@ def arpl_loss(
       Chen, Peng, Wang and Tian, "Adversarial Reciprocal Points Learning for Open Set Recognition", TPAMI 2021,
       arXiv 2103.00953, eq. 3 to 9.
     """
-    check_labels(labels, distances)
-    is_target = jax.nn.one_hot(labels, distances.shape[-1], dtype=bool)
+    distances, is_target = at_least_float32(distances), is_target_of(labels, distances)
     beyond = jnp.maximum(jnp.sum(jnp.where(is_target, excess, 0.0), axis=-1) + slack, 0.0)
     return softmax_cross_entropy(distances / temperature, labels) + radius_weight * beyond

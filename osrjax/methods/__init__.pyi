@@ -14,6 +14,7 @@ from .find import (
     check_method as check_method,
     find_method as find_method,
     make_method as make_method,
+    method_source as method_source,
 )
 from .gradmix import (
     make_contrastive_objective as make_contrastive_objective,
@@ -35,6 +36,7 @@ from .method import (
     Task as Task,
     assess as assess,
     check_data as check_data,
+    check_image_shape as check_image_shape,
     predicted_classes as predicted_classes,
     score_images as score_images,
 )

@@ -27,7 +27,7 @@ from osrjax.augment.views import make_crop_and_flip
 from osrjax.data.table import DataSet
 from osrjax.evaluation.assessment import SCORES, open_set_scores
 from osrjax.fields import check_fields
-from osrjax.methods.class_losses import ClassLoss
+from osrjax.methods.class_losses import CLASS_LOSSES, ClassLoss
 from osrjax.methods.masked import make_masked_classify_objective
 from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
 from osrjax.methods.method import Attributed, Method, Needs, Task
@@ -134,7 +134,10 @@ def classify(options: ClassifyOptions, task: Task, class_loss: ClassLoss) -> Met
         scored="logits",
         spaces={"davies_bouldin": "embedding"},
         attributed=Attributed(options.method, lambda _, images: to_float(images), 1, attributed_loss),
-        needs=Needs(batch=2 if options.mixing != "none" else 1),
+        needs=Needs(
+            batch=2 if options.mixing != "none" else 1,
+            classes=2 if class_loss in CLASS_LOSSES.values() else 1,  # a loss of one's own may need no comparison
+        ),
     )
 
 

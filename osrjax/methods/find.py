@@ -1,7 +1,10 @@
 """From the name of a method to its function, and from a configuration to the method."""
 
+import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from osrjax.choices import load, load_own
@@ -10,9 +13,9 @@ from osrjax.methods.class_losses import ClassLoss
 from osrjax.methods.classify import classify
 from osrjax.methods.method import Method, Task
 from osrjax.methods.options import ClassifyOptions, Options, options_of
-from osrjax.methods.table import METHODS
+from osrjax.methods.table import METHOD_SOURCE, METHODS
 
-__all__ = ["MethodFunction", "check_method", "find_method", "make_method"]
+__all__ = ["MethodFunction", "check_method", "find_method", "make_method", "method_source"]
 
 MethodFunction = Callable[[Any, Task], Method]
 
@@ -48,6 +51,30 @@ def find_method(name: str) -> tuple[MethodFunction, type[Options]]:
     if kind is None or not issubclass(kind, Options):
         raise ValueError(f"method={name!r} says no class of options: annotate its first argument, as ClassifyOptions")
     return found, kind
+
+
+def method_source(name: str) -> dict[str, str]:
+    """The checksum of the file of a method of one's own, by which a run notices that it has changed.
+
+    Args:
+      name: as for :func:`find_method`; a MODULE:FUNCTION is imported.
+
+    Returns:
+      By name, for the ``content`` of :class:`osrjax.run.Run`; nothing for a method of this package, or one without
+      a file.
+
+    Raises:
+      ValueError: there is no such method.
+
+    Example:
+      >>> method_source("softmax")
+      {}
+    """
+    if name in METHODS:
+        return {}
+    find_method(name)
+    file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    return {METHOD_SOURCE + name: hashlib.sha256(Path(file).read_bytes()).hexdigest()} if file else {}
 
 
 def check_method(config: Options) -> None:

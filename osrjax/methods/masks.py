@@ -228,4 +228,5 @@ def _mass_in_box(maps: Array, peaked: Array, share: Array) -> Array:
     _, height, width = maps.shape
     bounds = attribution.box_bounds(attribution.map_peaks(peaked), share, height=height, width=width)
     inside = jnp.where(attribution.box_mask(bounds, height=height, width=width), maps, 0.0)
-    return jnp.mean(jnp.sum(inside, axis=(1, 2)) / (jnp.sum(maps, axis=(1, 2)) + 1e-8))
+    total = jnp.sum(maps, axis=(1, 2))  # 0 where nothing is attributed, and then nothing is inside
+    return jnp.mean(jnp.sum(inside, axis=(1, 2)) / jnp.where(total > 0, total, 1.0))

@@ -5,7 +5,7 @@ A method is made by a function ``(options, task) -> Method``: options are what a
 run gives the method of that run back.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +26,13 @@ __all__ = [
     "Task",
     "assess",
     "check_data",
+    "check_image_shape",
     "predicted_classes",
     "score_images",
 ]
 
 PyTree = Any
+MOST_PIXELS = 512 * 512
 Outputs = Mapping[str, np.ndarray]
 
 
@@ -125,8 +127,22 @@ class Method(NamedTuple):
         return ("validation", "known", "unknown", *(["train"] if self.fit else []))
 
 
+def check_image_shape(shape: Sequence[int], where: str) -> None:
+    """Refuses images of more than 512 x 512 pixels: the first layers of a network on them take gigabytes an image.
+
+    Args:
+      shape: height, width, channels.
+      where: begins the error.
+
+    Raises:
+      ValueError: they are larger.
+    """
+    if shape[0] * shape[1] > MOST_PIXELS:
+        raise ValueError(f"{where} has image_shape={list(shape)}, above {MOST_PIXELS} pixels: give smaller images")
+
+
 def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
-    """Refuses training images that a method cannot work with.
+    """Refuses images that a method cannot work with.
 
     Args:
       method: to train.
@@ -134,9 +150,11 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
       batch_size: images a step.
 
     Raises:
-      ValueError: a method made for other data, a batch too small or larger than the training set, too few classes, or
-        too few images of a class.
+      ValueError: a method made for other data, a batch too small or larger than the training set, padding as large as
+        the images, too few classes, too few images of a class, or a part of the data without images, of which nothing
+        could be measured in the end.
     """
+    check_image_shape(data.train.images.shape[1:], "data")
     needs, images = method.needs, len(data.train.labels)
     made_for, given = method.task[:2], (len(data.known_classes), data.train.images.shape[1:])
     if made_for != given:
@@ -144,10 +162,16 @@ def check_data(method: Method, data: OpenSetData, *, batch_size: int) -> None:
             f"the method is made for classes={made_for[0]}, image_shape={made_for[1]}, the data has {given[0]} classes"
             f" and images of {given[1]}: make it with the Task of the data"
         )
+    for part in ("validation", "test_known", "test_unknown"):
+        if not len(getattr(data, part).labels):
+            raise ValueError(f"data.{part} holds no image: give some, since every metric reads them")
     if batch_size < needs.batch:
         raise ValueError(f"{batch_size=} is too small for method={method.options.method!r}: give {needs.batch} or more")
     if batch_size > images:
         raise ValueError(f"{batch_size=} exceeds the {images} training images: lower it")
+    height, width = data.train.images.shape[1:3]
+    if (padding := getattr(method.options, "crop_padding", None) or 0) >= min(height, width):
+        raise ValueError(f"crop_padding={padding} leaves crops without a pixel of {height}x{width} images: lower it")
     if len(data.known_classes) < needs.classes:
         raise ValueError(f"known_classes={list(data.known_classes)} is a single class: give two or more")
     fewest = int(np.bincount(data.train.labels, minlength=len(data.known_classes)).min())

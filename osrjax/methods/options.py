@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from osrjax.fields import check_above_zero, check_not_negative
+from osrjax.fields import check_above_zero, check_at_most, check_not_negative, check_type
 from osrjax.methods.table import MethodName
 from osrjax.models.table import BACKBONES, NetworkName
 
@@ -63,9 +63,11 @@ class Options:
           A number for each of these names.
 
         Raises:
-          ValueError: an entry of ``hyper`` that is no NAME=VALUE, or a name that the method does not have.
+          ValueError: an entry of ``hyper`` that is no NAME=VALUE, a value that is not finite, or a name that the
+            method does not have or that is there twice.
         """
         found = dict(defaults)
+        names = [text.partition("=")[0] for text in self.hyper]
         for text in self.hyper:
             name, equals, value = text.partition("=")
             if not equals or name not in defaults:
@@ -75,6 +77,10 @@ class Options:
                 found[name] = float(value)
             except ValueError:
                 raise ValueError(f"hyper={text!r} is no number: write it as {name}=0.5") from None
+            if not math.isfinite(found[name]):
+                raise ValueError(f"hyper={text!r} is not finite: write it as {name}=0.5")
+            if names.count(name) > 1:
+                raise ValueError(f"hyper={list(self.hyper)} names {name} twice: leave one out")
         return found
 
 
@@ -247,6 +253,7 @@ class ContrastOptions(ContrastWeights, Options):
         """Refuses what would fail late or give a plausible wrong number; errors as :meth:`Options.check`."""
         sizes = ("neighbours", "hidden", "features")
         check_above_zero(self, ["learning_rate", *sizes, "mixing_alpha", "mixing_beta"])
+        check_at_most(self, dict.fromkeys(sizes, 100_000))
         check_not_negative(self, ["final_learning_rate", "jitter"])
         if self.cam_temperature is not None and not self.cam_temperature > 0:
             raise ValueError(f"cam_temperature={self.cam_temperature!r} must be above 0, or left out")
@@ -338,11 +345,22 @@ def options_of(config: Any, kind: type[T]) -> T:
     Returns:
       The options.
 
+    Raises:
+      ValueError: a value of a mapping is not of its field's type.
+
     Example:
       >>> options_of({"network": "wrn16_4", "margin": 0.2, "cam_layers": [1, 2], "seed": 3}, ClassifyOptions).cam_layers
       (1, 2)
     """
     given = config if isinstance(config, Mapping) else vars(config)
-    found: dict[str, Any] = {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}
+    found = {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}
+    found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    if isinstance(config, Mapping):  # of a file, say
+        try:
+            hints = get_type_hints(kind)
+        except NameError:  # of a class of one's own: a name that is imported for type checkers alone
+            hints = {}
+        for name in found.keys() & hints.keys():
+            check_type(name, found[name], hints[name])
     make: Any = kind
-    return make(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    return make(**found)

@@ -6,9 +6,11 @@ A method is a function ``(options, task) -> Method`` (:mod:`osrjax.methods.metho
 
 from types import MappingProxyType
 
-__all__ = ["METHODS", "MethodName"]
+__all__ = ["METHODS", "METHOD_SOURCE", "MethodName"]
 
 MethodName = str  # a name of METHODS, or MODULE:FUNCTION
+
+METHOD_SOURCE = "source of "  # begins the names under which runs remember checksums of the files of other methods
 
 METHODS = MappingProxyType(
     {

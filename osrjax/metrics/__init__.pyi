@@ -1,3 +1,7 @@
+from .bootstrap import (
+    bootstrap_interval as bootstrap_interval,
+    bootstrap_intervals as bootstrap_intervals,
+)
 from .comparisons import (
     Comparison as Comparison,
     holm as holm,
@@ -19,6 +23,7 @@ from .detection import (
     open_set_metrics as open_set_metrics,
     oscr as oscr,
     oscr_curve as oscr_curve,
+    rejected as rejected,
     rejection_threshold as rejection_threshold,
     roc_curve as roc_curve,
 )
@@ -37,9 +42,12 @@ from .effects import (
     role_effect as role_effect,
 )
 from .intervals import (
+    SHARE as SHARE,
+    SIGNED as SIGNED,
     Estimate as Estimate,
-    bootstrap_interval as bootstrap_interval,
-    bootstrap_intervals as bootstrap_intervals,
+    Range as Range,
+    clipped as clipped,
     paired_difference as paired_difference,
+    range_of as range_of,
     t_interval as t_interval,
 )

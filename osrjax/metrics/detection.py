@@ -3,12 +3,17 @@
 A larger score means more unknown, and unknown is the positive class, everywhere. Where two conventions are in use,
 there is one function for each, under names that say which. ``scores_known`` and ``scores_unknown`` hold one score for
 every test image (a dropped last batch changes every ranking metric); ``predictions`` and ``labels`` are positions in
-``known_classes``. Scores that are not finite are refused, since sorting would rank them all the same.
+``known_classes``. Scores that are not finite are refused, since sorting would rank them all the same, and none of them
+decides anything (:func:`rejected`).
 """
 
+from fractions import Fraction
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from sklearn import metrics as sklearn_metrics
+
+from osrjax.arrays import class_positions
 
 __all__ = [
     "aupr_known_positive",
@@ -24,6 +29,7 @@ __all__ = [
     "open_set_metrics",
     "oscr",
     "oscr_curve",
+    "rejected",
     "rejection_threshold",
     "roc_curve",
 ]
@@ -217,7 +223,7 @@ def oscr_curve(
     )
 
 
-def closed_set_accuracy(predictions: Int[np.ndarray, " known"], labels: Int[np.ndarray, " known"]) -> float:
+def closed_set_accuracy(predictions: Integer[np.ndarray, " known"], labels: Integer[np.ndarray, " known"]) -> float:
     """Share of known examples that get their own class, before any rejection.
 
     Args:
@@ -228,10 +234,10 @@ def closed_set_accuracy(predictions: Int[np.ndarray, " known"], labels: Int[np.n
       A number in [0, 1].
 
     Raises:
-      ValueError: class positions that are empty, negative, not integers, or of two lengths.
+      ValueError: class positions that are empty, negative, not of an integer dtype, or of two lengths.
     """
-    predictions = _positions("predictions", predictions)
-    return float(np.mean(predictions == _positions("labels", labels, predictions.size)))
+    predictions = class_positions("predictions", predictions)
+    return float(np.mean(predictions == class_positions("labels", labels, size=predictions.size)))
 
 
 def rejection_threshold(validation_scores: Float[np.ndarray, " validation"], *, share: float = 0.1) -> float:
@@ -261,16 +267,39 @@ def rejection_threshold(validation_scores: Float[np.ndarray, " validation"], *, 
     if not 0 <= share < 1:
         raise ValueError(f"{share=} is outside [0, 1): give the share of known examples to reject")
     scores = np.sort(_scores("validation_scores", validation_scores))
-    rejected = int(share * scores.size + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    return float(scores[scores.size - 1 - rejected])
+    above = int(Fraction(str(float(share))) * scores.size)  # as written: 0.29 * 100 is 28.999999999999996
+    return float(scores[scores.size - 1 - above])
+
+
+def rejected(scores: Float[np.ndarray, " examples"], *, threshold: float) -> Bool[np.ndarray, " examples"]:
+    """Which examples count as unknown: those that score above the threshold.
+
+    Args:
+      scores: finite scores, larger = more unknown.
+      threshold: finite, from :func:`rejection_threshold`.
+
+    Returns:
+      True where an example is unknown.
+
+    Raises:
+      ValueError: scores that are empty or not finite; a threshold that is not finite. NaN is above no threshold, and
+        would be a known image.
+
+    Example:
+      >>> rejected(np.array([0.1, 0.4, 0.5]), threshold=0.4)
+      array([False, False,  True])
+    """
+    if not np.isfinite(threshold):
+        raise ValueError(f"{threshold=} is not finite: calibrate it with rejection_threshold")
+    return _scores("scores", scores) > threshold
 
 
 def macro_f1(
     scores_known: Float[np.ndarray, " known"],
     scores_unknown: Float[np.ndarray, " unknown"],
-    predictions: Int[np.ndarray, " known"],
-    labels: Int[np.ndarray, " known"],
-    predictions_unknown: Int[np.ndarray, " unknown"],
+    predictions: Integer[np.ndarray, " known"],
+    labels: Integer[np.ndarray, " known"],
+    predictions_unknown: Integer[np.ndarray, " unknown"],
     *,
     threshold: float,
 ) -> float:
@@ -300,10 +329,10 @@ def macro_f1(
 def open_set_metrics(
     scores_known: Float[np.ndarray, " known"],
     scores_unknown: Float[np.ndarray, " unknown"],
-    predictions: Int[np.ndarray, " known"],
-    labels: Int[np.ndarray, " known"],
+    predictions: Integer[np.ndarray, " known"],
+    labels: Integer[np.ndarray, " known"],
     validation_scores: Float[np.ndarray, " validation"] | None = None,
-    predictions_unknown: Int[np.ndarray, " unknown"] | None = None,
+    predictions_unknown: Integer[np.ndarray, " unknown"] | None = None,
     *,
     share: float = 0.1,
 ) -> dict[str, float]:
@@ -333,8 +362,8 @@ def open_set_metrics(
       (0.875, 0.875, 1.0)
     """
     known, _ = _known_and_unknown(scores_known, scores_unknown)
-    labels = _positions("labels", labels, known.size)
-    correct = _positions("predictions", predictions, known.size) == labels
+    labels = class_positions("labels", labels, size=known.size)
+    correct = class_positions("predictions", predictions, size=known.size) == labels
     found = {
         "closed_set_accuracy": float(correct.mean()),
         "auroc": auroc(scores_known, scores_unknown),
@@ -360,7 +389,7 @@ def open_set_metrics(
     return found
 
 
-def davies_bouldin(embedding: Float[np.ndarray, "batch features"], labels: Int[np.ndarray, " batch"]) -> float:
+def davies_bouldin(embedding: Float[np.ndarray, "batch features"], labels: Integer[np.ndarray, " batch"]) -> float:
     r"""Davies-Bouldin index (DBI): how wide the classes are for their distances.
 
     .. math:: \frac1K \sum_k \max_{l \ne k} \frac{d_k + d_l}{\lVert c_k - c_l \rVert}
@@ -370,14 +399,14 @@ def davies_bouldin(embedding: Float[np.ndarray, "batch features"], labels: Int[n
 
     Args:
       embedding: finite embedding of every example, unit-normalised for comparisons between networks.
-      labels: class positions; at least two classes, and fewer than examples.
+      labels: class positions.
 
     Returns:
-      A number from 0, smaller = better separated; infinity where two class means coincide.
+      A number from 0, smaller = better separated; infinity where two class means coincide; nan where it is not
+      defined, for a single class and where no class has two examples.
 
     Raises:
-      ValueError: one class only; as many classes as examples; an embedding that is not finite or not a row per
-        label.
+      ValueError: an embedding that is not finite or not a row per label; labels that are no positions.
 
     Example:
       >>> rows = np.array([[0.0], [2.0], [9.0], [11.0]])
@@ -389,14 +418,15 @@ def davies_bouldin(embedding: Float[np.ndarray, "batch features"], labels: Int[n
       al., arXiv 2209.11436, section 4.
     """
     rows = np.asarray(embedding, np.float64)
+    if rows.ndim != 2 or rows.size == 0:
+        raise ValueError(f"embedding has shape {rows.shape}: give one row of features per example")
     if not np.isfinite(rows).all():
         raise ValueError("embedding holds numbers that are not finite: look for a diverged network")
-    labels = _positions("labels", labels, rows.shape[0])
+    labels = class_positions("labels", labels, size=rows.shape[0])
     classes, positions = np.unique(labels, return_inverse=True)
     if not 1 < classes.size < labels.size:
-        raise ValueError(
-            f"labels name {classes.size} classes for {labels.size} examples: give 2 or more, some with two"
-        )
+        return float("nan")
+    rows = np.ldexp(rows, -np.frexp(np.abs(rows).max())[1])  # no square leaves the range; powers of 2 round nothing
     means = np.stack([rows[positions == k].mean(axis=0) for k in range(classes.size)])
     distances = np.linalg.norm(means[:, None] - means[None], axis=-1)
     between = distances[~np.eye(classes.size, dtype=bool)]
@@ -474,18 +504,6 @@ def _correct(correct: np.ndarray, size: int) -> np.ndarray:
     return correct
 
 
-def _positions(name: str, values: np.ndarray, size: int | None = None) -> np.ndarray:
-    positions = np.asarray(values)
-    if positions.ndim != 1 or positions.size == 0 or size not in (None, positions.size):
-        expected = "(examples,)" if size is None else f"({size},)"
-        raise ValueError(f"{name} has shape {positions.shape}, not {expected}: one class per example")
-    if not np.issubdtype(positions.dtype, np.integer):
-        raise ValueError(f"{name} has dtype {positions.dtype}: give integer class positions")
-    if positions.min() < 0:
-        raise ValueError(f"{name} holds {positions.min()}: give positions in known_classes, from 0")
-    return positions
-
-
 def _decisions(
     scores_known: np.ndarray,
     scores_unknown: np.ndarray,
@@ -496,15 +514,13 @@ def _decisions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decided and actual classes, known examples first; *unknown* is the class above all others."""
     known, unknown = _known_and_unknown(scores_known, scores_unknown)
-    labels = _positions("labels", labels, known.size)
+    labels = class_positions("labels", labels, size=known.size)
     predicted = np.concatenate(
         [
-            _positions("predictions", predictions, known.size),
-            _positions("predictions_unknown", predictions_unknown, unknown.size),
+            class_positions("predictions", predictions, size=known.size),
+            class_positions("predictions_unknown", predictions_unknown, size=unknown.size),
         ]
     )
-    if not np.isfinite(threshold):
-        raise ValueError(f"{threshold=} is not finite: calibrate it with rejection_threshold")
     reject = 1 + max(int(predicted.max()), int(labels.max()))
-    decided = np.where(np.concatenate([known, unknown]) > threshold, reject, predicted)
+    decided = np.where(rejected(np.concatenate([known, unknown]), threshold=threshold), reject, predicted)
     return decided, np.concatenate([labels, np.full(unknown.size, reject)])

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
+from osrjax.files import number_or_none
 from osrjax.metrics import intervals
 from osrjax.metrics.intervals import Estimate
 
@@ -74,12 +75,13 @@ def peak(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np.ndarra
       A number above 0 where the middle exceeds the ends.
 
     Raises:
-      ValueError: fractions that do not go from 0 to 1.
+      ValueError: fractions that do not go from 0 to 1, or are not one for each point.
 
     Example:
       >>> round(peak(np.array([[1.0, 4.0, 3.0]]), np.array([0.0, 0.5, 1.0])), 3)  # log(4 / 2)
       0.693
     """
+    _check_alike("fractions", fractions, np.shape(profiles)[1:])
     if fractions[0] != 0 or fractions[-1] != 1:
         raise ValueError(f"fractions go from {fractions[0]} to {fractions[-1]}: the ends of a line are 0 and 1")
     rows = np.asarray(profiles, np.float64)
@@ -97,10 +99,14 @@ def inner_peaks(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np
     Returns:
       A number in [0, 1]; of equal largest values the first counts.
 
+    Raises:
+      ValueError: not one fraction for each point.
+
     Example:
       >>> inner_peaks(np.array([[1.0, 4.0, 3.0], [1.0, 2.0, 3.0]]), np.array([0.0, 0.5, 1.0]))
       0.5
     """
+    _check_alike("fractions", fractions, np.shape(profiles)[1:])
     found = np.asarray(fractions)[np.asarray(profiles).argmax(axis=1)]
     return float(np.mean((found >= 0.25) & (found <= 0.75)))
 
@@ -117,10 +123,14 @@ def half_change(steps: Int[np.ndarray, " steps"], values: Float[np.ndarray, " st
       A number in (0, 1); nan where the values do not change that way from first to last, or where the
       first or last is not finite.
 
+    Raises:
+      ValueError: not one step for each value.
+
     Example:
       >>> half_change(np.array([0, 10, 20]), np.array([8.0, 3.0, 0.0]), sign=-1)  # 4 is met at step 8
       0.4
     """
+    _check_alike("steps", steps, np.shape(values))
     x, y = np.asarray(steps, np.float64), sign * np.asarray(values, np.float64)
     if not (np.isfinite(y[[0, -1]]).all() and y[-1] > y[0]) or np.isnan(y).any():
         return float("nan")
@@ -142,10 +152,14 @@ def rank_correlation(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " poi
     Returns:
       A number in [-1, 1]; nan for fewer than 3 points, and where x or y is constant or holds a nan.
 
+    Raises:
+      ValueError: x and y of two shapes.
+
     Example:
       >>> round(rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 9.0])), 3)
       1.0
     """
+    _check_alike("x", x, np.shape(y))
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.size < 3 or np.isnan(x).any() or np.isnan(y).any() or np.all(x == x[0]) or np.all(y == y[0]):
         return float("nan")
@@ -169,11 +183,15 @@ def curvature(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) 
       A number above 0 where the relation bends; nan for fewer than 5 points, fewer than 4 distinct x, a
       constant y, or a value that is not finite.
 
+    Raises:
+      ValueError: x and y of two shapes.
+
     Example:
       >>> x = np.arange(5.0)
       >>> round(curvature(x, x**2), 3)  # the line has R^2 = 0.9195, adjusted 0.893
       0.107
     """
+    _check_alike("x", x, np.shape(y))
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     n = x.size
     if not (np.isfinite(x).all() and np.isfinite(y).all()) or n < 5 or np.unique(x).size < 4 or np.all(y == y[0]):
@@ -262,6 +280,7 @@ def effect(
     name: str,
     arm: str,
     expected: int,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> dict[str, Any]:
     """An effect with its interval and verdict, as plain JSON values.
 
@@ -274,6 +293,7 @@ def effect(
       name: of the effect.
       arm: whose runs these are.
       expected: 1 or -1, the sign that the claim asks for; 0 for what is reported without a verdict.
+      bounds: the range of the effect, such as :data:`osrjax.metrics.SIGNED`, which its interval does not leave.
 
     Returns:
       claim, effect, arm, mean, interval (None for an infinite end), n (splits counted), runs (counted),
@@ -282,8 +302,9 @@ def effect(
       verdict: accuracy), and detectable, the true effect found with 80 % power.
 
     Raises:
-      ValueError: infinite values.
+      ValueError: infinite values; ``finished`` of another shape.
     """
+    _check_alike("finished", finished, np.shape(values))
     defined = ~np.isnan(values)
     record: dict[str, Any] = {
         "claim": claim,
@@ -295,7 +316,7 @@ def effect(
         "runs": int(defined.sum()),
         "undefined": int((finished & ~defined).sum()),
         "per_split": [
-            _number(row[~np.isnan(row)].mean()) if defined[i].any() else None for i, row in enumerate(values)
+            number_or_none(row[~np.isnan(row)].mean()) if defined[i].any() else None for i, row in enumerate(values)
         ],
         "expected": expected,
         "accuracy": None,
@@ -319,11 +340,13 @@ def effect(
     return {
         **record,
         "mean": estimate.mean,
-        "interval": [_number(low), _number(high)],
+        "interval": [number_or_none(end) for end in intervals.clipped((low, high), bounds)]
+        if estimate.n > 1
+        else [None] * 2,
         "n": estimate.n,
         "accuracy": accuracy,
         "verdict": verdict,
-        "detectable": _number(detectable(estimate)),
+        "detectable": number_or_none(detectable(estimate)),
     }
 
 
@@ -348,5 +371,6 @@ def claim_verdict(effects: Iterable[Mapping[str, Any]]) -> str:
     return "holds" if verdicts else NO_RUN
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _check_alike(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
+    if np.shape(values) != shape:
+        raise ValueError(f"{name} has shape {np.shape(values)}, not {shape}: give one for each value")

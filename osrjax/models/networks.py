@@ -20,6 +20,8 @@ import jax.numpy as jnp
 # The two layers that every backbone is made of.
 from jaxtyping import Array, Float
 
+from osrjax.arrays import at_least_float32
+
 __all__ = [
     "Classifier",
     "ContrastiveNetwork",
@@ -213,7 +215,7 @@ def _backbone_outputs(backbone, images, train, taps):
     maps, raw_embedding = backbone(images, train=train, taps=taps)
     if taps is not None and len(taps) != len(maps):
         raise ValueError(f"len(taps)={len(taps)} but the backbone has {len(maps)} stages: use zero_taps")
-    return maps, raw_embedding.astype(jnp.promote_types(raw_embedding.dtype, jnp.float32))
+    return maps, at_least_float32(raw_embedding)
 
 
 def unit_vectors(vectors: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
@@ -224,10 +226,10 @@ def unit_vectors(vectors: Float[Array, "*batch features"]) -> Float[Array, "*bat
     would leave ``0 * inf`` in the gradient.
 
     Args:
-        vectors: any finite values.
+        vectors: any finite values; computed in float32 or better.
 
     Returns:
-        Vectors of norm 1, or of norm below 1e-15.
+        Vectors of norm 1, or of norm below 1e-15, in the dtype given.
 
     Example:
         >>> import jax.numpy as jnp
@@ -236,8 +238,13 @@ def unit_vectors(vectors: Float[Array, "*batch features"]) -> Float[Array, "*bat
         [[0.6 0.8]
          [0.  0. ]]
     """
-    squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-    return vectors / jnp.sqrt(jnp.where(squares > 1e-30, squares, 1.0))
+    values = at_least_float32(vectors)
+    bits = jnp.finfo(values.dtype).maxexp
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(values), axis=-1, keepdims=True))
+    large = largest > 2.0 ** (3 * bits // 8)  # where squares may leave the range: scaled by a power of 2, exactly
+    values = values * jnp.where(large, 2.0 ** -(5 * bits // 8), 1.0)
+    squares = jnp.sum(jnp.square(values), axis=-1, keepdims=True)
+    return (values / jnp.sqrt(jnp.where(large | (squares > 1e-30), squares, 1.0))).astype(vectors.dtype)
 
 
 @runtime_checkable

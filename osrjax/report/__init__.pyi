@@ -31,11 +31,13 @@ from .sweep import (
     response_figure as response_figure,
 )
 from .tables import (
+    JND as JND,
     OOD_COLUMNS as OOD_COLUMNS,
     data_text as data_text,
     estimate_json as estimate_json,
     estimate_text as estimate_text,
     interval_text as interval_text,
+    number_text as number_text,
     open_set_table as open_set_table,
     results_table as results_table,
 )

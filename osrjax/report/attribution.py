@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Integer, Num
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
@@ -48,8 +48,8 @@ class SheetColumn(NamedTuple):
     title: str
     pictures: Float[np.ndarray, "rows height width channels"]
     maps: Float[np.ndarray, "rows height width"] | None = None
-    boxes: Int[np.ndarray, "rows 4"] | None = None
-    peaks: Int[np.ndarray, "rows 2"] | None = None
+    boxes: Integer[np.ndarray, "rows 4"] | None = None
+    peaks: Integer[np.ndarray, "rows 2"] | None = None
     group: str = ""
 
 
@@ -123,7 +123,7 @@ def contact_sheet(
 
 
 def mass_in_boxes(
-    maps: Float[np.ndarray, "images height width"], boxes: Int[np.ndarray, "images 4"]
+    maps: Float[np.ndarray, "images height width"], boxes: Integer[np.ndarray, "images 4"]
 ) -> Float[np.ndarray, " images"]:
     """Share of each map's sum that lies in its box.
 
@@ -134,11 +134,16 @@ def mass_in_boxes(
     Returns:
       float64 shares in [0, 1]; nan for a map without a positive entry.
 
+    Raises:
+      ValueError: another number of boxes than maps.
+
     Example:
       >>> print(mass_in_boxes(np.array([[[1.0, 3.0]]]), np.array([[0, 1, 1, 2]])))
       [0.75]
     """
-    _, height, width = maps.shape
+    images, height, width = maps.shape
+    if boxes.shape != (images, 4):
+        raise ValueError(f"{boxes.shape=} is not {(images, 4)}: give one box per map")
     y, x = np.arange(height)[:, None], np.arange(width)
     y0, y1, x0, x1 = (ends[:, None, None] for ends in boxes.T)
     return _weighted_share(maps, (y0 <= y) & (y < y1) & (x0 <= x) & (x < x1))

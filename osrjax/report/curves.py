@@ -11,7 +11,7 @@ from typing import Literal
 
 import matplotlib
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -19,6 +19,7 @@ from matplotlib.ticker import PercentFormatter
 
 from osrjax import metrics
 from osrjax.evaluation.assessment import ScoredImages
+from osrjax.files import written_whole
 
 __all__ = ["draw_scores", "oscr_figure", "roc_figure", "save_figure", "score_histogram"]
 
@@ -59,7 +60,8 @@ def score_histogram(
       A figure with one pair of axes.
 
     Raises:
-      ValueError: as :func:`osrjax.metrics.detection.auroc`; a logarithmic axis for scores that are not all positive.
+      ValueError: as :func:`osrjax.metrics.detection.auroc`; a logarithmic axis for scores that are not all positive; a
+        threshold that is not finite.
     """
     auroc = metrics.auroc(scores_known, scores_unknown)
     both = np.concatenate([scores_known, scores_unknown]).astype(np.float64)
@@ -83,7 +85,7 @@ def score_histogram(
         shares = np.histogram(np.asarray(scores, np.float64), edges)[0] / len(scores)
         label = f"{name}, n = {len(scores)}"
         if threshold is not None:
-            label += f", {np.mean(np.asarray(scores) > threshold):.1%} above the threshold"
+            label += f", {np.mean(metrics.rejected(scores, threshold=threshold)):.1%} above the threshold"
         axes.stairs(
             shares,
             edges,
@@ -173,7 +175,7 @@ def oscr_figure(
 
 
 def draw_scores(
-    directory: Path, scored: Mapping[str, ScoredImages], labels: Int[np.ndarray, " known"], *, own: str
+    directory: Path, scored: Mapping[str, ScoredImages], labels: Integer[np.ndarray, " known"], *, own: str
 ) -> None:
     """The figures of a finished run: histogram of its own score, ROC and OSCR curves of every score.
 
@@ -203,12 +205,16 @@ def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
 
     Returns:
       The two paths.
+
+    Raises:
+      FileError: they cannot be written.
     """
     png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
-    figure.savefig(png, dpi=150)
+    with written_whole(png) as file:
+        figure.savefig(file, format="png", dpi=150)
     # Text stays text, to be searched and edited; a fixed salt and no date make the file reproducible.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "osrjax"}):
-        figure.savefig(svg, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "osrjax"}), written_whole(svg) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
     return png, svg
 
 

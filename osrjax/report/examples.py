@@ -77,7 +77,7 @@ def examples_figure(
       A figure 7 inches wide.
 
     Raises:
-      ValueError: pictures, maps and places that are not equally many.
+      ValueError: pictures, maps and places that are not equally many; scores or a threshold that are not finite.
     """
     both = {"known": known, "unknown": unknown}
     for kind, examples in both.items():
@@ -97,7 +97,8 @@ def examples_figure(
     edges = np.linspace(left, right, bins + 1)
     for (kind, colour, hatch, style), examples in zip(KINDS, both.values(), strict=True):
         shares = np.histogram(np.clip(examples.scores, left, right), edges)[0] / len(examples.scores)
-        label = f"{kind} classes: {np.mean(examples.scores > threshold):.0%} called unknown"
+        above = metrics.rejected(examples.scores, threshold=threshold)
+        label = f"{kind} classes: {np.mean(above):.0%} called unknown"
         face = to_rgba(colour, 0.3)
         top.stairs(shares, edges, fill=True, facecolor=face, edgecolor=colour, linewidth=0, hatch=hatch, label=label)
         top.stairs(shares, edges, color=colour, linewidth=1.8, linestyle=style)

@@ -20,9 +20,10 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMe
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from osrjax.arrays import class_positions
 from osrjax.metrics.detection import jacobian_norm_difference
 from osrjax.metrics.effects import rank_correlation
-from osrjax.metrics.intervals import Estimate, t_interval
+from osrjax.metrics.intervals import SIGNED, Estimate, Range, clipped, t_interval
 from osrjax.report.curves import CURVE_COLOURS, CURVE_STYLES, KNOWN_COLOUR, UNKNOWN_COLOUR
 
 __all__ = [
@@ -139,6 +140,7 @@ def dynamics_figure(
     *,
     columns: int = 3,
     title: str = "",
+    bounds: Mapping[str, Range] | None = None,
 ) -> Figure:
     """What changes over training: a panel per metric, mean and band over splits of every named curve.
 
@@ -149,6 +151,7 @@ def dynamics_figure(
         where a line joins the neighbours. Positive values over more than two decades get a logarithmic axis.
       columns: panels side by side.
       title: above all panels.
+      bounds: by title, the range of a metric, which no band leaves.
 
     Returns:
       A figure with one legend if all panels show the same curves, otherwise with one per panel.
@@ -159,7 +162,8 @@ def dynamics_figure(
     figure, drawn = _panels(len(panels), columns=columns, width=3.6, height=2.8)
     looks = _looks(panels.values())
     for axes, (name, curves) in zip(drawn, panels.items(), strict=True):
-        gaps = [_draw_band(axes, steps, values, label, looks[label]) for label, values in curves.items()]
+        within = (bounds or {}).get(name, (-np.inf, np.inf))
+        gaps = [_draw_band(axes, steps, values, label, looks[label], within) for label, values in curves.items()]
         _fit_frame(axes, curves.values())
         axes.set_title(name + ("\n(gaps: infinite)" if any(gaps) else ""))
         axes.set_xlabel("step")
@@ -270,14 +274,21 @@ def embedding_heat_map(
     Returns:
       A figure with two panels; unknown images are crosses in both. The norms' colours are logarithmic where
       all are positive, and end at the 1st and 99th percentile.
+
+    Raises:
+      ValueError: labels that are not one class position for each known image.
     """
     both = np.concatenate([embedding_known, embedding_unknown]).astype(np.float64)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(both))[:images])
     norms = np.concatenate([norms_known, norms_unknown]).astype(np.float64)[chosen]
+    labels_known = class_positions("labels_known", labels_known, size=len(embedding_known))
     labels = np.concatenate([labels_known, np.full(len(embedding_unknown), -1)])[chosen]
     perplexity = min(30.0, (len(chosen) - 1) / 3)
     with threadpool_limits(1):  # its threads wait for one another at every step: several times slower on busy cores
-        place = TSNE(init="pca", perplexity=perplexity, random_state=seed, n_jobs=1).fit_transform(both[chosen])
+        tsne = TSNE(init="pca", perplexity=perplexity, random_state=seed, n_jobs=1)
+        points = both[chosen]
+        collapsed = (points == points[0]).all()  # no principal axis: one place for all
+        place = np.zeros((len(points), 2)) if collapsed else tsne.fit_transform(points)
     figure, (left, right) = _panels(2, columns=2, width=5.2, height=4.8)
     unknown = labels == -1
     for position in np.unique(labels[~unknown]):
@@ -334,7 +345,14 @@ def _looks(panels) -> dict[str, tuple[str, str]]:
     return {**pairs, **KINDS}
 
 
-def _draw_band(axes: Axes, x: np.ndarray, values: np.ndarray, label: str, look: tuple[str, str]) -> bool:
+def _draw_band(
+    axes: Axes,
+    x: np.ndarray,
+    values: np.ndarray,
+    label: str,
+    look: tuple[str, str],
+    bounds: Range = (-np.inf, np.inf),
+) -> bool:
     """Mean over splits with its interval; returns whether infinite values left gaps."""
     colour, style = look
     taken = ~np.isnan(values).all(axis=(0, 1))
@@ -347,7 +365,7 @@ def _draw_band(axes: Axes, x: np.ndarray, values: np.ndarray, label: str, look: 
     means = np.array([estimate.mean for estimate in estimates])
     axes.plot(x, means, color=colour, linestyle=style, linewidth=1.8, label=label)
     if any(estimate.n > 1 for estimate in estimates):
-        band = np.array([estimate.interval for estimate in estimates])
+        band = np.array([clipped(estimate.interval, bounds) for estimate in estimates])
         axes.fill_between(x, band[:, 0], band[:, 1], color=colour, alpha=0.18, linewidth=0)
     return bool(infinite.any())
 
@@ -403,7 +421,9 @@ def _linear_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _estimate_text(runs: np.ndarray) -> str:
+    """The mean of correlations over splits, with its interval."""
     if np.isnan(runs).all():
         return "not defined"
-    mean, (low, high), n = t_interval(runs)
+    mean, interval, n = t_interval(runs)
+    low, high = clipped(interval, SIGNED)
     return f"{mean:.2f}" + (f" [{low:.2f}, {high:.2f}]" if n > 1 else "") + f", n = {n}"

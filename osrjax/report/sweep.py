@@ -12,9 +12,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from osrjax.metrics.effects import ACCURACY, effect, rank_correlation
-from osrjax.metrics.intervals import t_interval
+from osrjax.metrics.intervals import Range, clipped, range_of, t_interval
 from osrjax.report.curves import CURVE_COLOURS, KNOWN_COLOUR
-from osrjax.report.tables import estimate_json, estimate_text, results_table
+from osrjax.report.tables import JND, estimate_json, estimate_text, results_table
 
 __all__ = ["arms_figure", "arms_table", "response_figure"]
 
@@ -46,8 +46,8 @@ def arms_table(
         for name, found in values.items():
             if not np.isnan(found[arm]).all():
                 estimate = t_interval(found[arm])
-                row[name] = estimate_text(estimate)
-                numbers["arms"][arm][name] = estimate_json(estimate)
+                row[name] = estimate_text(estimate, bounds=range_of(name))
+                numbers["arms"][arm][name] = estimate_json(estimate, bounds=range_of(name))
         rows.append(row)
     for arm in others:
         row, record = {"difference": f"{reference} - {arm}"}, {}
@@ -55,8 +55,9 @@ def arms_table(
             pair = values[name][reference] - values[name][arm]
             if not np.isnan(pair).all():
                 estimate = t_interval(pair)
-                row[name] = estimate_text(estimate)
-                record[name] = estimate_json(estimate)
+                bounds = range_of(name, difference=True)
+                row[name] = estimate_text(estimate, bounds=bounds)
+                record[name] = estimate_json(estimate, bounds=bounds)
         if "auroc" in record:
             accuracy = [values["closed_set_accuracy"][name] for name in (reference, arm)]
             found = effect(
@@ -76,6 +77,8 @@ def arms_table(
         differences.append(row)
         numbers["differences"][arm] = record
     lines = [results_table(rows)]
+    if any("jnd" in row for row in rows):
+        lines.append(JND)
     if differences:
         lines += [
             "",
@@ -87,7 +90,10 @@ def arms_table(
 
 
 def response_figure(
-    panels: Mapping[str, tuple[Sequence[float], Float[np.ndarray, "values splits seeds"]]], *, metric: str
+    panels: Mapping[str, tuple[Sequence[float], Float[np.ndarray, "values splits seeds"]]],
+    *,
+    metric: str,
+    bounds: Range = (-np.inf, np.inf),
 ) -> Figure:
     """A metric along each of several hyper-parameters: a panel each, values in equal steps in their order.
 
@@ -95,6 +101,7 @@ def response_figure(
       panels: by the hyper-parameter's name, its values and the metric of their runs; a value without a run
         leaves a gap.
       metric: what the axis is called.
+      bounds: the range of the metric, which no interval leaves.
 
     Returns:
       The figure: mean and interval over splits, thin lines for the splits, seeds averaged.
@@ -108,11 +115,12 @@ def response_figure(
             axes.plot(places, _means(split), color="0.75", linewidth=0.8, zorder=1)
         estimates = [None if np.isnan(runs).all() else t_interval(runs) for runs in found[order]]
         shown = [(place, estimate) for place, estimate in zip(places, estimates, strict=True) if estimate is not None]
-        half = [(e.interval[1] - e.interval[0]) / 2 if e.n > 1 else 0.0 for _, e in shown]
+        means = np.array([estimate.mean for _, estimate in shown])
+        ends = [clipped(e.interval, bounds) if e.n > 1 else (e.mean, e.mean) for _, e in shown]
         axes.errorbar(
             [place for place, _ in shown],
-            [estimate.mean for _, estimate in shown],
-            yerr=half,
+            means,
+            yerr=np.abs(np.array(ends).reshape(-1, 2) - means[:, None]).T,
             color=KNOWN_COLOUR,
             marker="o",
             linewidth=1.8,

@@ -6,28 +6,33 @@ from typing import Any
 import numpy as np
 
 from osrjax.data.open_set import OpenSetData
-from osrjax.metrics.intervals import Estimate
+from osrjax.files import number_or_none
+from osrjax.metrics.intervals import Estimate, clipped
 
 __all__ = [
+    "JND",
     "OOD_COLUMNS",
     "data_text",
     "estimate_json",
     "estimate_text",
     "interval_text",
+    "number_text",
     "open_set_table",
     "results_table",
 ]
 
 
-# Column of a table of OOD detection -> metric; "out" has unknown as the positive class, "in" known.
+# Column of a table of OOD detection -> metric; "+" is the positive class.
 OOD_COLUMNS = {
     "auroc": "auroc",
     "fpr95, unknown +": "fpr_at_95_tpr_unknown_positive",
     "fpr95, known +": "fpr_at_95_tpr_known_positive",
-    "aupr-out": "aupr_unknown_positive",
-    "aupr-in": "aupr_known_positive",
+    "aupr, unknown +": "aupr_unknown_positive",
+    "aupr, known +": "aupr_known_positive",
     "detacc": "detection_accuracy",
 }
+
+JND = "JND: Jacobian norm difference, the mean input-Jacobian norm of unknown less that of known test images"
 
 
 def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> str:
@@ -65,6 +70,23 @@ def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> s
     )
 
 
+def number_text(value: float | None) -> str:
+    """A number as tables show it.
+
+    Args:
+      value: None, nan or infinite where it is not defined for the data, as the Davies-Bouldin index of one image a
+        class or of class means that coincide.
+
+    Returns:
+      Three decimals, or a word.
+
+    Example:
+      >>> number_text(0.9117), number_text(None)
+      ('0.912', 'undefined')
+    """
+    return "undefined" if number_or_none(value) is None else f"{value:.3f}"
+
+
 def interval_text(value: Mapping[str, float | None]) -> str:
     """A number with its interval, as tables show it.
 
@@ -78,15 +100,16 @@ def interval_text(value: Mapping[str, float | None]) -> str:
       >>> interval_text({"value": 0.9117, "low": 0.9, "high": 0.922})
       '0.912 [0.900, 0.922]'
     """
-    text = f"{value['value']:.3f}"
+    text = number_text(value["value"])
     return text if value["low"] is None else f"{text} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
-def estimate_text(estimate: Estimate) -> str:
+def estimate_text(estimate: Estimate, *, bounds: tuple[float, float] = (-np.inf, np.inf)) -> str:
     """A mean over splits with its interval, as tables show it.
 
     Args:
       estimate: from :func:`osrjax.metrics.intervals.t_interval`.
+      bounds: the range of the quantity (:func:`osrjax.metrics.range_of`), which the interval does not leave.
 
     Returns:
       Three decimals each; the mean alone where there is a single split.
@@ -94,15 +117,25 @@ def estimate_text(estimate: Estimate) -> str:
     Example:
       >>> estimate_text(Estimate(0.9117, (0.9, 0.922), 3))
       '0.912 [0.900, 0.922]'
+      >>> estimate_text(Estimate(0.9, (0.75, 1.05), 2), bounds=(0.0, 1.0))
+      '0.900 [0.750, 1.000]'
     """
-    low, high = estimate.interval
+    low, high = clipped(estimate.interval, bounds)
     return f"{estimate.mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if estimate.n > 1 else "")
 
 
-def estimate_json(estimate: Estimate) -> dict[str, Any]:
-    """The same as plain JSON values: mean, interval (None for the ends of an infinite one) and number of splits."""
-    ends = [end if np.isfinite(end) else None for end in estimate.interval]
-    return {"mean": estimate.mean, "interval": ends, "n": estimate.n}
+def estimate_json(estimate: Estimate, *, bounds: tuple[float, float] = (-np.inf, np.inf)) -> dict[str, Any]:
+    """The same as plain JSON values.
+
+    Args:
+      estimate: as for :func:`estimate_text`.
+      bounds: as there.
+
+    Returns:
+      Mean, interval (None for its ends where there is a single split) and number of splits.
+    """
+    ends = clipped(estimate.interval, bounds) if estimate.n > 1 else estimate.interval
+    return {"mean": estimate.mean, "interval": [number_or_none(end) for end in ends], "n": estimate.n}
 
 
 def open_set_table(
@@ -118,12 +151,13 @@ def open_set_table(
     Returns:
       The lines of the table.
     """
-    columns = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1")
+    fpr = "fpr_at_95_tpr_unknown_positive"
+    columns = {n: n for n in ("auroc", "oscr", fpr, "detection_accuracy", "macro_f1")} | {fpr: "fpr95, unknown +"}
     named = {name + (" *" if name == score else ""): values for name, values in trained.items()}
     if untrained is not None:
         named[f"{score}, untrained"] = untrained[score]
     rows = [
-        {"score": name, **{column.split("_unknown")[0]: interval_text(values[column]) for column in columns}}
+        {"score": name, **{column: interval_text(values[metric]) for metric, column in columns.items()}}
         for name, values in named.items()
     ]
     return results_table(rows)

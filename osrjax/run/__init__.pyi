@@ -18,6 +18,7 @@ from .finished import (
 from .grid import (
     REPEAT as REPEAT,
     check_finished as check_finished,
+    check_same_data as check_same_data,
     is_finished as is_finished,
     run_cells as run_cells,
 )
@@ -54,6 +55,10 @@ from .program import (
 )
 from .provenance import (
     provenance as provenance,
+)
+from .results import (
+    asked_of as asked_of,
+    result_directory as result_directory,
 )
 from .signals import (
     StopSignal as StopSignal,

@@ -25,7 +25,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from osrjax.devices import processes, sharding
-from osrjax.files import FileError, writing
+from osrjax.files import FileError, check_local, writing
 
 __all__ = ["Checkpoints", "LaneCheckpoints", "Restored", "UnreadableCheckpointsError"]
 
@@ -72,6 +72,7 @@ class Checkpoints:
     def __init__(self, directory: str | Path, *, keep_latest: int = 2) -> None:
         if keep_latest < 1:
             raise ValueError(f"{keep_latest=} is below 1: keep at least the newest checkpoint")
+        check_local("directory", str(directory))
         self.directory = Path(directory).resolve()
         self._keep_latest = keep_latest
         with self._writing():

@@ -3,8 +3,8 @@
 ::
 
     RUN/config.json        the resolved configuration      RUN/metrics.jsonl   one line per logged step
-    RUN/provenance.json    data, split; versions, device   RUN/events/         the same for TensorBoard
-                           and source of every start       RUN/scores.npz      outputs for every image
+    RUN/provenance.json    split, checksums of data, own   RUN/events/         the same for TensorBoard
+                           method, files; every start      RUN/scores.npz      outputs for every image
     RUN/checkpoints/       osrjax.run.checkpoint           RUN/network.npz     the final network
     RUN/figures/           PNG and SVG                     RUN/results.json    the final numbers
     RUN/probes/            one probe a file                RUN/probe.npz       all probes (osrjax.analysis.probe)
@@ -31,10 +31,17 @@ from typing import Any
 import numpy as np
 
 from osrjax import files
+from osrjax.data.identity import other_content
 from osrjax.fields import execution_fields
+from osrjax.methods.table import METHOD_SOURCE
 from osrjax.run.events import Events as _Events
 
-__all__ = ["Run", "check_files", "open_run", "read_network", "run_name"]
+__all__ = ["TRAIN_AGAIN", "Run", "check_files", "open_run", "read_network", "run_name"]
+
+TRAIN_AGAIN = "delete it and the results.json beside it, then give the training's command again"
+
+# What a new directory may hold: of a start that was killed at once, of the file system, and what a queue or shell logs.
+_HARMLESS = re.compile(r"\..*|lost\+found|.*\.(log|out|err)")
 
 
 class Run:
@@ -46,11 +53,15 @@ class Run:
       content: plain JSON values that say which data the run is about; a directory that was started with other
         data is refused.
       ignore: names of fields that may differ between two starts of one run (the directory itself, say).
-      writes: False in a process that is not the first of several: it reads, and locks and writes nothing.
+      places: names of fields that may differ where the content is the same: where the data lies.
+      defaults: what fields mean that the directory lacks, since they came after its time.
+      argument: what the user knows the directory by, for errors.
+      writes: False in a process that is not the first of several: it reads, and locks and writes nothing. The
+        attribute is False too where a finished run lies on a disk that cannot be written.
 
     Raises:
-      ValueError: the directory belongs to another configuration, is in use by another process, is not
-        writable, is not empty and no run directory, or a file of it is damaged.
+      ValueError: the directory belongs to another configuration or to other data, is in use by another process, is
+        not writable, is not empty and no run directory, holds a link, or a file of it is damaged.
     """
 
     def __init__(
@@ -60,81 +71,98 @@ class Run:
         *,
         content: Mapping[str, Any] | None = None,
         ignore: tuple[str, ...] = (),
+        places: tuple[str, ...] = (),
+        defaults: Mapping[str, Any] | None = None,
+        argument: str = "directory",
         writes: bool = True,
     ) -> None:
+        files.check_local(argument, str(directory))
         self.directory = Path(directory)
+        self._named = f"{argument}={str(directory)!r}"
         self._events: Any = None
+        self._lock: Any = None
         self.writes = writes
         if not writes:
             return
-        config = json.loads(json.dumps(config))
+        config, content, defaults = (json.loads(files.json_text(given or {})) for given in (config, content, defaults))
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            present = {path.name for path in self.directory.iterdir()}
-            leavings = {".lock", ".config.json.partial"}  # of a start that was killed at once
-            if present - leavings and "config.json" not in present:
-                raise ValueError(
-                    f"directory={str(self.directory)!r} is neither empty nor a run directory: choose another"
-                )
-            self._lock = (self.directory / ".lock").open("w")
+            self._claim()
         except OSError as error:
-            raise ValueError(
-                f"directory={str(self.directory)!r} cannot be written ({error.strerror}): choose another one"
-            ) from error
+            if not all((self.directory / name).is_file() for name in ("config.json", "results.json")):
+                raise ValueError(f"{self._named} cannot be written ({error.strerror}): choose another one") from error
+            self.writes = False
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise ValueError(
-                f"directory={str(self.directory)!r} is in use by another process: wait for it or choose another"
-            ) from error
-        except OSError as error:
-            self._lock.close()
-            raise ValueError(
-                f"directory={str(self.directory)!r} cannot be locked ({error.strerror}): choose one on a file system"
-                " with locks"
-            ) from error
-        try:
-            self._check_owner(config, content, ignore)
+            self._check_config(config, {*ignore, *places}, defaults)
+            self._check_content(content, [name for name in places if name in config], config)
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
 
-    def _check_owner(
-        self, config: Mapping[str, Any], content: Mapping[str, Any] | None, ignore: tuple[str, ...]
-    ) -> None:
-        """Refuses a directory of another configuration or of other data; writes both into a new one."""
-        if (stored := self.read_json("config.json")) is not None:
-            names = sorted((stored.keys() | config.keys()) - set(ignore))
-            differing = [name for name in names if stored.get(name) != config.get(name)]
-            if differing:
-                name = differing[0]
-                there = f"{name}={stored[name]!r}" if name in stored else f"no {name}"
-                now = repr(config[name]) if name in config else "there is no such field"
-                raise ValueError(
-                    f"directory={str(self.directory)!r} belongs to another configuration: there {there}, now {now}"
-                    + (f" ({len(differing) - 1} more differ)" if len(differing) > 1 else "")
-                    + "; choose another directory or repeat the stored configuration"
-                )
-        else:
-            self.write_json("config.json", config)
-        stored = self.read_json("provenance.json")
-        content = json.loads(json.dumps(content or {}))
-        for name, value in content.items():
-            if stored is not None and stored.get(name) != value:
-                raise ValueError(
-                    f"directory={str(self.directory)!r} was started with other data ({name} differs):"
-                    " choose another directory or give the data that it had"
-                )
+    def _claim(self) -> None:
+        """Makes the directory and locks it; an OSError where it cannot be written."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        present = [path.name for path in self.directory.iterdir() if not _HARMLESS.fullmatch(path.name)]
+        if present and "config.json" not in present:
+            raise ValueError(f"{self._named} is neither empty nor a run directory: choose another")
+        files.check_no_links(self.directory)
+        self._lock = files.open_to_append(self.directory / ".lock")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            reason = "is in use by another process: wait for it or choose another"
+            if not isinstance(error, BlockingIOError):
+                reason = f"cannot be locked ({error.strerror}): choose one on a file system with locks"
+            raise ValueError(f"{self._named} {reason}") from error
+
+    def _check_config(self, config: dict[str, Any], ignore: set[str], defaults: Mapping[str, Any]) -> None:
+        """Refuses a directory of another configuration; writes the configuration into a new one."""
+        stored = self.read_json("config.json")
         if stored is None:
-            self.write_json("provenance.json", {**content, "starts": []})
+            return self.write_json("config.json", config)
+        before, now = dict(defaults) | stored, dict.fromkeys(stored) | config
+        differing = [name for name in sorted(now.keys() - ignore) if before.get(name) != now[name]]
+        if not differing:
+            return None
+        name, remedy = differing[0], "choose another directory or repeat the stored configuration"
+        there = f"there {name}={stored[name]!r}" if name in stored else f"there no {name}"
+        if name not in stored and name in defaults:
+            there += f", which means {defaults[name]!r}"
+        if name not in config:
+            remedy = "choose another directory, or go on with the version that made it"
+        raise ValueError(
+            f"{self._named} belongs to another configuration: {there}, now"
+            f" {repr(config[name]) if name in config else 'there is no such field'}"
+            + (f" ({len(differing) - 1} more differ)" if len(differing) > 1 else "")
+            + f"; {remedy}"
+        )
+
+    def _check_content(self, content: dict[str, Any], places: Sequence[str], config: Mapping[str, Any]) -> None:
+        """Refuses a directory of other data, or of a method that has changed; writes the content into a new one."""
+        stored = self.read_json("provenance.json")
+        if stored is None:
+            return self.write_json("provenance.json", {**content, "starts": []})
+        differing = other_content(stored, content)
+        if sources := [name for name in differing if name.startswith(METHOD_SOURCE)]:
+            raise ValueError(
+                f"{self._named} was started with another {sources[0]}: choose another directory or restore that file"
+            )
+        if not differing:
+            return None
+        before = self.read_json("config.json") or config
+        moved = [f", {n}={before.get(n)!r} then, {config[n]!r} now" for n in places if before.get(n) != config[n]]
+        raise ValueError(
+            f"{self._named} was started with other data ({differing[0]} differs{''.join(moved)}):"
+            " choose another directory or give the data that it had"
+        )
 
     def record_start(self, start: Mapping[str, Any]) -> None:
         """Appends versions, source revision and devices of this start (:func:`provenance`) to provenance.json."""
         if not self.writes:
             return
         stored = self.read_json("provenance.json")
-        self.write_json("provenance.json", {**stored, "starts": [*stored["starts"], dict(start)]})
+        starts = stored.get("starts")
+        self.write_json("provenance.json", stored | {"starts": [*(starts if isinstance(starts, list) else []), start]})
 
     def start_log(self, step: int) -> None:
         """Opens the logs for steps after ``step`` and drops later lines, which a killed run may have left."""
@@ -147,7 +175,7 @@ class Run:
             kept = [line for line in lines if _logged_step(line) <= step]
             files.write_whole(path, "".join(line + "\n" for line in kept).encode())
         with files.writing(path):
-            self._log = path.open("a")
+            self._log = files.open_to_append(path)
         self._events = _Events(self.directory / "events", step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -155,20 +183,20 @@ class Run:
 
         Args:
           step: the number of steps taken.
-          metrics: finite or not; names such as ``train/loss``.
+          metrics: names such as ``train/loss``; null in metrics.jsonl where not finite.
         """
         if not self.writes:
             return
         values = {name: float(value) for name, value in metrics.items()}
         with files.writing(self.directory / "metrics.jsonl"):
-            self._log.write(json.dumps({"step": step, **values}) + "\n")
+            self._log.write(files.json_text({"step": step, **values}) + "\n")
             self._log.flush()
         self._events.add(step, values)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file whole or not at all."""
         if self.writes:
-            files.write_whole(self.directory / name, (json.dumps(value, indent=2) + "\n").encode())
+            files.write_json(self.directory / name, value)
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a compressed .npz file whole or not at all."""
@@ -185,6 +213,12 @@ class Run:
             {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves},
         )
 
+    def remember_files(self, *names: str) -> None:
+        """Keeps the checksums of files in provenance.json, by which a finished run tells them from others."""
+        if self.writes:
+            found = {name: hashlib.sha256((self.directory / name).read_bytes()).hexdigest() for name in names}
+            self.write_json("provenance.json", {**self.read_json("provenance.json"), "files": found})
+
     def read_json(self, name: str) -> Any:
         """The content of a JSON file of the run, or None where it does not exist yet; a FileError if it is damaged."""
         path = self.directory / name
@@ -197,7 +231,7 @@ class Run:
     def close(self) -> None:
         """Flushes the logs and releases the lock; safe to call twice."""
         with contextlib.ExitStack() as stack:  # each is closed whatever becomes of the others
-            if self.writes:
+            if self._lock is not None:
                 stack.callback(self._lock.close)
             if self._events is not None:
                 events, self._events = self._events, None
@@ -221,6 +255,9 @@ def open_run(
     *,
     content: Mapping[str, Any],
     ignore: tuple[str, ...],
+    places: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
+    argument: str = "directory",
     images: np.ndarray,
 ) -> Run:
     """Opens a run directory; several processes open it together, process 0 for writing.
@@ -230,6 +267,9 @@ def open_run(
       config: as for :class:`Run`.
       content: as for :class:`Run`.
       ignore: as for :class:`Run`.
+      places: as for :class:`Run`.
+      defaults: as for :class:`Run`.
+      argument: as for :class:`Run`.
       images: training images; several processes compare them.
 
     Returns:
@@ -251,7 +291,8 @@ def open_run(
             alike | dict(content) | {"out": str(directory), "training images": zlib.crc32(images.tobytes())}
         )
     first = processes.is_first()
-    run = processes.refuse_together(lambda: Run(directory, config, content=content, ignore=ignore, writes=first))
+    of_run: Any = {"content": content, "ignore": ignore, "places": places, "defaults": defaults, "argument": argument}
+    run = processes.refuse_together(lambda: Run(directory, config, **of_run, writes=first))
     if several:
         processes.refuse_together(lambda: processes.check_shared(run.directory / "provenance.json"))
     return run
@@ -317,9 +358,18 @@ def check_files(directory: Path, needed: Sequence[str], *, argument: str = "run"
     Raises:
       ValueError: a file is missing.
     """
-    for name in needed:
-        if not (directory / name).exists():
-            raise ValueError(f"{argument}={str(directory)!r} has no {name}: finish its training first")
+    files.check_local(argument, directory)
+    missing = next((name for name in needed if not (directory / name).is_file()), None)
+    if missing is None:
+        return
+    remedy = "finish its training first"
+    if not (directory / "config.json").is_file():
+        remedy = "give the directory of a finished run, such as runs/bundled-neal0-seed0"
+    elif any((directory / name).exists() for name in ("results.csv", "outputs.npz")):
+        remedy = "a sweep keeps no networks; the results.csv of an ablation has the command of every lane, to train it"
+    elif (directory / "results.json").exists():
+        remedy = "restore it, or delete the results.json beside it and give the training's command again"
+    raise ValueError(f"{argument}={str(directory)!r} has no {missing}: {remedy}")
 
 
 def read_network(path: str | Path) -> dict[str, Any]:
@@ -332,17 +382,17 @@ def read_network(path: str | Path) -> dict[str, Any]:
       ``{"params": ..., "batch_stats": ...}``, as ``network.apply`` takes it.
 
     Raises:
-      FileError: the file is cut or damaged.
+      FileError: the file is cut or damaged, or a number in it is not finite.
     """
     variables: dict[str, Any] = {}
-    remedy = "delete it and the results.json beside it, then give the training's command again"
-    with files.reading(path, remedy), np.load(path) as arrays:
-        for name in arrays.files:
-            *parents, leaf = name.split("/")
-            node = variables
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = arrays[name]
+    for name, array in files.read_arrays(Path(path), TRAIN_AGAIN).items():
+        *parents, leaf = name.split("/")
+        node = variables
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise files.FileError(f"{path} is of no network (two arrays share the name {name}): {TRAIN_AGAIN}")
+        node[leaf] = array
     return variables
 
 

@@ -9,12 +9,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
-__all__ = ["REPEAT", "check_finished", "is_finished", "run_cells"]
+from osrjax.files import json_text, read_json
+
+__all__ = ["REPEAT", "check_finished", "check_same_data", "is_finished", "run_cells"]
 
 REPEAT = "delete the run's directory and give the same command again"  # the remedy for a damaged file of a run
 
@@ -47,6 +50,27 @@ def check_finished(cells: Mapping[Path, Sequence[str]]) -> None:
         stored = log.read_text().partition("\n")[0] if log.exists() else ""
         if f" {' '.join(options)} --out " not in stored:
             raise ValueError(f"{log} was made with other options: choose another --out, or repeat its --data")
+
+
+def check_same_data(directories: Iterable[Path]) -> None:
+    """Refuses to compare finished runs of one class split that were made of different images.
+
+    Args:
+      directories: of the runs; those that are not finished, or of a version without checksums, are let pass.
+
+    Raises:
+      ValueError: the file behind a data set's name has changed between two of them.
+    """
+    first: dict[str, tuple[Path, Any]] = {}
+    for directory in filter(is_finished, directories):
+        path = directory / "provenance.json"
+        stored = read_json(path, REPEAT) if path.exists() else {}
+        if "sha256" not in stored:
+            continue
+        about = json_text([stored.get(name) for name in ("split", "known_names", "images", "image_shape")])
+        other, checksums = first.setdefault(about, (directory, stored["sha256"]))
+        if checksums != stored["sha256"]:
+            raise ValueError(f"{other} and {directory} are of different images: delete one of them, and run it again")
 
 
 def run_cells(
@@ -88,7 +112,8 @@ def run_cells(
         log = _log(directory)
         share = shares.get()
         try:
-            with log.open("w") as file:
+            log.unlink(missing_ok=True)  # never through a link
+            with log.open("x") as file:
                 file.write(" ".join(command) + "\n")
                 file.flush()
                 process = subprocess.Popen([*command, *cache], stdout=file, stderr=subprocess.STDOUT)

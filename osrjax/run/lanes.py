@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from osrjax import metrics
+from osrjax.data.identity import parts_sha256
 from osrjax.devices import processes
 from osrjax.files import FileError
 from osrjax.methods.method import assess, check_data, predicted_classes, score_images
@@ -119,8 +120,10 @@ def train_lanes(
     for number, (_, method, data, seed, _) in enumerate(lanes):
         images = {"known_names": data.known_names, "training_images": len(data.train.labels)}
         fields[f"lane {number}"] = {"seed": seed, "hyper": dict(method.hyper), **images}
+    sets = {id(lane.data): number for number, lane in reversed(list(enumerate(lanes)))}  # its first lane
+    content = {f"images of lane {lane}": parts_sha256(lanes[lane].data) for lane in sets.values()}
     with ExitStack() as opened:
-        run = opened.enter_context(open_group(directory, fields))
+        run = opened.enter_context(open_group(directory, fields, content))
         kept = opened.enter_context(LaneCheckpoints(directory / "checkpoints", lanes=len(lanes), mesh=mesh))
         done = run.read_json("results.json")
         finished = processes.gather_text("yes" if done is not None else "")[0]  # others may see process 0's file late
@@ -183,7 +186,6 @@ def train_lanes(
         state = trained.state
         found = assessed_lanes(lanes, program, state, steps=steps, reject_share=reject_share, resamples=resamples)
         outputs = {name: values[:, : len(lanes)].swapaxes(0, 1) for name, values in program.outputs(state).items()}
-        sets = {id(lane.data): number for number, lane in reversed(list(enumerate(lanes)))}  # its first lane
         images = {
             f"rows of lane {lane} {part}": rows for lane in sets.values() for part, rows in program.rows[lane].items()
         }
@@ -209,10 +211,10 @@ def check_alike(lanes: Sequence[Lane]) -> None:
             )
 
 
-def open_group(directory: Path, fields: dict[str, Any]) -> Run:
+def open_group(directory: Path, fields: dict[str, Any], content: dict[str, Any]) -> Run:
     """The directory of some lanes; what refuses it now is no bad input any more."""
     try:
-        return Run(directory, fields, writes=processes.is_first())
+        return Run(directory, fields, content=content, writes=processes.is_first())
     except ValueError as error:
         raise FileError(str(error)) from error
 
@@ -229,11 +231,13 @@ def outputs_of(program: LanesProgram, state: sweep.SweepState, lane: int, names:
 
 
 def mean_accuracy(lanes: Sequence[Lane], program: LanesProgram, state: sweep.SweepState) -> float:
-    """Validation accuracy, the mean over the lanes that have not diverged."""
+    """Validation accuracy, the mean over the lanes that have not diverged; 0 where all have."""
     found = []
     for number in np.flatnonzero(program.diverged(state)[: len(lanes)] == 0).tolist():
         method, data = lanes[number].method, lanes[number].data
         outputs = outputs_of(program, state, number, [method.scored])
+        if not all(np.isfinite(part[method.scored]).all() for part in outputs.values()):
+            continue  # broken by the last update, as the next step will find
         predicted = predicted_classes(method, outputs["validation"], outputs.get("train"), data.train.labels)
         found.append(metrics.closed_set_accuracy(predicted, data.validation.labels))
     return float(np.mean(found)) if found else 0.0

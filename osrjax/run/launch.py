@@ -20,8 +20,18 @@ import numpy as np
 import tyro
 
 from osrjax.data.table import resolve_data
-from osrjax.fields import Execution, check_above_zero, check_fields, check_not_negative, execution_fields
-from osrjax.files import FileError
+from osrjax.fields import (
+    Execution,
+    Place,
+    check_above_zero,
+    check_fields,
+    check_seed,
+    execution_fields,
+    marked_fields,
+    plain_fields,
+)
+from osrjax.files import FileError, check_local
+from osrjax.run.output import plain_output
 
 if TYPE_CHECKING:
     from osrjax.run.directory import Run
@@ -56,6 +66,8 @@ class RunConfig:
     """Number of this one, from 0 on."""
     peer_timeout: Annotated[int, Execution] = 100
     """Seconds without a sign of life after which a process counts as dead and ends the others."""
+    start_timeout: Annotated[int, Execution] = 300
+    """Seconds to wait at the start until all processes are there."""
     profile_steps: Annotated[tuple[int, int] | None, Execution] = None
     """First and last step of a profile (jax.profiler, to profile/); take some after the first, which compiles."""
     compilation_cache: Annotated[Path | None, Execution] = None
@@ -77,8 +89,8 @@ class SingleRunConfig(RunConfig):
     for sets that do not fit in device memory. The batches are the same."""
 
     def check(self) -> None:
-        """Refuses a seed below 0."""
-        check_not_negative(self, ["seed"])
+        """Refuses a seed that JAX cannot read."""
+        check_seed(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +99,22 @@ class FinishedConfig:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A finished run directory of experiments/train.py or experiments/contrastive.py."""
-    own_method: str | None = None
+    own_method: Annotated[str | None, Execution] = None
     """Of a run of a method of one's own: its MODULE:FUNCTION, named again since that code is imported."""
-    data_dir: Path | None = None
+    data: Annotated[str | None, Execution] = None
+    """Where the run's data is now, if it has moved: npz:FILE, say; the checksums must be those of the run."""
+    unknown_data: Annotated[str | None, Execution] = None
+    """The same of the set of its unknown classes, if that is another."""
+    data_dir: Annotated[Path | None, Execution] = None
     """Directory of prepared TFDS sets; default: where the run found them."""
 
-    def open(self, *needed: str) -> "FinishedRun":
+    def open(self, *needed: str, directory: Path | None = None, argument: str = "run") -> "FinishedRun":
         """Opens the run.
 
         Args:
           *needed: files that must be there besides configuration, provenance and network.
+          directory: of another run on the same data, in the place of ``run``.
+          argument: what the user knows the directory by.
 
         Returns:
           The run.
@@ -106,11 +124,19 @@ class FinishedConfig:
         """
         from osrjax.run.directory import check_files
 
-        files = ("config.json", "provenance.json", "network.npz", *needed)
-        check_files(self.run, files)
+        directory, files = directory or self.run, ("config.json", "provenance.json", "network.npz", *needed)
+        check_files(directory, files, argument=argument)
         from osrjax.run.finished import open_finished  # JAX and Flax from here on
 
-        return open_finished(self.run, needed=files, data_dir=self.data_dir, own_method=self.own_method)
+        return open_finished(
+            directory,
+            argument=argument,
+            needed=files,
+            data_dir=self.data_dir,
+            own_method=self.own_method,
+            data=self.data,
+            unknown_data=self.unknown_data,
+        )
 
 
 @runtime_checkable
@@ -162,11 +188,18 @@ def launch(
     """
     try:
         config = parse(config_class, arguments, description=description, presets=presets, smoke=smoke)
-        check_fields(config)
-        return work(config)
+        with plain_output():
+            check_fields(config)
+            return work(config)
     except ValueError as error:
-        print(f"{script}: {error}", file=sys.stderr)
-        return 2
+        return _refuse(script, error)
+
+
+def _refuse(script: str, error: ValueError) -> int:
+    """Says in one line what is refused, whatever the names in it hold; returns the exit code."""
+    with plain_output():
+        print(f"{script}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    return 2
 
 
 def launch_run(
@@ -210,6 +243,11 @@ def launch_run(
         alone = config.distributed == "none" and config.coordinator is None
         if alone:
             check_fields(config)
+        if getattr(config, "list_classes", False):
+            from osrjax.data.classes import class_tables
+
+            print(class_tables(config))
+            return 0
         from osrjax.devices import processes, sharding  # JAX from here on
 
         sharding.start_distributed(
@@ -218,50 +256,69 @@ def launch_run(
             processes=config.processes,
             process=config.process,
             peer_timeout=config.peer_timeout,
+            start_timeout=config.start_timeout,
         )
     except ValueError as error:  # every refusal of bad input is one; later errors keep their traceback
-        print(f"{script}: {error}", file=sys.stderr)
-        return 2
+        return _refuse(script, error)
 
     def possible() -> AnyJob:
         if not alone:
             check_fields(config)
         return build(config)
 
-    with processes.end_together(script, memory=memory):
+    with plain_output(), processes.end_together(script, memory=memory):
         try:
             if before is not None:
                 before(config)
             job = processes.refuse_together(possible)
             run = _open(asked, config, job, preset_config(presets, smoke, asked), prefix)
         except ValueError as error:
-            if processes.is_first():
-                print(f"{script}: {error}", file=sys.stderr)
-            return 2
+            return _refuse(script, error) if processes.is_first() else 2
         try:
             with run:
                 return _work(config, job, run, work)
-        except FileError as error:  # a full disk, say: what was saved before is there for the same command
+        except (
+            FileError,
+            FloatingPointError,
+        ) as error:  # a full disk, say: what was saved is there for the same command
             return processes.fail(script, error)
 
 
 def _open(asked: RunConfig, config: RunConfig, job: Job, preset: RunConfig, prefix: str) -> "Run":
     """The run directory, opened by all processes or by none."""
+    from osrjax.methods.find import method_source
     from osrjax.run.directory import open_run, run_name
 
-    fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-    out = config.out or Path("runs") / run_name(asked, preset, prefix=prefix)
-    ignore = execution_fields(type(config))
-    return open_run(out, fields, content=job.content, ignore=ignore, images=job.images)
+    kind, content = type(config), dict(job.content)
+    fields = plain_fields(config)
+    if "method" in fields:
+        content |= method_source(fields["method"])
+    missing_data = {"data": fields["data"]} if "data" in fields else {}
+    return open_run(
+        config.out or Path("runs") / run_name(asked, preset, prefix=prefix),
+        fields,
+        content=content,
+        ignore=execution_fields(kind),
+        places=marked_fields(kind, Place),
+        defaults=plain_fields(resolve_data(kind(**missing_data))),
+        argument="out",
+        images=job.images,
+    )
 
 
 def _work(config: AnyRunConfig, job: AnyJob, run: "Run", work: Callable[[AnyRunConfig, AnyJob, "Run"], int]) -> int:
     """The work, unless it was done before; returns the exit code."""
-    if run.writes:
+    from osrjax.devices import processes
+
+    if processes.is_first():
         print(f"{run.directory}: {job.header}", flush=True)
     if (done := run.read_json("results.json")) is not None:
-        if run.writes:
-            print("finished before; the stored results:\n" + done["table"])
+        if not isinstance(table := done.get("table"), str):
+            raise FileError(
+                f"{run.directory / 'results.json'} holds no table: delete it and give the same command again"
+            )
+        if processes.is_first():
+            print("finished before; the stored results:\n" + table)
         return 0
     if config.compilation_cache:
         import jax
@@ -295,7 +352,7 @@ def parse(
       The configuration. ``--help``, and an option or value that its type refuses, end the process.
 
     Raises:
-      ValueError: an unknown preset, or steps and epochs together.
+      ValueError: an unknown preset, steps and epochs together, or a path that is not of this machine.
     """
     kind: Any = config_class
     arguments = [_renamed(word) for word in (sys.argv[1:] if arguments is None else arguments)]
@@ -314,7 +371,12 @@ def parse(
         default = _smoke_alone(kind, smoke)
     if undone and default is not None:
         default = dataclasses.replace(default, **undone)
-    return tyro.cli(config_class, args=arguments, default=default, description=description)
+    config = tyro.cli(config_class, args=arguments, default=default, description=description)
+    for name in names:
+        value = getattr(config, name)
+        for part in value if isinstance(value, tuple) else (value,):
+            check_local(name, part)
+    return config
 
 
 def preset_config(presets: Mapping[str, AnyRunConfig], smoke: Smoke | None, config: AnyRunConfig) -> AnyRunConfig:

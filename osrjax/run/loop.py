@@ -78,7 +78,8 @@ def train_loop(
       batch_size: images a step, for the speed.
       log_every: steps between logged metrics.
       save_every: steps between checkpoints; the last step is saved whatever it is.
-      validate: accuracy of a state on known validation images, by which the best checkpoint is kept.
+      validate: accuracy of a state on known validation images, by which the best checkpoint is kept; a
+        FloatingPointError stops the run, and the state is not saved.
       remedy: what to change after a non-finite value, such as ``"Lower learning_rate=0.1"``.
       on_host: makes the scalars of a step from its metrics, then NumPy arrays.
       probe: ``(state, step)``, called before the first step, every ``probe_every`` steps and after the last one; it
@@ -169,7 +170,10 @@ def train_loop(
         record = {f"train/{name}": float(value) for name, value in values.items()}
         bar.set_postfix_str(f"loss {values['loss']:.3f}, {speed:.0f} images/s")
         if saving:
-            record["validation/accuracy"] = accuracy = validate(state)
+            try:
+                record["validation/accuracy"] = accuracy = validate(state)
+            except FloatingPointError as error:
+                return stopped_by(f"{error} at step {step}")
         run.log(step, {**record, "train/images_per_second": speed})
         if probing and (trouble := probe(state, step)):
             return stopped_by(trouble)

@@ -12,7 +12,7 @@ from osrjax.data.source import Examples
 from osrjax.devices import sharding
 from osrjax.devices.cpu import compiler_options
 from osrjax.methods.method import Method
-from osrjax.train.apply import apply_in_batches, estimate_statistics
+from osrjax.train.apply import apply_in_batches, check_finite, estimate_statistics
 from osrjax.train.batches import gather_batch, make_inputs
 from osrjax.train.parallel import data_parallel
 from osrjax.train.step import TrainState, init_state, make_train_step
@@ -40,7 +40,8 @@ class Program(NamedTuple):
       untrained: () -> that state with running statistics estimated on training images.
       step: (state, inputs) -> (state, metrics); consumes the state.
       inputs: start -> iterator over the inputs of the steps after it.
-      outputs: (state, uint8 images) -> host arrays by name, one row per image; the method's outputs.
+      outputs: (state, uint8 images) -> host arrays by name, one row per image; the method's outputs, or a
+        :class:`osrjax.train.NotFiniteError`.
     """
 
     new_state: Callable[[], TrainState]
@@ -106,7 +107,9 @@ def make_program(
 
     def outputs(state: TrainState, images: np.ndarray) -> dict[str, np.ndarray]:
         apply = partial(forward, state.variables)
-        return apply_in_batches(apply, images, batch_size=eval_batch_size, mesh=mesh)
+        found = apply_in_batches(apply, images, batch_size=eval_batch_size, mesh=mesh)
+        check_finite(found)
+        return found
 
     return Program(
         new_state=new_state,

@@ -149,3 +149,4 @@ def write_outputs(
     stored = {f"{part}_{name}": rows for part, values in outputs.items() for name, rows in values.items()}
     run.write_arrays("scores.npz", stored | {f"{part}_labels": rows for part, rows in labels.items()})
     run.write_network(state.variables)
+    run.remember_files("scores.npz", "network.npz")

@@ -3,7 +3,7 @@
 ``fit_*`` runs once, on the host, and makes a plain pytree of the training features. A second function compares other
 features with every class, and a score reduces the classes to one number per example, larger = more unknown. Take all
 features, those of the training images too, in evaluation mode and without augmentation. Labels are positions in
-``known_classes``.
+``known_classes``. Features with a NaN among them score NaN, which is no decision.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
+
+from osrjax.arrays import at_least_float32, class_positions
 
 __all__ = [
     "KnnBank",
@@ -36,7 +38,7 @@ __all__ = [
 Rows = Float[Array, "examples features"] | Float[np.ndarray, "examples features"]
 
 
-Labels = Int[Array, " examples"] | Int[np.ndarray, " examples"]
+Labels = Integer[Array, " examples"] | Integer[np.ndarray, " examples"]
 
 
 COSINES_AT_ONCE = 2**25  # entries of a block of cosines in class_similarities: 128 MiB of float32
@@ -54,7 +56,7 @@ class KnnBank(NamedTuple):
     """
 
     features: Float[Array, "classes largest features"]
-    counts: Int[Array, " classes"]
+    counts: Integer[Array, " classes"]
 
 
 class Mahalanobis(NamedTuple):
@@ -97,7 +99,8 @@ def fit_knn(features: Rows, labels: Labels, *, classes: int) -> KnnBank:
       The bank, on the default device.
 
     Raises:
-      ValueError: features that are empty or not finite; labels of another length or without an image of some class.
+      ValueError: features that are empty or not finite in float32; labels of another length or dtype than integers,
+        outside [0, classes), or without an image of some class.
 
     Example:
       >>> import numpy as np
@@ -136,7 +139,8 @@ def class_similarities(
       checked: a class with fewer than K images is nan.
 
     Raises:
-      ValueError: features of another width; ``neighbours`` below 1 or above the images of a class.
+      ValueError: features of another width or shape; ``neighbours`` below 1 or above the images of a class; a
+        ``block_size`` below 1.
 
     Example:
       >>> import numpy as np
@@ -148,8 +152,9 @@ def class_similarities(
       Xu et al., "Informed Mixing", arXiv 2505.12803, as its evaluation code computes it, with K = 3.
     """
     classes, largest, width = bank.features.shape
-    if features.shape[-1] != width:
-        raise ValueError(f"{features.shape=} is not as wide as the bank: give {width} features a row")
+    _check_rows(features, width)
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"{block_size=} is below 1: give examples at a time, or None")
     traced = isinstance(bank.counts, Tracer)
     smallest = largest if traced else int(np.min(np.asarray(bank.counts)))
     if not 1 <= neighbours <= smallest:
@@ -181,7 +186,7 @@ def _by_cosines(bank: KnnBank, features: Array, reduce: Callable[[Array], Array]
     """What ``reduce`` makes of cosines [examples, classes, images], a block of examples at a time; -inf: no image."""
     examples, width = features.shape
     block_size = max(1, min(block_size, examples))
-    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    features = at_least_float32(features)
     # Divided by its largest entry first, so that no square overflows or underflows.
     largest = jnp.max(jnp.abs(features), axis=-1, keepdims=True)
     features = features / jnp.where(largest > 0, largest, 1.0)
@@ -285,8 +290,7 @@ def kth_neighbour_score(
       section 3.
     """
     classes, largest, width = bank.features.shape
-    if features.shape[-1] != width:
-        raise ValueError(f"{features.shape=} is not as wide as the bank: give {width} features a row")
+    _check_rows(features, width)
     traced = isinstance(bank.counts, Tracer)
     images = classes * largest if traced else int(np.sum(np.asarray(bank.counts)))
     if not 1 <= neighbours <= images:
@@ -363,7 +367,7 @@ def mahalanobis_distances(fitted: Mahalanobis, features: Rows) -> Float[Array, "
       One distance per class, at least 0; for an image of the class about the number of directions with variance.
 
     Raises:
-      ValueError: features of another width.
+      ValueError: features of another width or shape.
 
     Example:
       >>> import numpy as np
@@ -374,8 +378,7 @@ def mahalanobis_distances(fitted: Mahalanobis, features: Rows) -> Float[Array, "
     References:
       Lee et al., arXiv 1807.03888, eq. 2.
     """
-    if features.shape[-1] != fitted.centre.shape[-1]:
-        raise ValueError(f"{features.shape=} is not as wide as the fit: give {fitted.centre.shape[-1]} features a row")
+    _check_rows(features, fitted.centre.shape[-1])
     return _distances(fitted, jnp.asarray(features))
 
 
@@ -463,6 +466,11 @@ def relative_mahalanobis_score(fitted: RelativeMahalanobis, features: Rows) -> F
     return nearest - mahalanobis_distances(fitted.background, features)[:, 0]
 
 
+def _check_rows(features: Rows, width: int) -> None:
+    if features.ndim != 2 or features.shape[1] != width:
+        raise ValueError(f"{features.shape=} does not fit the training features: give {width} features a row")
+
+
 def checked_rows(features: Rows, labels: Labels, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a score is fitted to, looked at.
 
@@ -477,13 +485,14 @@ def checked_rows(features: Rows, labels: Labels, classes: int) -> tuple[np.ndarr
     Raises:
       ValueError: as :func:`fit_knn`.
     """
-    rows, positions = np.asarray(features, np.float64), np.asarray(labels)
+    rows = np.asarray(features, np.float64)
     if rows.ndim != 2 or rows.size == 0:
         raise ValueError(f"{features.shape=} holds no features: give one row per training image")
-    if not np.isfinite(rows).all():
-        raise ValueError("features holds numbers that are not finite: look for a diverged network")
-    if positions.shape != rows.shape[:1]:
+    if not (np.abs(rows) <= np.finfo(np.float32).max).all():  # NaN is not either; what is fitted is float32
+        raise ValueError("features holds numbers that are not finite in float32: look for a diverged network")
+    if labels.shape != rows.shape[:1]:
         raise ValueError(f"{labels.shape=} does not fit {features.shape=}: give one class per row")
+    positions = class_positions("labels", labels, classes=classes)
     counts = np.bincount(positions, minlength=classes)
     if counts.min() == 0:
         raise ValueError(f"labels hold no image of class {counts.argmin()}: give images of all {classes=}")

@@ -2,13 +2,15 @@
 
 Every score takes any leading ``*batch`` axes and never reduces them. Scores are logits or logarithms, in float32 or
 better: a float32 probability is exactly 1 from a logit margin of about 17 on, and ties cannot be ranked. *Cosines* are
-unscaled inner products of a unit embedding with unit prototypes; *logits* are unbounded.
+unscaled inner products of a unit embedding with unit prototypes; *logits* are unbounded. An example with a NaN among
+them scores NaN, which is no decision.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from osrjax.arrays import at_least_float32
 from osrjax.losses.classification import margin_cosines
 from osrjax.losses.distances import anchor_distances
 
@@ -18,7 +20,9 @@ __all__ = [
     "entropy_score",
     "generalised_entropy_score",
     "log_cac_score",
+    "log_entropy_score",
     "log_m_ovr_score",
+    "log_max_softmax_score",
     "m_ovr_score",
     "max_logit_score",
     "max_softmax_score",
@@ -87,16 +91,7 @@ def log_m_ovr_score(
     References:
       Park et al., arXiv 2209.11436, eq. 2 and 3, section 5.3.
     """
-    z = _ovr_exponents(cosines, margin, scale)
-    # softplus(z) = e^z - e^2z / 2 + ..., so log softplus(z) = z - e^z / 2 to float32 rounding below -10.
-    # Both branches must be finite everywhere: 0 * inf is nan in the backward pass.
-    small = z < -10.0
-    log_terms = jnp.where(
-        small,
-        z - 0.5 * jnp.exp(jnp.where(small, z, -10.0)),
-        jnp.log(jax.nn.softplus(jnp.where(small, 0.0, z))),
-    )
-    return jax.nn.logsumexp(log_terms, axis=-1)
+    return jax.nn.logsumexp(_log_softplus(_ovr_exponents(cosines, margin, scale)), axis=-1)
 
 
 def max_softmax_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
@@ -106,6 +101,7 @@ def max_softmax_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*
 
     The largest term is left out of the sum, since ``1 + 1e-12`` is 1 in float32: the score stays distinct up to logit
     margins of about 87, whereas the probability (and the usual log-softmax) is tied from 17 on.
+    :func:`log_max_softmax_score` has no such limit.
 
     Args:
       logits: one unbounded logit per class.
@@ -123,8 +119,32 @@ def max_softmax_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*
       Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
       Networks", ICLR 2017, arXiv 1610.02136, section 3.
     """
-    logits = _in_float32(logits)
-    return -jnp.max(_log_softmax(logits), axis=-1)
+    return -jnp.max(_log_softmax(at_least_float32(logits)), axis=-1)
+
+
+def log_max_softmax_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
+    r"""Logarithm of :func:`max_softmax_score`, distinct at every logit margin.
+
+    .. math:: \log \mathrm{softplus}(r), \qquad r = \log \sum_{k \ne \hat y} e^{z_k - z_{\hat y}}.
+
+    The ranking is the same; nothing underflows.
+
+    Args:
+      logits: one unbounded logit per class.
+
+    Returns:
+      One score per example, at most log(log(classes)), larger = more unknown; -inf for a single class.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> score = log_max_softmax_score(jnp.array([[200.0, 0.0], [201.0, 0.0]]))
+      >>> [float(s) for s in score]
+      [-200.0, -201.0]
+
+    References:
+      Hendrycks and Gimpel, arXiv 1610.02136, section 3.
+    """
+    return _log_softplus(_rest(_below_largest(logits)))
 
 
 def max_logit_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
@@ -147,7 +167,7 @@ def max_logit_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*ba
       Vaze et al., "Open-Set Recognition: a Good Closed-Set Classifier is All You Need?", ICLR 2022,
       arXiv 2110.06207, section 5.
     """
-    return -jnp.max(_in_float32(logits), axis=-1)
+    return -jnp.max(at_least_float32(logits), axis=-1)
 
 
 def energy_score(logits: Float[Array, "*batch classes"], *, temperature: Scalar = 1.0) -> Float[Array, "*batch"]:
@@ -175,7 +195,7 @@ def energy_score(logits: Float[Array, "*batch classes"], *, temperature: Scalar 
     """
     if isinstance(temperature, float | int) and not temperature > 0:
         raise ValueError(f"{temperature=} is not positive: give a temperature above 0, such as 1")
-    logits = _in_float32(logits)
+    logits = at_least_float32(logits)
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     # Subtracting before dividing keeps the largest exponent exactly 0: a compiler may round a quotient in
     # two ways, and for huge logits the difference of the two is huge too.
@@ -202,9 +222,9 @@ def entropy_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batc
     References:
       Macêdo et al., "Entropic Out-of-Distribution Detection", arXiv 1908.05569.
     """
-    log_p = _log_softmax(_in_float32(logits))
+    log_p = _log_softmax(at_least_float32(logits))
     p = jnp.exp(log_p)
-    present = p > 0
+    present = p != 0  # NaN too: left out, it would be the score of a certain example
     return -jnp.sum(jnp.where(present, p * jnp.where(present, log_p, 0.0), 0.0), axis=-1)
 
 
@@ -242,7 +262,7 @@ def generalised_entropy_score(
         raise ValueError(f"{gamma=} is not in (0, 1): give a power such as 0.1")
     if largest < 1:
         raise ValueError(f"{largest=} is below 1: give the number of largest probabilities that count, such as 100")
-    logits = _in_float32(logits)
+    logits = at_least_float32(logits)
     shifted = logits - jnp.max(logits, axis=-1, keepdims=True)
     log_others = jax.nn.logsumexp(jnp.where(_is_largest(logits), -jnp.inf, shifted), axis=-1, keepdims=True)
     log_total = jnp.log1p(jnp.exp(log_others))
@@ -276,12 +296,45 @@ def log_cac_score(logits: Float[Array, "*batch classes"], *, anchor: Scalar = 10
     References:
       Miller et al., arXiv 2004.02434, eq. 7.
     """
-    distances = anchor_distances(_in_float32(logits), anchor=anchor)
+    distances = anchor_distances(at_least_float32(logits), anchor=anchor)
     log_total = jax.nn.logsumexp(-distances, axis=-1, keepdims=True)
     own = jnp.eye(distances.shape[-1], dtype=bool).reshape((1,) * (distances.ndim - 1) + (distances.shape[-1], -1))
     others = jnp.where(own, -jnp.inf, -distances[..., None, :])
     log_rest = jax.nn.logsumexp(others, axis=-1) - log_total
     return jnp.min(jnp.log(distances) + log_rest, axis=-1)
+
+
+def log_entropy_score(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
+    r"""Logarithm of :func:`entropy_score`, distinct at every logit margin.
+
+    .. math:: \log \Bigl( \mathrm{softplus}(r) + e^{-\mathrm{softplus}(r)} \sum_{k \ne \hat y} -d_k e^{d_k} \Bigr),
+              \qquad d_k = z_k - z_{\hat y}, \quad r = \log \sum_{k \ne \hat y} e^{d_k}.
+
+    The ranking is the same; nothing underflows.
+
+    Args:
+      logits: one unbounded logit per class; -inf excludes a class.
+
+    Returns:
+      One score per example, at most log(log(classes)), larger = more unknown; -inf for a single class.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> round(float(log_entropy_score(jnp.array([200.0, 0.0]))), 4)  # log(201 e^-200)
+      -194.6967
+
+    References:
+      Macêdo et al., arXiv 1908.05569.
+    """
+    below = _below_largest(logits)
+    rest = _rest(below)
+    # Everything in units of the second largest term, which is what underflows.
+    second = jax.lax.stop_gradient(jnp.max(below, axis=-1))
+    second = jnp.where(jnp.isfinite(second), second, 0.0)
+    excluded = below == -jnp.inf
+    terms = jnp.where(excluded, 0.0, -below * jnp.exp(jnp.where(excluded, 0.0, below - second[..., None])))
+    of_largest = jnp.exp(_log_softplus(rest) - second)
+    return second + jnp.log(of_largest + jnp.exp(-jax.nn.softplus(rest)) * jnp.sum(terms, axis=-1))
 
 
 def cosine_score(cosines: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
@@ -304,7 +357,7 @@ def cosine_score(cosines: Float[Array, "*batch classes"]) -> Float[Array, "*batc
       Techapanurak, Suganuma and Okatani, "Hyperparameter-Free Out-of-Distribution Detection Using Softmax of
       Scaled Cosine Similarity", arXiv 1905.10628.
     """
-    return -jnp.max(_in_float32(cosines), axis=-1)
+    return -jnp.max(at_least_float32(cosines), axis=-1)
 
 
 def _ovr_exponents(
@@ -315,7 +368,7 @@ def _ovr_exponents(
         raise ValueError(f"{margin=} is no angle in [0, pi): give a margin in radians, such as 0")
     if isinstance(scale, float | int) and not scale > 0:
         raise ValueError(f"{scale=} is not positive: give the scale T of training, such as 32")
-    shifted = margin_cosines(_in_float32(cosines), margin)
+    shifted = margin_cosines(at_least_float32(cosines), margin)
     return scale * jnp.where(_is_largest(shifted), -shifted, shifted)
 
 
@@ -333,5 +386,26 @@ def _is_largest(values: Float[Array, "*batch classes"]) -> Bool[Array, "*batch c
     return positions == jnp.argmax(values, axis=-1, keepdims=True)
 
 
-def _in_float32(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+def _below_largest(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
+    """Each logit less the largest one, whose own entry is left out as -inf; NaN where the largest is not finite."""
+    logits = at_least_float32(logits)
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    below = jnp.where(_is_largest(logits), -jnp.inf, logits - largest)
+    return jnp.where(jnp.isfinite(largest), below, jnp.nan)
+
+
+def _rest(below: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
+    """Log-odds against the largest class; -inf where there is no other."""
+    present = below != -jnp.inf
+    return jax.nn.logsumexp(jnp.where(present, below, 0.0), axis=-1, where=present)
+
+
+def _log_softplus(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    # softplus(z) = e^z - e^2z / 2 + ..., so log softplus(z) = z - e^z / 2 to float32 rounding below -10.
+    # Both branches must be finite everywhere: 0 * inf is nan in the backward pass.
+    small = z < -10.0
+    return jnp.where(
+        small,
+        z - 0.5 * jnp.exp(jnp.where(small, z, -10.0)),
+        jnp.log(jax.nn.softplus(jnp.where(small, 0.0, z))),
+    )

@@ -1,6 +1,8 @@
 from .apply import (
+    NotFiniteError as NotFiniteError,
     Predictions as Predictions,
     apply_in_batches as apply_in_batches,
+    check_finite as check_finite,
     estimate_statistics as estimate_statistics,
     evaluate as evaluate,
 )

@@ -1,6 +1,6 @@
 """A network over all images of a set: outputs batch by batch, and running statistics of an untrained one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,11 @@ from osrjax.devices import sharding
 from osrjax.train.objective import PyTree
 from osrjax.train.step import TrainState
 
-__all__ = ["Predictions", "apply_in_batches", "estimate_statistics", "evaluate"]
+__all__ = ["NotFiniteError", "Predictions", "apply_in_batches", "check_finite", "estimate_statistics", "evaluate"]
+
+
+class NotFiniteError(ValueError, FloatingPointError):
+    """A network gives what is no number: no class, no score and no decision follows from it."""
 
 
 class Predictions(NamedTuple):
@@ -126,6 +130,27 @@ def apply_in_batches(
         parts.append(jax.tree.map(np.asarray, forward(augment.to_float(_placed(padded, mesh)))))
     # Padding stands in the last batch alone, at its end.
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(images)], *parts)
+
+
+def check_finite(outputs: Mapping[str, np.ndarray]) -> None:
+    """Refuses outputs that are no numbers, before anything is decided by them: NaN is above no threshold.
+
+    Args:
+      outputs: by name, one row per image.
+
+    Raises:
+      NotFiniteError: names the outputs and counts the images.
+
+    Example:
+      >>> check_finite({"logits": np.array([[0.0, 1.0], [np.nan, 0.0]])})
+      Traceback (most recent call last):
+      osrjax.train.apply.NotFiniteError: non-finite logits of 1 of 2 images
+    """
+    broken = {name: ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1) for name, rows in outputs.items()}
+    names = [name for name, rows in broken.items() if rows.any()]
+    if names:
+        images = np.any([broken[name] for name in names], axis=0)
+        raise NotFiniteError(f"non-finite {', '.join(names)} of {images.sum()} of {len(images)} images")
 
 
 def _placed(images: np.ndarray, mesh: jax.sharding.Mesh | None) -> Array:

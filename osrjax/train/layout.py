@@ -109,8 +109,13 @@ def lane_mesh(lanes: int, *, batch_size: int, devices: int | None = None) -> jax
       The mesh. :func:`pad_lanes` of its devices gives the number of lanes to make.
 
     Raises:
-      ValueError: fewer devices than asked for, or more of them on "data" than can share a batch.
+      ValueError: fewer devices than asked for, or more of them on "data" than can share a batch; a random generator
+        that draws other numbers under ``vmap`` than alone, so that no lane would equal its single run.
     """
+    if (generator := str(jax.random.key_impl(jax.random.key(0)))) != "threefry2x32":
+        raise ValueError(
+            f"JAX_DEFAULT_PRNG_IMPL={generator} gives a lane other numbers than its single run: set it to threefry2x32"
+        )
     count = sharding.data_mesh(devices).size
     if devices is None and jax.default_backend() == "cpu" and jax.process_count() == 1:
         count = devices = min(count, lanes)

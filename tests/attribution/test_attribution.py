@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import plain_module
 from jaxtyping import TypeCheckError
 
 from osrjax import attribution
+from osrjax.attribution import maps as map_module
 from osrjax.losses import contrastive
 from osrjax.models import backbones
 from osrjax.models.backbones import SmallCNN
@@ -55,9 +57,9 @@ def aggregate64(maps, height, width, how):
     total = 0.0
     for stage in maps:
         if how == "batch_minmax_sum":
-            stage = (stage - stage.min()) / (stage.max() - stage.min() + 1e-8)
+            stage = (stage - stage.min()) / (stage.max() - stage.min())
         elif how == "sample_max_sum":
-            stage = np.stack([image / (image.max() + 1e-8) for image in stage])
+            stage = np.stack([image / (image.max() or 1.0) for image in stage])
         total = total + np.stack([upsample64(image, height, width) for image in stage])
     return total
 
@@ -100,6 +102,31 @@ def test_aggregation_equals_loops(how, rng, x64):
     )
     np.testing.assert_allclose(found, aggregate64(maps, 8, 12, how), rtol=1e-10, atol=1e-12)
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("scale", [1e20, 1.0, 1e-6, 1e-10, 1e-30])
+def test_maps_are_normalised_at_every_scale(scale):
+    """A trained classifier has small gradients; a constant in the divisor would let strong stages dominate."""
+    stage = scale * jnp.array([[[3.0, 1.0]]])
+    for how, wanted in (("sample_max_sum", [1, 1 / 3]), ("batch_minmax_sum", [1, 0])):
+        found = attribution.aggregate_maps([stage], height=1, width=2, aggregation=how)
+        np.testing.assert_allclose(found[0, 0], wanted, rtol=1e-6)
+    weak = 1e-3 * scale * jnp.array([[[0.0, 3.0]]])
+    both = attribution.aggregate_maps([stage * jnp.array([[[1.0, 0.0]]]), weak], height=1, width=2, aggregation=how)
+    np.testing.assert_allclose(both[0, 0], [1, 1], rtol=1e-6)  # equal rights
+
+
+def test_bounds_of_one_byte_in_an_image_of_300_pixels():
+    mask = attribution.box_mask(jnp.array([0, 1, 10, 44], jnp.uint8), height=1, width=300)
+    np.testing.assert_array_equal(np.flatnonzero(mask[0]), np.arange(10, 44))
+
+
+def test_gradients_of_other_maps_are_refused():
+    plain = plain_module(map_module)
+    for cam in (plain.layer_cam, plain.grad_cam):
+        for shape in ((1, 2, 2, 3), (4, 2, 2, 1)):
+            with pytest.raises(ValueError, match=r"gradients\.shape="):
+                cam(jnp.ones((4, 2, 2, 3)), jnp.ones(shape))
 
 
 def test_stages_without_attribution_give_finite_maps():

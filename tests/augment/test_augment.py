@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from conftest import plain_module
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
@@ -128,6 +129,13 @@ def test_quarter_turns_equal_rot90():
     turned = jax.jit(augment.quarter_turns)(images, turns)
     for image, turn, result in zip(images, turns.tolist(), turned, strict=True):
         np.testing.assert_array_equal(result, np.rot90(image, turn))
+
+
+def test_turns_that_are_not_a_whole_number_an_image_are_refused():
+    plain = plain_module(augment_module)
+    for turns, words in ((jnp.array([0.5, 1.0]), "turns has dtype float32"), (jnp.array([[1], [2]]), "turns.shape=")):
+        with pytest.raises(ValueError, match=words):
+            plain.quarter_turns(jnp.zeros((2, 2, 2, 1)), turns)
 
 
 def test_random_quarter_turns_gives_its_labels():

@@ -310,6 +310,10 @@ def test_unfit_published_files(published):
         read(directory, "snow", severity=1)
     with pytest.raises(ValueError, match="severity=0 does not exist"):
         read(directory, "fog", severity=0)
+    for content in (b"", b"no array", b"PK\3\4", (directory / "fog.npy").read_bytes()[:-1]):
+        (directory / "snow.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"snow\.npy: is no array of numbers, or a damaged one: fetch it again$"):
+            read(directory, "snow", severity=1)
     np.save(directory / "labels.npy", np.zeros(19, int))
     with pytest.raises(ValueError, match=r"labels\.npy has shape \(19,\)"):
         read(directory, "fog", severity=1)

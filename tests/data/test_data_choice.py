@@ -5,8 +5,18 @@ import json
 
 import numpy as np
 import pytest
+from conftest import load_script
 
-from osrjax.data import DataConfig, choose_data, content_of, describe_data, open_set_data, open_source, splits
+from osrjax.data import (
+    DataConfig,
+    choose_data,
+    content_of,
+    describe_data,
+    open_set_data,
+    open_source,
+    resolve_data,
+    splits,
+)
 from osrjax.data.splits import class_split
 
 
@@ -43,7 +53,7 @@ def test_classes_of_a_choice(fields, known, unknown):
 
 def test_unknown_classes_of_a_second_set(tmp_path):
     rows = np.arange(40)
-    parts = {"images": np.zeros((40, 8, 8, 1), np.uint8), "labels": rows % 2}
+    parts = {"images": np.arange(2560, dtype=np.uint32).astype(np.uint8).reshape(40, 8, 8, 1), "labels": rows % 2}
     np.savez(tmp_path / "other.npz", **{f"{part}_{k}": v for part in ("train", "test") for k, v in parts.items()})
     fields = {"data": "digits", "unknown_data": f"npz:{tmp_path}/other.npz", "known": (0, 1)}
     split, data = choose_data(fields)
@@ -60,6 +70,54 @@ def test_unknown_classes_of_a_second_set(tmp_path):
         },
     )
     assert choose_data({"data": f"npz:{tmp_path}/digits.npz"})[0] == class_split("neal", "digits", 0)
+
+
+@pytest.fixture
+def animals(tmp_path, rng):
+    """An .npz file of five named classes."""
+    names = ["cat", "dog", "eel", "fox", "gnu"]
+    arrays = {
+        f"{part}_{kind}": value
+        for part, count in (("train", 20), ("test", 10))
+        for kind, value in (
+            ("images", rng.integers(0, 256, (count, 8, 8, 1)).astype(np.uint8)),
+            ("labels", np.arange(count) % 5),
+        )
+    }
+    np.savez(tmp_path / "animals.npz", **arrays, classes=np.array(names))
+    return f"npz:{tmp_path}/animals.npz"
+
+
+def test_classes_are_named(animals):
+    fields = {"data": animals, "validation_share": 0.25}
+    split, data = choose_data({**fields, "known": ["fox", "cat", "dog"], "unknown": ["eel"], "held_out": ["cat"]})
+    assert (split.known, split.unknown) == ((3, 0, 1), (2,))
+    assert (data.known_names, data.unknown_names) == (("fox", "dog"), ("cat",))
+    same, _ = choose_data({**fields, "known": [3, 0, 1], "unknown": [2]})
+    assert same == split
+    # On a command line every word is a text; a number that JSON and older runs hold is one.
+    assert resolve_data(DataConfig(known=("fox", "0", "-1", "01"))).known == ("fox", 0, -1, "01")
+    other, _ = choose_data({"data": "digits", "unknown_data": animals, "known": [0, 1], "unknown": ["gnu"]})
+    assert (other.known, other.unknown, other.two_sets) == ((0, 1), (4,), True)
+
+
+def test_own_data_without_known_says_what_to_type(animals):
+    with pytest.raises(ValueError, match="is of your own") as caught:
+        choose_data({"data": animals})
+    assert str(caught.value) == (
+        f"data={animals!r} is of your own: name its known classes, such as --known cat dog, all others are unknown"
+        " then; it has 0: cat (2 test, 4 train), 1: dog (2 test, 4 train), 2: eel (2 test, 4 train),"
+        " 3: fox (2 test, 4 train), 4: gnu (2 test, 4 train) (--list-classes prints all)"
+    )
+
+
+def test_classes_are_listed(animals, capsys):
+    assert load_script("train").main(["--data", animals, "--list-classes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [animals, "  id  test  train  name", "   0     2      4  cat"]
+    assert len(lines) == 7
+    assert load_script("train").main(["--data", "npz:nowhere.npz", "--list-classes"]) == 2
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_held_out_classes_play_unknown_and_test_images_are_left_alone():
@@ -104,6 +162,10 @@ def test_the_words_and_the_content_of_a_choice():
         ({"data": "digits", "validation_share": 1.0}, r"validation_share=1\.0"),
         ({"data": "digits", "family": "nael"}, "nael"),
         ({"data": "nothing"}, "nothing"),
+        ({"data": "digits", "known": "01"}, "known='01' is no list: give names or ids of classes"),
+        ({"data": "digits", "known": 3}, "known=3 is no list"),
+        ({"data": "digits", "held_out": None}, "held_out=None is no list"),
+        ({"data": "digits", "known": ["zero", "1"]}, "known='zero' names 0 classes: choose from 0: 0, 1: 1"),
     ],
 )
 def test_bad_fields_name_the_field(fields, message):

@@ -1,11 +1,18 @@
 import hashlib
+import io
+import os
+import unicodedata
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from osrjax.data import Source, open_source
-from osrjax.data.source import checked_examples, decoded_image
+from osrjax.data.classes import class_counts
+from osrjax.data.folders import natural_order
+from osrjax.data.source import checked_examples
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
 
 # ---- npz files
@@ -71,45 +78,113 @@ def test_npz_that_lacks_a_class_or_a_split_is_not_complete(tmp_path, rng):
             {"train_images": np.zeros((0, 5, 4, 3), np.uint8), "train_labels": np.zeros(0, int)},
             "no images",
         ),
-        ({"train_labels": np.eye(12)}, r"labels have shape \(12, 12\) and dtype float64"),
-        ({"train_labels": np.arange(12) % 3 - 1}, "labels run from -1 to 1"),
-        ({"train_labels": np.arange(12) % 4}, "labels run from 0 to 3.*3 classes.*0 to 2"),
+        ({"train_labels": np.eye(12)}, r"shape \(12, 12\) and dtype float64.*one-hot: give labels.argmax\(axis=1\)"),
+        ({"train_labels": np.eye(3, dtype=np.uint8)[np.arange(12) % 3]}, r"one-hot: give labels.argmax\(axis=1\)"),
+        ({"train_labels": np.arange(12)[:, None] % 3}, r"shape \(12, 1\).*use one integer an image, labels\[:, 0\]"),
+        ({"train_labels": np.arange(12) % 3 / 1}, r"dtype float64: use one integer an image, labels.astype\(int\)"),
+        ({"train_labels": np.arange(12) % 2 == 1}, "dtype bool: use one integer an image"),
+        ({"train_labels": np.array(list("abcabcabcabc"))}, "dtype <U1: use one integer an image"),
+        ({"train_labels": np.arange(12) % 3 - 1}, r"labels run from -1 to 1; labels\[0\]=-1 is none of the 3 classes"),
+        (
+            {"train_labels": np.arange(12) % 4},
+            r"labels run from 0 to 3; labels\[3\]=3 is none of the 3 classes, which are 0 to 2: .*name all classes",
+        ),
     ],
 )
 def test_bad_arrays_are_refused_in_one_line(tmp_path, rng, change, message):
-    source = npz(tmp_path, **{**arrays_of(rng), "classes": np.array(["a", "b", "c"]), **change})
     with pytest.raises(ValueError, match=message) as caught:
-        _ = source.splits["train"]
+        _ = npz(tmp_path, **{**arrays_of(rng), "classes": np.array(["a", "b", "c"]), **change}).splits["train"]
     assert "set.npz train" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+GOOD = {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.zeros(2, int)}
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"x": np.zeros(3)}, r"no array S_images.*\['x'\]"),
-        ({"train_images": np.zeros((2, 4, 4), np.uint8)}, "no train_labels"),
-        (
-            {
-                "train_images": np.zeros((2, 4, 4), np.uint8),
-                "train_labels": np.zeros(2, int),
-                "classes": np.array(["a", "a"]),
-            },
-            "each class name once",
-        ),
-        (
-            {
-                "train_images": np.zeros((2, 4, 4), np.uint8),
-                "train_labels": np.array([{}, {}], dtype=object),
-            },
-            "train_labels cannot be read",
-        ),
+        ({"train_images": GOOD["train_images"]}, "no train_labels"),
+        ({**GOOD, "classes": np.array(["a", "a"])}, "each class name once"),
+        ({**GOOD, "classes": np.array(["\u00e9", "e\u0301"])}, "each class name once"),
+        ({**GOOD, "classes": np.array(["a", "\x1b[31m"])}, r"'\\x1b\[31m' is no name for a class"),
+        ({**GOOD, "classes": np.array(["a", ""])}, "'' is no name for a class"),
+        ({**GOOD, "classes": np.array([0, 1])}, "classes must be a 1-D array of strings"),
+        ({**GOOD, "classes": np.array(["a", "b"], object)}, "classes holds Python objects: store it as an array of"),
+        ({**GOOD, "train_labels": np.array([{}, {}], object)}, "train_labels holds Python objects"),
     ],
 )
 def test_npz_of_another_form_is_refused(tmp_path, arrays, message):
     with pytest.raises(ValueError, match=message) as caught:
         npz(tmp_path, **arrays)
     assert "\n" not in str(caught.value)
+
+
+def member(array, **header):
+    """A .npy file, its header changed."""
+    file, found = io.BytesIO(), np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(file, {**found, **header})
+    return file.getvalue() + array.tobytes()
+
+
+IMAGES = np.zeros((2, 4, 4), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (member(IMAGES, shape=(2**40, 4, 4)), "is not of the shape .1099511627776, 4, 4. that it says"),
+        (member(IMAGES)[:-1], r"is not of the shape \(2, 4, 4\) that it says"),
+        (member(IMAGES, descr="|O"), "holds Python objects"),
+        (b"no array", "cannot be read, it is damaged: write the file again"),
+        (b"\x93NUMPY\x01\x00\xff\x40" + b"(" * 16639, "cannot be read, it is damaged"),  # numpy: trust it
+    ],
+)
+def test_arrays_that_are_not_what_they_say(tmp_path, content, message):
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        archive.writestr("train_images.npy", content)
+        archive.writestr("train_labels.npy", member(np.arange(2)))
+    with pytest.raises(ValueError, match=f"set.npz: array train_images {message}") as caught:
+        _ = open_source(f"npz:{tmp_path / 'set.npz'}").splits["train"]
+    assert "\n" not in str(caught.value)
+    assert "pickle" not in str(caught.value)
+
+
+def test_arrays_larger_than_the_memory_are_refused_before_they_are_read(tmp_path, rng, monkeypatch):
+    source = npz(tmp_path, **arrays_of(rng))  # images of 720 and of 360 bytes
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 500}[name])
+    assert len(source.splits["test"].images) == 6
+    with pytest.raises(ValueError, match=r"array train_images: takes .* GiB, this machine has"):
+        _ = source.splits["train"]
+
+
+def test_the_labels_of_npz_files_and_folders_need_no_image(tmp_path, rng, monkeypatch):
+    write_images(tmp_path / "train" / "a", rng.integers(0, 256, (3, 4, 4)).astype(np.uint8))
+    sources = npz(tmp_path, **arrays_of(rng)), open_source(f"folder:{tmp_path}")
+    monkeypatch.setattr("osrjax.data.npz_files.checked_examples", None)
+    monkeypatch.setattr("osrjax.data.folders.checked_examples", None)
+    found = [{split: n.tolist() for split, n in class_counts(source).items()} for source in sources]
+    assert found == [{"train": [4, 4, 4], "test": [2, 2, 2]}, {"train": [3]}]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.ones((4, 2, 2), np.uint8) * 7, "^set.npz: images hold the value 7 alone"),
+        (np.arange(16, dtype=np.uint8).reshape(4, 2, 2) % 2, "^set.npz: images hold 0 and 1 alone, of 0 to 255"),
+        (np.arange(10**6, dtype=np.uint32).astype(np.uint8).reshape(1, 10**3, 10**3), "have 1000x1000 pixels"),
+    ],
+)
+def test_what_may_be_meant_but_seldom_is_warns_once(images, message):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for part in ("train", "test", "train"):
+            examples = checked_examples(images, np.zeros(len(images), int), num_classes=1, where=f"set.npz {part}")
+    assert np.array_equal(examples.images[..., 0], images)
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match=message):
+        checked_examples(images, np.zeros(len(images), int), num_classes=1, where="set.npz train")
 
 
 def test_npz_that_is_no_npz_is_refused(tmp_path, rng):
@@ -138,8 +213,6 @@ def test_folder_of_images(tmp_path, rng):
     write_images(tmp_path / "train" / "ant", images[2:4])
     write_images(tmp_path / "test" / "cat", images[4:5])
     write_images(tmp_path / "test" / "ant", images[5:], "PNG")
-    (tmp_path / ".hidden" / "x").mkdir(parents=True)
-    (tmp_path / "train" / "cat" / "readme.txt").write_text("no image")
     source = open_source(f"folder:{tmp_path}")
     assert source.class_names == ("ant", "cat")
     assert sorted(source.splits) == ["test", "train"]
@@ -185,10 +258,97 @@ def test_bad_folders_are_refused(tmp_path, rng):
         open_source(f"folder:{tmp_path}")
 
 
-def test_sixteen_bit_images_are_refused_not_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="8-bit"):
-        decoded_image(tmp_path / "deep.png", 1)
+@pytest.fixture
+def pair(tmp_path, rng):
+    """A folder of two classes with two images each, in train and in test."""
+    for part in ("train", "test"):
+        for name in "ab":
+            write_images(tmp_path / part / name, rng.integers(0, 256, (2, 4, 4)).astype(np.uint8))
+    return tmp_path
+
+
+def test_files_of_systems_are_passed_over(pair):
+    before = open_source(f"folder:{pair}")
+    for place in (pair, pair / "train", pair / "train" / "a"):
+        for name in ("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+            (place / name).write_bytes(b"\0\5\x16\7")
+        for name in ("__MACOSX", ".hidden", "@eaDir", "lost+found"):
+            (place / name / "a").mkdir(parents=True)
+            (place / name / "a" / "0.png").write_bytes(b"\0\5\x16\7")
+    after = open_source(f"folder:{pair}")
+    assert (after.class_names, after.provenance, after.complete) == (("a", "b"), before.provenance, True)
+    assert np.array_equal(after.splits["train"].images, before.splits["train"].images)
+
+
+def test_what_is_not_read_is_counted_and_said(pair):
+    (pair / "train" / "a" / "more").mkdir()
+    (pair / "other").mkdir()
+    for name in ("train/a/0.tif", "train/b/1.TIF", "test/labels.csv", "test/a/bare", "train/loose.png", "readme.md"):
+        (pair / name).write_bytes(b"")
+    counts = "1 .csv, 1 .png, 2 .tif, 2 folders, 1 without ending"  # readme.md lies outside of the splits
+    with pytest.warns(
+        UserWarning, match=f"{pair}: not read: {counts}; images are SPLIT/CLASS/NAME with .png, "
+    ) as caught:
+        source = open_source(f"folder:{pair}")
+    assert len(caught) == 1
+    assert source.provenance == f"image folder {pair}, 8 files, not read: {counts}"
+    assert not source.complete
+    assert len(source.splits["train"].labels) == 4
+
+
+def test_numbers_in_class_names_are_ordered_by_value(tmp_path):
+    order = ["1", "01", "2", "10", "a", "a2", "a10", "a10b", "b"]
+    assert sorted(sorted(order), key=natural_order) == ["01", "1", *order[2:]]
+    for name in order:
+        write_images(tmp_path / "train" / name, [np.full((2, 2), ord(name[-1]), np.uint8)])
+    source = open_source(f"folder:{tmp_path}")
+    assert list(source.class_names) == ["01", "1", *order[2:]]
+    levels = [ord(name[-1]) for name in source.class_names]
+    assert source.splits["train"].images[:, 0, 0, 0][np.argsort(source.splits["train"].labels)].tolist() == levels
+
+
+def test_accents_are_the_same_in_either_form(tmp_path, rng):
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    images = rng.integers(0, 256, (2, 4, 4)).astype(np.uint8)
+    write_images(tmp_path / "train" / composed, images)
+    write_images(tmp_path / "test" / apart, images)
+    source = open_source(f"folder:{tmp_path}")
+    assert source.class_names == (composed,)
+    assert source.complete
+    write_images(tmp_path / "train" / apart, images)
+    with pytest.raises(
+        ValueError, match=r"train: .*'caf\u00e9'.* more than once, spelt alike: use each class name once"
+    ):
+        open_source(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", os.fsdecode(b"\xff"), "a ", "a  b"])
+def test_class_folders_that_cannot_be_typed_or_printed_are_refused(name, tmp_path):
+    (tmp_path / "train" / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match="is no name for a class: use words") as caught:
+        open_source(f"folder:{tmp_path}")
+    assert str(caught.value).isprintable()
+
+
+def test_a_folder_with_val_alone_is_tested_on_it(pair):
+    (pair / "test").rename(pair / "val")
+    source = open_source(f"folder:{pair}")
+    assert sorted(source.splits) == ["test", "train"]
+    assert "its val split" in source.provenance
+    assert source.complete
+
+
+def test_a_pipe_among_the_images_is_refused(pair):
+    os.mkfifo(pair / "train" / "a" / "2.png")
+    with pytest.raises(ValueError, match=r"2\.png: .*no regular file: remove it"):
+        open_source(f"folder:{pair}")
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder"])
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "x" * 300, "a\0b"])
+def test_paths_that_cannot_be(kind, path):
+    with pytest.raises(ValueError, match="does not exist: give"):
+        open_source(f"{kind}:{path}")
 
 
 # ---- TinyImageNet's own folder
@@ -228,7 +388,16 @@ def test_tiny_imagenet_folder(tiny_folder):
     assert test.images[:, 0, 0, 0].tolist() == [70, 20, 120]
 
 
+def test_tiny_imagenet_folder_passes_over_files_of_systems(tiny_folder):
+    (tiny_folder / "train" / "n00000007" / "images" / "._0.JPEG").write_bytes(b"\0\5\x16\7")
+    assert len(tiny_imagenet_folder_source(tiny_folder).splits["train"].labels) == 6
+
+
 def test_tiny_imagenet_folder_with_other_classes_is_refused(tiny_folder):
+    with (tiny_folder / "val" / "val_annotations.txt").open("a") as file:
+        file.write("\ncut")
+    with pytest.raises(ValueError, match=r"val_annotations.txt names an unknown class ''"):
+        tiny_imagenet_folder_source(tiny_folder)
     lines = (tiny_folder / "wnids.txt").read_text().splitlines()
     (tiny_folder / "wnids.txt").write_text("\n".join(["n09999999", *lines[1:]]))
     with pytest.raises(ValueError, match="TinyImageNet's 200 wnids"):
@@ -239,7 +408,7 @@ def test_tiny_imagenet_folder_with_other_classes_is_refused(tiny_folder):
 
 
 def test_checked_examples_accepts_any_integer_width():
-    images = np.zeros((2, 3, 3, 1), np.uint8)
+    images = np.arange(18, dtype=np.uint8).reshape(2, 3, 3, 1)
     for dtype in (np.uint8, np.int64):
         examples = checked_examples(images, np.array([1, 0], dtype), num_classes=2, where="x")
         assert examples.labels.dtype == np.int32

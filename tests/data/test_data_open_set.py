@@ -2,8 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import plain_module
 
-from osrjax.data import Examples, Source, open_set_data, open_source, pseudo_unknown_data
+from osrjax.data import Examples, Source, open_set, open_set_data, open_source, pseudo_unknown_data
 from osrjax.data.splits import ClassSplit, class_split, custom_split
 
 
@@ -126,6 +127,20 @@ def test_pseudo_unknowns_need_a_class_on_either_side(held_out):
         pseudo_unknown_data(data, held_out)
 
 
+@pytest.mark.parametrize("held_out", [np.array([True, False, False]), [1.0]])
+def test_a_mask_is_no_list_of_positions(held_out):
+    with pytest.raises(ValueError, match=r"held_out=.*: give whole numbers"):
+        plain_module(open_set).pseudo_unknown_data(open_set_data(SOURCE, SPLIT, seed=0), held_out)
+
+
+@pytest.mark.parametrize("kind", [bool, np.float32])
+def test_a_source_whose_labels_are_no_integers_is_refused(kind):
+    images, labels = SOURCE.splits["train"]
+    wrong = dataclasses.replace(SOURCE, splits={**SOURCE.splits, "train": Examples(images, labels.astype(kind))})
+    with pytest.raises(ValueError, match=f"npz:x train: labels have shape .* and dtype {kind.__name__}"):
+        open_set_data(wrong, SPLIT, seed=0)
+
+
 def without(source, split, label):
     examples = source.splits[split]
     kept = examples.labels != label
@@ -185,6 +200,16 @@ MNIST_SPLIT = class_split("neal", "mnist", 0)
         (
             lambda: open_set_data(made_up("npz:x", classes=26), MNIST_SPLIT, seed=0),
             "needs the 10 classes of mnist, not npz:x with 26",
+        ),
+        (  # folders 1 to 10: the list's id 0 would be folder 1
+            lambda: open_set_data(
+                dataclasses.replace(
+                    made_up("folder:mnist", classes=10), class_names=tuple(str(i) for i in range(1, 11))
+                ),
+                MNIST_SPLIT,
+                seed=0,
+            ),
+            "the classes of folder:mnist are named by other numbers: 0: 1, 1: 2, .*give their names",
         ),
         (
             lambda: open_set_data(made_up("npz:x", classes=200), class_split("neal", "tiny_imagenet", 0), seed=0),

@@ -16,7 +16,7 @@ from osrjax.data import (
     prepare,
     stream,
 )
-from osrjax.data.prepared import PREPARED_SETS, default_data_dir, prepared_versions
+from osrjax.data.prepared import PREPARED_SETS, Elements, default_data_dir, prepared_versions
 from osrjax.data.splits import class_split
 
 PER_CLASS = {"train": 12, "test": 6}
@@ -146,6 +146,25 @@ def test_a_prepared_set_under_a_wrong_name_is_refused(sets, tmp_path):
     shutil.copytree(sets[1] / "fashion_mnist", tmp_path / "tiny_imagenet")
     with pytest.raises(ValueError, match="TinyImageNet's 200 wnids"):
         open_source("tiny_imagenet", data_dir=tmp_path)
+
+
+class Records(list):
+    """Records as TensorFlow Datasets gives them."""
+
+    def __getitems__(self, rows):
+        return [self[row] for row in rows]
+
+
+def test_a_damaged_record_is_named(sets):
+    whole = element_sequence("fashion_mnist", "test", data_dir=sets[1])._data_source[0]
+    records = Records([whole, {**whole, "image": whole["image"][:-20]}])
+    elements = Elements(records, 1, name="mnist test")
+    assert elements[0]["image"].shape == (28, 28, 1)
+    for read in (elements.stacked, lambda: elements[1]):
+        with pytest.raises(ValueError, match="mnist test: record 1: cannot be read as an image: "):
+            read()
+    with pytest.raises(ValueError, match=r"mnist test cannot be read, .*\(list index out of range\): remove the set"):
+        elements[2]
 
 
 def test_unknown_split_of_a_prepared_set_lists_the_splits(sets):

@@ -114,6 +114,10 @@ def test_idx_files_that_are_missing_or_cut(idx_folder, tmp_path):
     cut.write_bytes(content[:-1])
     with pytest.raises(ValueError, match="fetch it again"):
         idx_array(cut)
+    for beginning in (b"", b"\x00\x00\x08", content[:4], content[:9]):
+        cut.write_bytes(beginning)
+        with pytest.raises(ValueError, match="not an idx file of unsigned bytes"):
+            idx_array(cut)
     cut.write_bytes(b"\x00\x00\x0d" + content[3:])
     with pytest.raises(ValueError, match="not an idx file of unsigned bytes"):
         idx_array(cut)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import plain_module
 
-from osrjax.data import splits
+from osrjax.data import classes, splits
 
+plain = plain_module(splits)
 FILE = Path(splits.__file__).with_name("class_splits.json")
 DATASETS = {family: tuple(table) for family, table in json.loads(FILE.read_text()).items() if family in splits.FAMILIES}
 
@@ -105,6 +107,37 @@ def test_custom_split_of_two_sets_may_share_numbers():
     assert split.known == split.unknown == tuple(range(10))
 
 
+def test_numbers_of_any_kind_become_those_that_json_holds():
+    split = splits.custom_split(np.array([3, 1], np.uint8), np.arange(4, 6), 6)
+    assert json.dumps([split.known, split.unknown]) == "[[3, 1], [4, 5]]"
+
+
+NAMES = ("cat", "caf\u00e9", "dog")
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "ids"),
+    [
+        (["dog", "cat"], NAMES, (2, 0)),
+        (["dog", 0, 1], NAMES, (2, 0, 1)),
+        (["cafe\u0301"], NAMES, (1,)),  # the accent by itself
+        ([np.int64(2)], NAMES, (2,)),
+        (["1", 0], ["0", "1"], (1, 0)),
+        (["02"], ["01", "02"], (1,)),
+        ([7], NAMES, (7,)),  # whether it exists is the split's to say
+    ],
+)
+def test_classes_by_name_and_by_id(words, names, ids):
+    assert classes.class_ids(words, names, argument="known") == ids
+
+
+def test_numbers_mean_names_where_ids_are_others_and_a_warning_maps_them():
+    with pytest.warns(UserWarning, match=r"^known: numbers are taken for names .*: 2 is id 1, 10 is id 2$"):
+        assert classes.class_ids([2, 10], ["1", "2", "10"], argument="known") == (1, 2)
+    with pytest.warns(UserWarning, match=r"02 is id 1$"):
+        assert classes.class_ids([2], ["01", "02"], argument="known") == (1,)
+
+
 def test_tiny_imagenet_order_is_refused_when_it_differs():
     with pytest.raises(ValueError, match="sorted list of TinyImageNet's 200 wnids"):
         splits.check_tiny_imagenet_order([f"n{i:08d} word" for i in range(200)])
@@ -132,6 +165,22 @@ def test_tiny_imagenet_order_hashes_the_wnids_alone(monkeypatch):
         (lambda: splits.custom_split([], [2], 5), "known=.* names no class"),
         (lambda: splits.custom_split([1], [], 5), "unknown=.* names no class"),
         (lambda: splits.custom_split([1], [-2], 5), r"unknown classes \[-2\].*ids 0 to 4"),
+        (lambda: plain.custom_split(np.array([True, False]), [2], 5), "known=.* holds .*True.*: give whole numbers"),
+        (lambda: plain.custom_split([1], [2.0], 5), r"unknown=\[2.0\] holds 2.0: give whole numbers"),
+        (
+            lambda: classes.class_ids(["eel"], NAMES, argument="known"),
+            "known='eel' names 0 classes: choose from 0: cat, 1",
+        ),
+        (lambda: plain_module(classes).class_ids([1.0], NAMES, argument="known"), "known=.* holds 1.0"),
+        (lambda: plain_module(classes).class_ids([True], NAMES, argument="known"), "known=.* holds True"),
+        (
+            lambda: classes.class_ids([0], ["1", "2"], argument="known"),
+            "known=0 names 0 classes: choose from 0: 1, 1: 2",
+        ),
+        (
+            lambda: classes.class_ids([1], ["01", "1"], argument="known"),
+            "known=1 names 2 classes: choose from 0: 01, 1: 1",
+        ),
         (lambda: splits.custom_split([1], [5, 9], 5), r"unknown classes \[5, 9\].*ids 0 to 4"),
         (
             lambda: splits.custom_split([1], [12], 20, unknown_num_classes=10),

@@ -37,9 +37,9 @@ def reference(name, logits, scale=8.0, margin=0.3):
     return {
         "cosine": -z.max(1),
         "max_logit": -z.max(1),
-        "max_softmax": -log_p.max(1),
+        "max_softmax": np.log(-log_p.max(1)),
         "energy": -np.log(np.exp(scaled).sum(1)),
-        "entropy": -np.sum(np.exp(log_p) * log_p, axis=1),
+        "entropy": np.log(-np.sum(np.exp(log_p) * log_p, axis=1)),
     }[name]
 
 
@@ -102,6 +102,30 @@ def test_without_resamples_there_are_no_intervals_and_one_class_has_no_davies_bo
     found = assess(LINEAR, single, labels, resamples=0).results
     assert found["davies_bouldin"] is None
     assert found["scores"]["max_logit"]["auroc"]["low"] is None
+
+
+def test_one_test_image_a_class_has_every_metric_but_davies_bouldin(outputs):
+    outputs, labels = outputs
+    first = [int(np.argmax(labels["known"] == k)) for k in range(3)]
+    one = outputs | {"known": {name: rows[first] for name, rows in outputs["known"].items()}}
+    found = assess(COSINE, one, labels | {"known": np.arange(3)}, resamples=20).results
+    assert found["davies_bouldin"] is None
+    json.dumps(found, allow_nan=False)
+    collapsed = outputs | {"known": outputs["known"] | {"embedding": np.full((40, 5), 0.1, np.float32)}}
+    found = assess(COSINE, collapsed, labels, resamples=0).results
+    assert found["davies_bouldin"] is None  # infinite
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("head", list(SCORES))
+def test_scores_of_a_single_class_and_of_huge_margins_are_finite(head):
+    for logits in (np.zeros((4, 1), np.float32), 1e3 * np.eye(4, dtype=np.float32)):
+        for name, values in open_set_scores(logits, head=head, scale=1.0).items():
+            assert np.isfinite(values).all(), name
+    steps = np.stack([np.linspace(100, 200, 5), np.zeros(5)], axis=1).astype(np.float32)
+    found = open_set_scores(steps, head="linear")
+    for name in ("max_softmax", "entropy"):
+        assert (np.diff(found[name]) < 0).all()  # as numbers of 0 to 1 all were 0
 
 
 def test_an_unknown_head_is_refused(outputs):
@@ -192,6 +216,13 @@ def test_both_assessments_have_one_form(outputs, encoded):
     assert set(of_features["scores"]) == set(FEATURE_SCORES)
     assert of_features["scores"]["knn_sum"].keys() == of_head["scores"]["energy"].keys()
     assert of_features["scores"]["knn_sum"]["auroc"]["low"] is None
+
+
+def test_scores_that_are_not_one_an_image_are_refused():
+    rows = {part: {"z": np.zeros((4, 2))} for part in ("validation", "known", "unknown")}
+    for score, classes in (((12, 1), 12), (11, 12), (12, (12, 2))):
+        with pytest.raises(ValueError, match=r"score 'own' gives shapes .* for 12 images"):
+            scored_images(lambda _, s=score, c=classes: {"own": (np.zeros(s), np.zeros(c, int))}, rows)
 
 
 def test_features_of_other_images_or_too_few_of_a_class_are_refused(encoded):

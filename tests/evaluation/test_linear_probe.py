@@ -126,6 +126,8 @@ def test_a_tie_counts_against_the_own_class():
     [
         ({"train_labels": np.array([0, 1, -1, 0])}, "train_labels"),
         ({"train_labels": np.array([0, 1])}, "train_labels"),
+        ({"train_labels": np.array([0.0, 1.0, 0.0, 1.0])}, "train_labels has dtype float64"),
+        ({"train_labels": np.array([True, False, True, False])}, "train_labels has dtype bool"),
         ({"test_features": np.ones((2, 3))}, r"test_features has shape \(2, 3\)"),
         ({"held_out_share": 1.0}, "held_out_share=1.0"),
         ({"held_out_share": 0.1}, "holds out none of 4 images"),
@@ -145,8 +147,10 @@ def test_unusable_input_is_refused(changes, words):
 @pytest.mark.parametrize(
     ("labels", "top", "words"),
     [
-        (np.array([0, 3]), 1, "labels lie in"),
-        (np.array([0]), 1, r"labels.shape=\(1,\)"),
+        (np.array([0, 3]), 1, r"labels holds 3: give positions in \[0, 3\)"),
+        (np.array([0]), 1, r"labels has shape \(1,\), not \(2,\)"),
+        (np.array([[0], [1]]), 1, r"labels has shape \(2, 1\)"),
+        (np.array([0.0, 1.0]), 1, "labels has dtype float64"),
         (np.array([0, 1]), 4, "top=4"),
         (np.array([0, 1]), 0, "top=0"),
     ],
@@ -154,3 +158,12 @@ def test_unusable_input_is_refused(changes, words):
 def test_unusable_labels_and_ranks_are_refused(labels, top, words):
     with pytest.raises(ValueError, match=words):
         plain.top_accuracy(np.zeros((2, 3)), labels, top=top)
+
+
+def test_a_logit_that_is_no_number_is_no_right_answer():
+    """No logit is at least NaN, so that each image's own class would come first."""
+    for logits in (np.full((2, 3), np.nan), np.zeros(2)):
+        with pytest.raises(ValueError, match=r"logits.shape="):
+            plain.top_accuracy(logits, np.array([0, 1]))
+    without = np.array([[1.0, -np.inf], [-np.inf, 1.0]])  # of a class without training images
+    assert top_accuracy(without, np.array([0, 1])) == 1.0

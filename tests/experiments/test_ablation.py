@@ -210,7 +210,7 @@ def test_a_lane_that_its_last_update_breaks_hurts_no_other(tmp_path, capsys, mon
 def test_a_group_that_cannot_be_written_is_a_file_error(tmp_path):
     (tmp_path / "group-0").write_text("a file where the directory would be")
     with pytest.raises(FileError, match=r"group-0.*cannot be written"):
-        open_group(tmp_path / "group-0", {})
+        open_group(tmp_path / "group-0", {}, {})
 
 
 @pytest.mark.parametrize("preset", ablation.PRESETS)
@@ -254,7 +254,7 @@ def test_one_device_four_and_eight_give_the_same_lanes(tmp_path, capsys):
             process = quick_process(EXPERIMENTS / "ablation.py", *options, **environment)
             output, error = process.communicate(timeout=280)
             assert process.returncode == 0, error
-        assert f"on {devices} devices" in output
+        assert f"on {devices} device" in output
         with np.load(out / "group-0" / "outputs.npz") as outputs:
             found[devices] = outputs["logits"]
     np.testing.assert_allclose(found[4], found[1], atol=1e-4)
@@ -315,6 +315,14 @@ def test_grids_and_axes_make_arms():
     )
     fields = {name for arm in ablation.arms_of(config_of("--preset", "figure-14")) for name in arm.split()}
     assert {"scale", "margin", "weight_decay", "lambda_self"} <= fields
+
+
+def test_an_arm_of_another_kind_of_method_has_the_defaults_of_that_kind():
+    arm = ablation.arms_of(config_of("--arms", "a: method=contrast"))["a"]
+    assert (arm.learning_rate, arm.final_learning_rate, arm.mixing) == (1e-3, 5.12e-4, "gradmix")
+    given = ablation.arms_of(config_of("--learning-rate", "0.05", "--arms", "a: method=contrast mixing=none"))["a"]
+    assert (given.learning_rate, given.final_learning_rate, given.mixing) == (0.05, 5.12e-4, "none")
+    assert ablation.arms_of(config_of("--arms", "a: method=softmax"))["a"].learning_rate == 0.1
 
 
 @pytest.mark.parametrize(

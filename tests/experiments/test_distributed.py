@@ -164,7 +164,7 @@ def test_lanes_over_two_processes_are_those_of_one(start_two, tmp_path):
     two, one = ([*sweep, "--out", str(tmp_path / name)] for name in ("two", "one"))
     codes, outputs, errors = ends(start_two("ablation.py", two, two))
     assert codes == [0, 0], errors
-    assert "3 lanes in 1 programs, loop on 2 devices" in outputs[0]
+    assert "3 lanes in 1 program, loop on 2 devices" in outputs[0]
     assert "lanes" not in outputs[1] + errors[1]  # process 0 alone speaks
     assert load_script("ablation").main([*one, "--devices", "1"]) == 0
     found = []
@@ -257,5 +257,5 @@ def test_an_interrupt_outside_of_the_steps_is_a_line_and_an_exit_code(capsys):
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == (
-        "toy.py: interrupted: stopped; what was saved is good, and the same command goes on\n"
+        "toy.py: interrupted: stopped; the same command goes on from the last checkpoint, if there is one\n"
     )

@@ -252,7 +252,7 @@ def test_maps_of_a_contrastive_run(monkeypatch, tmp_path):
     [
         (["--images", "1"], "images=1 is below 2"),
         (["--batch-size", "1"], "batch_size=1 is below 2"),
-        (["--seed", "-1"], "seed=-1 is below 0"),
+        (["--seed", "-1"], "seed=-1 must not be negative"),
         (["--images", "9999"], "images=9999 exceeds the 215 known test images"),
         (["--layers", "4"], "layers=(4,): the network has the stages 1 to 3"),
         (["--kept", "1.0"], "kept=1.0 is not in (0, 1)"),

@@ -53,13 +53,13 @@ def undisturbed(tmp_path_factory):
     return run, output
 
 
-def final_arrays(run):
-    """Every leaf of the last checkpoint: step, parameters, statistics and optimiser state."""
+def final_arrays(run, step=300):
+    """Every leaf of a checkpoint: step, parameters, statistics and optimiser state."""
     from orbax.checkpoint import v1 as ocp
 
     with warnings.catch_warnings():  # no shardings are asked for: those of the writing process will do
         warnings.simplefilter("ignore")
-        leaves = jax.tree.leaves_with_path(ocp.load(run / "checkpoints" / "300"))
+        leaves = jax.tree.leaves_with_path(ocp.load(run / "checkpoints" / str(step)))
     return {str(path): np.asarray(leaf) for path, leaf in leaves}
 
 
@@ -240,11 +240,13 @@ def test_a_non_finite_norm_stops_the_run_naming_the_step(tmp_path, capsys, monke
     assert steps == [0, 5, 5, 10]
 
 
-def test_a_streamed_run_gives_the_same_numbers(undisturbed, tmp_path):
-    wanted, _ = undisturbed
-    code, output = finish(start("train", *LONG, "--stream", "--out", tmp_path / "streamed"))
-    assert code == 0, output
-    a, b = final_arrays(tmp_path / "streamed"), final_arrays(wanted)
+@pytest.mark.usefixtures("narrow")
+def test_a_streamed_run_gives_the_same_numbers(tmp_path, capsys):
+    train = load_script("train")
+    options = ["--smoke", "--steps", "60", "--save-every", "30", "--resamples", "0", "--devices", "1"]
+    for words in (["streamed", "--stream"], ["resident"]):
+        assert train.main([*options, *words[1:], "--out", str(tmp_path / words[0])]) == 0, capsys.readouterr().err
+    a, b = (final_arrays(tmp_path / name, 60) for name in ("streamed", "resident"))
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
@@ -336,7 +338,10 @@ BAD = {
     "--probe-every 5 --probe-images 5": "probe_images=5 is below the 6 known classes",
     "--probe-every 5 --probe-images 145": "probe_images=145 exceeds the 144 test images",
     "--probe-every 5 --probe-pairs 0": "probe_pairs=0",
-    "--probe-every 5 --known 4": "single class",
+    "--known 4": "single class",
+    "--known 4 eel": "known='eel' names 0 classes: choose from 0: 0, 1: 1",
+    "--known 4 1 --held-out five": "held_out='five' names 0 classes",
+    "--crop-padding 8": "crop_padding=8 leaves crops without a pixel of 8x8 images",
 }
 
 
@@ -385,7 +390,10 @@ def test_bad_arrays_are_one_clear_line(arrays, message, tmp_path, capsys):
     good = {
         f"{part}_{name}": value
         for part in ("train", "test")
-        for name, value in (("images", np.zeros((20, 8, 8, 1), np.uint8)), ("labels", np.arange(20) % 3))
+        for name, value in (
+            ("images", np.arange(1280).astype(np.uint8).reshape(20, 8, 8, 1)),
+            ("labels", np.arange(20) % 3),
+        )
     }
     np.savez(tmp_path / "set.npz", **{**good, **arrays})
     options = f"--data npz:{tmp_path}/set.npz --known 0 1 --unknown 2 --batch-size 4 --steps 1".split()

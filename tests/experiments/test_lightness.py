@@ -37,6 +37,10 @@ def test_help_and_unknown_options_load_nothing_heavy(script, option, code):
     assert ending(script, option)[:2] == (code, [])
 
 
+def test_classes_are_listed_without_any_of_it():
+    assert ending("train", "--list-classes")[:2] == (0, [])
+
+
 @pytest.mark.parametrize(
     ("line", "loaded"),
     [

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import load_script
 
+import osrjax
 from osrjax import augment
 from osrjax.commands.norms import kinds_of
-from osrjax.data import open_source
+from osrjax.data import choose_data, content_of, drawn_rows, open_source
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import OpenSetNetwork
 from osrjax.run.directory import Run
@@ -23,13 +24,9 @@ def run(tmp_path_factory):
     """The files of a finished run on the digits, its network untrained; and the network's variables."""
     directory = tmp_path_factory.mktemp("run") / "digits"
     variables = jax.jit(lambda: NETWORK.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))()
-    content = {
-        "known_names": list("012459"),
-        "image_shape": (8, 8, 1),
-        "split": {"known": [0, 1, 2, 4, 5, 9], "unknown": [3, 6, 7, 8]},
-    }
     config = {"data": "digits", "network": "small_cnn", "method": "m_ovr", "flip": False, "crop_padding": 1}
-    with Run(directory, config, content=content) as made:
+    split, data = choose_data(config)
+    with Run(directory, config, content=content_of(data, split)) as made:
         made.write_network(variables)
     return directory, variables
 
@@ -40,7 +37,10 @@ def test_norms_of_a_run(run, capsys):
     assert script.main([str(directory), "--images", "12", "--quantities", "embedding", "logits", "--devices", "2"]) == 0
     out = capsys.readouterr().out
     assert "unknown - known" in out
-    images = augment.to_float(jnp.asarray(open_source("digits").splits["test"].images[:12]))
+    test = open_source("digits").splits["test"]
+    rows = drawn_rows(test.labels, 12, seed=0)
+    assert len(set(test.labels[rows].tolist())) == 10  # the first 12 rows are of three classes at most
+    images = augment.to_float(jnp.asarray(test.images[rows]))
     for name in ("embedding", "logits"):
 
         def one(x, name=name):
@@ -52,10 +52,25 @@ def test_norms_of_a_run(run, capsys):
         assert f"{name}: mean {found.mean():.4f}" in out
 
 
+def test_own_images_elsewhere_keep_their_classes_and_others_have_none(run, tmp_path, monkeypatch, capsys):
+    splits = open_source("digits").splits
+    arrays = {f"{part}_images": splits[part].images for part in splits}
+    arrays |= {f"{part}_labels": splits[part].labels for part in splits}
+    np.savez(tmp_path / "digits.npz", **arrays)
+    np.savez(tmp_path / "other.npz", **arrays | {"test_images": splits["test"].images[::-1]})
+    found = lambda functions, *arguments, **options: {"embedding": np.ones(4, np.float32)}  # noqa: E731
+    monkeypatch.setattr(osrjax.analysis, "dataset_jacobian_norms", found)
+    for name, said in (("digits", True), ("other", False)):
+        options = ["--data", f"npz:{tmp_path}/{name}.npz", "--images", "4", "--out", str(tmp_path / "out")]
+        assert load_script("norms").main([str(run[0]), *options]) == 0
+        assert ("known" in capsys.readouterr().out) == said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--images", "0"], "norms.py: images=0 is below 1"),
+        (["--images", "2", "--seed", "-1"], "norms.py: seed=-1 must not be negative"),
         (["--memory-mib", "0"], "norms.py: memory_mib=0 is below 1"),
         (["--memory-mib", "1"], "norms.py: memory_budget=1048576 bytes is too small"),
         (["--data", "fashion_mnist_small"], "norms.py: data='fashion_mnist_small' has images"),
@@ -83,6 +98,17 @@ def test_a_directory_that_is_no_finished_run(script, tmp_path, capsys):
     assert f"{script}.py: run={str(tmp_path)!r} has no config.json" in capsys.readouterr().err
 
 
+def test_untrained_imports_a_method_of_ones_own_when_it_is_named(tmp_path, capsys):
+    own = {"data": "fashion_mnist_small", "network": "small_cnn", "method": "no_such_module:loss"}
+    with Run(tmp_path / "r", own, content={"known_names": list("012459"), "image_shape": (28, 28, 1)}) as made:
+        made.write_network({"params": {"w": np.zeros(1)}})
+    script = load_script("untrained")
+    assert script.main([str(tmp_path / "r")]) == 2
+    assert "name it again (--own-method no_such_module:loss)" in capsys.readouterr().err
+    assert script.main([str(tmp_path / "r"), "--own-method", "no_such_module:loss"]) == 2
+    assert "'no_such_module:loss' cannot be imported" in capsys.readouterr().err
+
+
 def test_untrained_networks(capsys):
     script = load_script("untrained")
     assert script.main(["--smoke"]) == 0
@@ -100,8 +126,10 @@ def test_untrained_networks(capsys):
     [
         ({"held_out": []}, {0: "known", 1: "known", 2: "known", 8: "unknown", 9: "unknown"}),
         ({"held_out": [1]}, {0: "known", 1: "unknown", 2: "known", 8: "unknown", 9: "unknown"}),
+        ({"held_out": ["one"]}, {0: "known", 1: "unknown", 2: "known", 8: "unknown", 9: "unknown"}),
         ({"held_out": [], "unknown_data": "cifar100"}, {0: "known", 1: "known", 2: "known"}),
     ],
 )
 def test_classes_without_a_part_in_the_run_are_neither_known_nor_unknown(config, kinds):
-    assert kinds_of(config, {"known": [0, 1, 2], "unknown": [8, 9]}) == kinds
+    names = ("zero", "one", *"23456789")
+    assert kinds_of(config, {"known": [0, 1, 2], "unknown": [8, 9]}, names) == kinds

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_script
+from matplotlib.figure import Figure
 
+import osrjax
 from osrjax.data import choose_data, content_of
 from osrjax.methods import Task, make_method
 from osrjax.run import Run, open_finished
@@ -45,6 +47,21 @@ def test_a_picture_of_a_run(finished, tmp_path, capsys):
     text = (tmp_path / "mine.svg").read_text()
     assert finished.method.score in text
     assert "unknown classes: " in text
+
+
+def test_another_picture_does_not_replace_the_first(finished, monkeypatch, capsys):
+    monkeypatch.setattr(
+        script, "maps_of", lambda finished, pixels, *_, **__: (np.zeros((4, 8, 8, 1)), np.zeros((4, 8, 8)))
+    )
+    monkeypatch.setattr(osrjax.report, "examples_figure", lambda *_, **__: Figure())
+    precious = finished.directory.parent / "precious"
+    precious.write_text("of somebody else")
+    (finished.directory / "picture-images=2-seed=3.png").symlink_to(precious)
+    for options, name in (([], "-images=2"), (["--seed", "3"], "-images=2-seed=3")):
+        assert script.main([str(finished.directory), "--images", "2", *options]) == 0
+        wanted = [str(finished.directory / f"picture{name}.{kind}") for kind in ("png", "svg")]
+        assert capsys.readouterr().out.split() == wanted
+    assert precious.read_text() == "of somebody else"
 
 
 def test_an_unknown_image_is_attributed_at_its_predicted_class(finished):

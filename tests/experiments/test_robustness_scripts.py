@@ -1,6 +1,8 @@
 """Corrupted and foreign images against a finished run, as a user runs the scripts."""
 
+import dataclasses
 import json
+import shutil
 from functools import partial
 
 import jax
@@ -259,6 +261,75 @@ def test_ood_of_a_run(kind, runs, outputs, data, sets, capsys):
             assert report_text(table[own][metric]) in out
 
 
+def test_the_runs_own_images_are_refused_under_any_name_and_shared_ones_are_said(runs, data, sets, tmp_path, capsys):
+    ood, run, test = load_script("ood"), str(runs["classifier"]), open_source("digits").splits["test"]
+    some = data.train.images[:20]  # a part of what it knows is no less its own
+    for name, images in (("copy", test.images), ("some", some), ("reversed", test.images[::-1])):
+        np.savez(tmp_path / f"{name}.npz", test_images=images, test_labels=np.zeros(len(images), int))
+        assert ood.main([run, "--against", f"npz:{tmp_path}/{name}.npz", "--out", str(tmp_path / "no")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"ood.py: against='npz:{tmp_path}/{name}.npz' is the run's own data, whose classes it")
+    assert not (tmp_path / "no").exists()
+    pixels = np.concatenate([sets[1][:17], data.test_known.images[:3]])
+    np.savez(tmp_path / "mixed.npz", test_images=pixels, test_labels=np.zeros(20, int), classes=np.array(["other"]))
+    options = ["--against", f"npz:{tmp_path}/mixed.npz", *QUICK, "--resamples", "0", "--out", str(tmp_path / "yes")]
+    assert ood.main([run, *options]) == 0
+    said = "holds 3 images of the run's known classes among 20, counted as unknown here"
+    assert f"npz:{tmp_path}/mixed.npz {said}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "yes" / "ood.json").read_text())["sets"][f"npz:{tmp_path}/mixed.npz"]["shared"] == [
+        said
+    ]
+
+
+def test_classes_that_are_named_like_known_ones_are_said(data):
+    ood, source = load_script("ood"), open_source("fashion_mnist_small")
+    assert ood.shared_with_known(data, source, 0, 20) == []  # 0 to 9 name nothing
+    named = dataclasses.replace(data, known_names=("0", "dog", *source.class_names[:2]))
+    names = ", ".join(source.class_names[:2])
+    assert ood.shared_with_known(named, source, 0, 20) == [f"has classes that are named like known ones: {names}"]
+
+
+def test_a_second_set_does_not_replace_what_the_first_gave(runs, sets, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs["classifier"], run, ignore=shutil.ignore_patterns("ood*", "corruption*"))
+    ood = load_script("ood")
+    for name in (*sets[0], sets[0][0]):
+        assert ood.main([str(run), "--against", name, *QUICK, "--resamples", "0"]) == 0
+    found = {path.parent.name: json.loads(path.read_text()) for path in run.glob("*/ood.json")}
+    assert {name: next(iter(values["sets"])).split()[0] for name, values in found.items()} == {
+        "ood": sets[0][0],
+        "ood-2": sets[0][1],
+    }
+    corruption = load_script("corruption")
+    for severity in "13":
+        options = ["--images", "3", "--severities", severity, "--corruptions", "contrast", "--resamples", "0"]
+        assert corruption.main([str(run), *options]) == 0
+    places = {name: json.loads((run / name / "corruption.json").read_text())["severities"]
+              for name in ("corruption-generated", "corruption-generated-2")}  # fmt: skip
+    assert places == {"corruption-generated": [1], "corruption-generated-2": [3]}
+
+
+@pytest.mark.parametrize("script", ["corruption", "ood", "picture", "attribution", "estimator", "norms"])
+def test_every_script_refuses_pixels_that_changed_under_the_same_name(script, variables, sets, tmp_path, capsys):
+    splits = open_source("digits").splits
+    arrays = {f"{part}_images": splits[part].images for part in splits}
+    arrays |= {f"{part}_labels": splits[part].labels for part in splits}
+    np.savez(tmp_path / "digits.npz", **arrays)
+    changes = {"data": f"npz:{tmp_path}/digits.npz", "seed": 0, "batch_size": 32, "steps": 1}
+    run = finished(tmp_path / "run", "classifier", variables["classifier"], changes)
+    np.savez(run / "scores.npz", x=np.zeros(1))
+    (run / "results.json").write_text('{"steps": 1}')
+    np.savez(tmp_path / "digits.npz", **arrays | {"test_images": 255 - splits["test"].images})
+    before = sorted(path.name for path in run.iterdir())
+    assert load_script(script).main([str(run), *(["--against", sets[0][0]] if script == "ood" else [])]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"{script}.py: run={str(run)!r} was started with other data (sha256 differs): give the data"
+    )
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
 def report_text(value):
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
@@ -272,7 +343,7 @@ def report_text(value):
         (["--images", "0"], "images=0 is below 1"),
         (["--resamples", "-1"], "resamples=-1 must not be negative"),
         (["--seed", "-1"], "seed=-1 must not be negative"),
-        (["--corrupted", "nowhere"], "directory='nowhere' has no gaussian_noise.npy"),
+        (["--corrupted", "nowhere"], "corrupted='nowhere' is no folder: give the unpacked"),
         (["--baseline", "nowhere"], "baseline='nowhere' has no config.json"),
         (["--out", __file__], f"out={__file__!r} cannot be made"),
     ],
@@ -308,6 +379,8 @@ def test_runs_and_files_that_do_not_belong_together(runs, variables, published, 
         (["--against", "fashion_mnist_small"], "against='fashion_mnist_small' has images (28, 28, 1), the run (8, 8"),
         (["--against", "npz:nowhere.npz"], "npz file 'nowhere.npz' does not exist"),
         (["--against", "digits", "--images", "0"], "images=0 is below 1"),
+        (["--against", "npz:a.npz", "npz:a.npz"], "against='npz:a.npz' is named twice"),
+        (["--against", "npz:s3://b/a.npz"], "against='npz:s3://b/a.npz' is no path of this machine"),
         (["--against", "digits", "--resamples", "-1"], "resamples=-1 must not be negative"),
         (["--against", "digits", "--reject-share", "1"], "reject_share=1.0 must be between 0 and 1"),
     ],

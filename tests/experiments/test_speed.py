@@ -98,8 +98,9 @@ def test_smoke_run_of_jacobian_norms_reports_time_and_memory(load, capsys):
     assert programs["osrjax, reverse, chunk 3"] < programs["osrjax, default"]
     assert result["auto"]["cells"] == 1
     assert 0 <= result["auto"]["right"] <= result["auto"]["clear"] <= 1 - result["auto"]["unreliable"]
-    # two of ours and two single passes, three programs of two images, one cell of the grid
-    assert sum(line.startswith("small_cnn ") for line in lines) == 7
+    # two of ours, two single passes and two gradients, three programs of two images, one cell of the grid
+    assert sum(line.startswith("small_cnn ") for line in lines) == 9
+    assert sum("gradient of a norm" in line for line in lines) == 2
     assert sum(line.split()[0] == "4x4x1" for line in lines) == 1
 
 

@@ -238,6 +238,34 @@ def test_the_default_mode_takes_the_side_with_fewer_passes():
             jacobian.input_jacobian_norm(fn, x, mode=other)
 
 
+def test_the_default_mode_takes_the_other_side_where_jax_has_no_derivative():
+    few, many = jnp.ones(2), jnp.ones(8)
+    # to 2 outputs in reverse mode, which a while_loop has not; to 8 in forward mode, which custom_vjp has not
+    narrow, wide = lambda x: forwards(x)[:2], lambda x: backwards(jnp.tile(x, 4))
+    for fn, x, entries in ((narrow, many, 2), (wide, few, 8)):
+        norms = (
+            jacobian.input_jacobian_norm(fn, x),
+            jax.jit(partial(jacobian.input_jacobian_norms, jax.vmap(fn)))(x[None])[0],
+            jnp.linalg.norm(jacobian.input_jacobian(fn, x)),
+        )
+        np.testing.assert_allclose(norms, 3 * math.sqrt(entries), rtol=1e-6)
+
+
+def test_images_of_numpy_are_taken_as_jax_takes_them(unchecked):
+    x = np.array([1.0, 2.0])  # float64, which JAX has not by default
+    assert jacobian.jacfwd_norm(lambda x: x**2, x) == pytest.approx(math.sqrt(20), rel=1e-6)
+    assert jacobian.input_jacobian_norm(lambda x: x**2, x) == pytest.approx(math.sqrt(20), rel=1e-6)
+    norms = jacobian.input_jacobian_norms(lambda x: x**2, x[:, None])
+    assert norms.dtype == jnp.float32
+    np.testing.assert_allclose(norms, [2, 4], rtol=1e-6)
+    assert jacobian.directional_norm(lambda x: x**2, x, np.array([0.0, 1.0])) == pytest.approx(4, rel=1e-6)
+    assert jacobian.largest_singular_value(lambda x: x**2, KEY(), x) == pytest.approx(4, rel=1e-4)
+    assert jacobian.path_length(lambda x: 3 * x, x, x + 1) == pytest.approx(3 * math.sqrt(2), rel=1e-6)
+    np.testing.assert_allclose(jacobian.projected_squares(lambda x: 2 * x, KEY(), x, samples=2), 8, rtol=1e-6)
+    profile = jacobian.interpolation_profile(lambda x: x**2, x, 2 * x, np.array([0.0, 1.0]))
+    np.testing.assert_allclose(profile, [math.sqrt(20), 2 * math.sqrt(20)], rtol=1e-6)
+
+
 def test_a_stack_of_checkpoints_under_vmap_and_jit(params, x, rng):
     scales = np.array([1.0, -0.5, 2.0])
     stacked = jax.tree.map(lambda leaf: single(np.stack([leaf * s for s in scales])), params)
@@ -274,6 +302,20 @@ def test_gradient_of_a_norm_penalty(mode, chunk_size, examples, params, x, rng, 
     check_grads(jax.jit(penalty), (double(params),), order=1, modes=("rev",), rtol=1e-6)
 
 
+def test_one_chunk_is_no_loop(params, x):
+    """In a loop XLA for CPU runs the convolutions of a gradient many times slower."""
+
+    def program(chunk_size):
+        def norm(params):
+            return jacobian.input_jacobian_norm(partial(mlp, params), single(x), chunk_size=chunk_size)
+
+        return str(jax.make_jaxpr(jax.grad(norm))(single(params)))
+
+    assert "scan" in program(OUTPUTS - 1)
+    assert "scan" not in program(OUTPUTS)
+    assert "scan" not in program(None)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_zero_jacobian_has_norm_zero_and_gradient_zero(mode):
     @partial(jax.value_and_grad, argnums=(0, 1))
@@ -306,6 +348,11 @@ ERRORS = [
     (lambda: jacobian.jacfwd_norm(lambda x: x.astype(int), ONES), "fn"),
     (lambda: jacobian.input_jacobian_norm(jnp.sin, jnp.ones(3, jnp.uint8)), "x"),
     (lambda: jacobian.input_jacobian_norm(jnp.sin, ONES, mode=BOTH), "mode='both'"),
+    (lambda: jacobian.input_jacobian_norm(jnp.sum, [1.0, 2.0]), "x is a list: give one array"),
+    (lambda: jacobian.jacfwd_norm(lambda x: x["a"], {"a": ONES}), "x is a dict: give one array"),
+    (lambda: jacobian.input_jacobian_norms(jnp.sin, [ONES, ONES]), "images is a list: give one array"),
+    (lambda: jacobian.chord_length(jnp.sin, (0.0, 1.0), ONES), "start is a tuple: give one array"),
+    (lambda: jacobian.input_jacobian_norms(lambda x: x.squeeze(), X), r"fn\(images\) has shape \(2, 3\)"),
     (lambda: jacobian.input_jacobian_norm(jnp.sin, ONES, chunk_size=0), "chunk_size=0"),
     (lambda: jacobian.input_jacobian_norms(jnp.sin, jnp.ones((2, 3), jnp.int32)), "images"),
     (lambda: jacobian.input_jacobian_norms(jnp.sin, X, mode=BOTH), "mode='both'"),
@@ -331,6 +378,7 @@ ERRORS = [
     (lambda: jacobian.projected_squares(jnp.sin, KEY(), ONES, samples=2, distribution=BOTH), "distribution='both'"),
     (lambda: jacobian.projected_squares(jnp.sin, KEY(), ONES, samples=2, mode=BOTH), "mode='both'"),
     (lambda: jacobian.projected_squares(jnp.sin, KEY(), WHOLE, samples=2), "x"),
+    (lambda: jacobian.projected_squares(jnp.sin, KEY(), ONES, samples=2, chunk_size=0), "chunk_size=0"),
     (lambda: jacobian.jacobian_estimate(jnp.ones((3, 1))), "squares"),
     (lambda: jacobian.jacobian_estimate(jnp.ones(())), "squares"),
     (lambda: jacobian.jacobian_estimate(jnp.ones((3, 4)), level=1.0), "level=1.0"),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import plain_module
 from jax.sharding import PartitionSpec as P
 from jaxtyping import TypeCheckError
 
@@ -288,16 +289,15 @@ def test_extremes_do_not_overflow():
             assert np.isfinite(other_slope).all()
 
 
-def test_bfloat16_embeddings_give_rough_bfloat16_losses(views):
-    """Nothing is promoted: networks hand over float32 embeddings whatever they compute in."""
+def test_bfloat16_embeddings_are_raised_to_float32(views):
     half = jnp.asarray(views, jnp.bfloat16)
     whole, blocks = jit(
         lambda z: [contrastive.nt_xent_loss(z, temperature=0.5, block_size=size) for size in (None, 3)]
     )(half)
     wanted = reference_loss(flat(np.asarray(half, np.float64)), np.tile(np.arange(5), 2), temperature=0.5)
     for found in (whole, blocks):
-        assert found.dtype == jnp.bfloat16
-        np.testing.assert_allclose(np.asarray(found, np.float64).reshape(-1), wanted, rtol=0.05)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(np.asarray(found, np.float64).reshape(-1), wanted, rtol=2e-5)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
@@ -319,6 +319,7 @@ def test_similarities_keep_full_precision_on_accelerators(platform, views):
 
 
 TWO = jnp.ones((2, 3, 2))
+plain = plain_module(contrastive)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +343,18 @@ TWO = jnp.ones((2, 3, 2))
             "positives.shape=(2, 2)",
         ),
         (lambda: contrastive.contrastive_loss(TWO[0], jnp.zeros(3, jnp.int32), own_positive=True), "own_positive"),
+        (lambda: contrastive.nt_xent_loss(TWO, block_size=0), "block_size=0 is below 1"),
+        (lambda: contrastive.nt_xent_gradient(TWO, block_size=-1), "block_size=-1 is below 1"),
+        (lambda: plain.contrastive_loss(TWO[0], jnp.zeros((3, 1), jnp.int32)), "groups.shape=(3, 1) does not fit"),
+        (lambda: plain.contrastive_loss(TWO[0], jnp.zeros(3)), "groups has dtype float32"),
+        (lambda: plain.supcon_loss(TWO, jnp.zeros(3, bool)), "labels has dtype bool"),
+        (
+            lambda: plain.contrastive_loss(
+                TWO[0], jnp.zeros(3, jnp.int32), positives=TWO[0], own_positive=jnp.ones(2, bool)
+            ),
+            "own_positive has shape (2,), not (3,)",
+        ),
+        (lambda: plain.mixed_contrastive_loss(TWO, TWO, own_positive=jnp.ones(3, bool)), "own_positive.shape=(3,)"),
     ],
 )
 def test_wrong_input_is_refused(call, message):

@@ -8,10 +8,12 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
+from conftest import plain_module
 from jax.test_util import check_grads
 from jaxtyping import TypeCheckError
 
 from osrjax import losses
+from osrjax.losses import classification
 
 
 def reference_m_ovr(cosines, labels, margin, scale, margin_on="all", intra=1.0, inter=1.0):
@@ -236,6 +238,43 @@ def test_wrong_input_is_refused(call, message):
     with pytest.raises((ValueError, TypeCheckError)) as caught:
         call()
     assert isinstance(caught.value, TypeCheckError) or message in str(caught.value)
+
+
+def test_half_precision_is_raised_to_float32(cosines, labels):
+    """Computed in bfloat16, a loss of 1e-3 of a confident sample has two digits, and the sum of many classes fewer."""
+    half = jnp.asarray(cosines, jnp.bfloat16)
+    y = jnp.asarray(labels)
+    exact = np.asarray(half, np.float64)
+    softmax = np.log(np.exp(8 * exact).sum(1)) - 8 * exact[np.arange(7), labels]
+    wanted = {
+        losses.m_ovr_loss: reference_m_ovr(exact, labels, 0.5, 8.0),
+        losses.ovr_loss: reference_m_ovr(exact, labels, 0.0, 1.0),
+        losses.cosine_softmax_loss: softmax,
+    }
+    for loss, values in wanted.items():
+        found = loss(half, y, **({} if loss is losses.ovr_loss else {"scale": 8.0}))
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, values, rtol=2e-5)
+    assert losses.rotation_loss(half, y).dtype == losses.margin_cosines(half, 0.5).dtype == jnp.float32
+
+
+def test_labels_of_one_byte_are_the_same_classes_among_300():
+    logits = np.random.default_rng(3).normal(size=(4, 300)).astype(np.float32)
+    labels = np.array([0, 5, 200, 255])
+    own = logits[np.arange(4), labels].astype(np.float64)
+    softmax = np.log(np.exp(logits.astype(np.float64)).sum(1)) - own
+    ovr = np.logaddexp(0, logits.astype(np.float64)).sum(1) - own
+    bytes_ = jnp.asarray(labels, jnp.uint8)
+    np.testing.assert_allclose(losses.cosine_softmax_loss(jnp.asarray(logits), bytes_, scale=1.0), softmax, rtol=1e-5)
+    np.testing.assert_allclose(losses.ovr_loss(jnp.asarray(logits), bytes_), ovr, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [bool, jnp.float32])
+def test_labels_that_are_no_integers_are_refused(dtype):
+    plain, labels = plain_module(classification), jnp.zeros(2, dtype)
+    for loss in (plain.m_ovr_loss, plain.ovr_loss, plain.cosine_softmax_loss):
+        with pytest.raises(ValueError, match=f"labels has dtype {jnp.dtype(dtype)}"):
+            loss(jnp.zeros((2, 3)), labels)
 
 
 def test_unknown_margin_on_is_refused():

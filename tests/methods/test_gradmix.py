@@ -20,7 +20,7 @@ from osrjax.losses import contrastive
 from osrjax.methods.class_losses import CLASS_LOSSES
 from osrjax.methods.gradmix import make_contrastive_objective
 from osrjax.methods.masked import make_masked_classify_objective
-from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox
+from osrjax.methods.masks import Attribution, Box, GradMix, RandomBox, _mass_in_box
 from osrjax.models import backbones, networks
 from osrjax.models.backbones import ResNet, SmallCNN
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
@@ -237,9 +237,9 @@ def plain_maps(look, maps, gradients, height, width):
         else:
             stage = np.maximum(look.sign * np.sum(a * g.mean((1, 2), keepdims=True), axis=-1), 0)
         if look.aggregation == "batch_minmax_sum":
-            stage = (stage - stage.min()) / (stage.max() - stage.min() + 1e-8)
+            stage = (stage - stage.min()) / (stage.max() - stage.min())
         elif look.aggregation == "sample_max_sum":
-            stage = stage / (stage.max((1, 2), keepdims=True) + 1e-8)
+            stage = stage / np.maximum(stage.max((1, 2), keepdims=True), 1e-30)
         total = total + bilinear(stage.shape[1], height) @ stage @ bilinear(stage.shape[2], width).T
     return total
 
@@ -349,7 +349,9 @@ def check_against_plain_form(network, variables, batch, hyper, mix, options, fou
         np.testing.assert_array_equal(calls["others"][view], clean[1 - view])
         kept.append(nominal if box.weight == "nominal" else true)
         if view == 0:
-            mass = np.mean((own_maps * inside).sum((1, 2)) / (own_maps.sum((1, 2)) + 1e-8))  # a map may be zero
+            mass = np.mean(
+                (own_maps * inside).sum((1, 2)) / np.maximum(own_maps.sum((1, 2)), 1e-30)
+            )  # a map may be zero
             np.testing.assert_allclose(metrics["mass_in_box"], mass, rtol=1e-4)
             assert 0 < float(metrics["mass_in_random_box"]) < 1
     kept = np.mean(kept, axis=0)
@@ -698,6 +700,16 @@ def test_masked_classification_equals_the_plain_form(double, seen):
     np.testing.assert_allclose(metrics["accuracy"], np.mean(np.argmax(logits, 1) == LABELS))
     mass = np.mean((own_maps * inside).sum((1, 2)) / own_maps.sum((1, 2)))
     np.testing.assert_allclose(metrics["mass_in_box"], mass, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12])
+def test_the_mass_in_a_box_has_no_unit(scale):
+    maps = scale * np.array([[[1.0, 3.0, 0.0], [4.0, 8.0, 0.0], [0.0, 0.0, 0.0]], np.zeros((3, 3))], np.float32)
+    # k = floor(3 sqrt(1 - 0.3)) = 2: a pixel up and left of the peak, and the peak's are cut from [0, 2) x [0, 2).
+    found = jax.jit(_mass_in_box)(maps, maps, jnp.full(2, 0.3))
+    np.testing.assert_allclose(found, (16 / 16 + 0) / 2, rtol=1e-6)
+    beside = np.roll(maps, 1, axis=2)  # the box of the peak at (1, 2): columns 1 and 2
+    np.testing.assert_allclose(jax.jit(_mass_in_box)(maps, beside, jnp.full(2, 0.3)), (11 / 16 + 0) / 2, rtol=1e-6)
 
 
 def test_last_layers():

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import plain_module
 
@@ -157,7 +158,7 @@ def test_own_hyper_parameters_are_names_and_numbers(text):
 
 def test_a_network_that_does_not_exist_is_refused():
     plain = plain_module(module)  # a user has no types checked
-    with pytest.raises(ValueError, match=r"^network='resnet20' does not exist: choose from small_cnn, classifier32, "):
+    with pytest.raises(ValueError, match=r"^network='resnet20' does not exist: choose from small_cnn, fast_cnn, "):
         check_fields(plain.ClassifyOptions(network="resnet20"))
 
 
@@ -203,3 +204,48 @@ def test_hyper_is_exactly_what_objective_and_optimiser_read(config):
     fields = {f.name for f in dataclasses.fields(type(method.options))}
     own = {name for loss in CLASS_LOSSES.values() for name in loss.own}
     assert set(hyper) <= {*fields, *own, "schedule_steps", "attribution_temperature"}
+
+
+@pytest.mark.parametrize(
+    ("hyper", "message"),
+    [
+        (["gamma=nan"], "hyper='gamma=nan' is not finite: write it as gamma=0.5"),
+        (["gamma=inf"], "hyper='gamma=inf' is not finite"),
+        (
+            ["gamma=1", "delta=2", "gamma=1"],
+            r"hyper=\['gamma=1', 'delta=2', 'gamma=1'\] names gamma twice: leave one out",
+        ),
+        (["gamma=wide"], "hyper='gamma=wide' is no number"),
+        (["=1"], "is nothing that method='m_ovr' has"),
+    ],
+)
+def test_hyper_parameters_of_ones_own_are_numbers_each_once(hyper, message):
+    with pytest.raises(ValueError, match=message):
+        ClassifyOptions(hyper=tuple(hyper)).own_hyper({"gamma": 2.0, "delta": 1.0})
+    assert ClassifyOptions(hyper=("gamma=1",)).own_hyper({"gamma": 2.0, "delta": 1.0}) == {"gamma": 1.0, "delta": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnOptions(Options):
+    """As a user writes them, with a type that JSON does not have."""
+
+    widths: "list[int] | unknown" = None
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (ClassifyOptions, {"margin": "0.5"}, "margin='0.5' is no float"),
+        (ClassifyOptions, {"margin": None}, "margin=None is no float"),
+        (ClassifyOptions, {"flip": 1}, "flip=1 is no bool"),
+        (ClassifyOptions, {"cam_sign": True}, "cam_sign=True is no Literal"),
+        (ClassifyOptions, {"hyper": "gamma=1"}, "hyper='gamma=1' is no tuple"),
+        (ContrastOptions, {"hidden": 5.5}, "hidden=5.5 is no int"),
+        (ContrastOptions, {"fill": {}}, "fill={} is no Literal"),
+    ],
+)
+def test_values_of_a_file_are_of_their_fields_types(kind, value, message):
+    with pytest.raises(ValueError, match=message):
+        options_of(value, kind)
+    assert options_of({"margin": np.float64(0.25), "cam_layers": [2]}, ClassifyOptions).margin == 0.25
+    assert options_of({"widths": [3]}, OwnOptions).widths == (3,)

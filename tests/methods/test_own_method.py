@@ -1,6 +1,7 @@
 """A loss of a user's own, in one file outside the package: trained, as lanes too, and asked by predict."""
 
 import csv
+import hashlib
 import json
 import sys
 from functools import partial
@@ -62,6 +63,22 @@ def test_it_is_trained_and_reported_like_any_other(run):
     wanted = roc_auc_score(np.repeat([0, 1], list(map(len, values))), np.concatenate(values))
     assert scores["focal"]["auroc"]["value"] == pytest.approx(wanted, abs=1e-4)
     assert json.loads((run / "config.json").read_text())["hyper"] == ["gamma=1"]
+
+
+def test_results_of_another_source_are_not_shown_as_its_own(run, capsys):
+    path, option = run / "provenance.json", ["--hyper", "gamma=1", "--devices", "1", "--out", str(run)]
+    text = path.read_text()
+    stored = json.loads(text)
+    assert stored["source of focal_method:focal"] == hashlib.sha256((HERE / "focal_method.py").read_bytes()).hexdigest()
+    try:
+        path.write_text(json.dumps(stored | {"source of focal_method:focal": "of before"}))
+        assert load_script("train").main([*OPTIONS, *option]) == 2
+    finally:
+        path.write_text(text)
+    error = capsys.readouterr().err
+    assert f"out={str(run)!r} was started with another source of focal_method:focal: choose another directory" in error
+    assert load_script("train").main([*OPTIONS, *option]) == 0
+    assert "finished before; the stored results" in capsys.readouterr().out
 
 
 def test_its_hyper_parameter_has_a_say_in_the_loss():

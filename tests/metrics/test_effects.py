@@ -171,7 +171,30 @@ def test_verdict_on_a_claim(verdicts, claim):
     assert effects.claim_verdict([*records, {"expected": 0, "verdict": "reported"}]) == claim
 
 
+def test_an_interval_stays_in_its_range_and_the_verdict_is_that_of_the_whole_one():
+    values, finished = np.array([[-0.2], [0.9]]), np.ones((2, 1), bool)
+    options = {"claim": "e", "name": "Spearman", "arm": "m-OvR", "expected": 1}
+    record = effects.effect(values, finished, [HIGH[:2, :1]], **options, bounds=intervals.SIGNED)
+    wide = effects.effect(values, finished, [HIGH[:2, :1]], **options)
+    assert record["interval"] == [-1.0, 1.0]
+    assert wide["interval"] == pytest.approx([0.35 - 12.7062 * 0.55, 0.35 + 12.7062 * 0.55], rel=1e-5)
+    assert {**record, "interval": wide["interval"]} == wide  # what would have been found, too
+    single = effects.effect(values[:1], finished[:1], [HIGH[:1, :1]], **options, bounds=intervals.SIGNED)
+    assert single["interval"] == [None, None]
+
+
 def test_malformed_arguments_are_refused_by_name():
+    two, three = np.ones(2), np.ones(3)
+    for call in (
+        lambda: plain.peak(np.ones((1, 3)), two),
+        lambda: plain.inner_peaks(np.ones((1, 3)), two),
+        lambda: plain.half_change(three, two, sign=1),
+        lambda: plain.rank_correlation(three, two),
+        lambda: plain.curvature(three, two),
+        lambda: plain.effect(three[:, None], two[:, None] > 0, [HIGH], claim="a", name="x", arm="m", expected=1),
+    ):
+        with pytest.raises(ValueError, match=r"has shape \([23],( 1)?\), not"):
+            call()
     with pytest.raises(ValueError, match="infinite"):
         record_of(np.where(RISING > 1, INF, RISING))
     with pytest.raises(ValueError, match=r"from 0\.5 to 1\.0"):

@@ -186,6 +186,7 @@ def test_parameter_counts_of_published_networks(backbone, classes, known):
 
 MAPS = {  # (height, channels) of each stage map at 32 x 32
     "small_cnn": [(16, 32), (8, 64), (4, 128)],
+    "fast_cnn": [(15, 48), (7, 96), (3, 160)],
     "classifier32": [(16, 128), (8, 128), (4, 128)],
     "wrn16_4": [(32, 64), (16, 128), (8, 256)],
     "resnet18_w16": [(32, 16), (16, 32), (8, 64), (4, 128)],
@@ -275,6 +276,25 @@ def test_unit_vectors_are_safe_at_zero():
     np.testing.assert_allclose(gradient[1], [(1 - 0.6 * 2.2) / 5, (2 - 0.8 * 2.2) / 5], atol=1e-6)
     tangent = jax.jvp(unit_vectors, (vectors,), (jnp.ones_like(vectors),))[1]
     assert bool(jnp.isfinite(tangent).all())
+
+
+def test_unit_vectors_whose_squares_leave_the_range():
+    rows = jnp.array([[3e19, 4e19], [3e38, -1e38], [3e38, 1e-38], [3e17, 4e17]])
+    exact = np.asarray(rows, np.float64)
+    wanted = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    np.testing.assert_allclose(jax.jit(unit_vectors)(rows), wanted, rtol=1e-6, atol=1e-30)
+    half = unit_vectors(jnp.array([[300.0, 400.0], [6e4, 6e4], [0.0, 0.0]], jnp.float16))
+    assert half.dtype == jnp.float16
+    np.testing.assert_allclose(half, [[0.6, 0.8], [0.5**0.5, 0.5**0.5], [0, 0]], atol=1e-3)
+    # By hand at 1e19 (3, 4): (I - u u^T) g / 5e19 with u = (0.6, 0.8), g = (1, 2).
+    gradient = jax.grad(lambda v: jnp.sum(unit_vectors(v) * jnp.array([1.0, 2.0])))(rows[0])
+    np.testing.assert_allclose(gradient, [(1 - 0.6 * 2.2) / 5e19, (2 - 0.8 * 2.2) / 5e19], rtol=1e-5)
+
+
+def test_unit_vectors_of_usual_size_have_the_bits_of_the_plain_formula(rng):
+    rows = jnp.asarray(rng.normal(size=(50, 16)) * 10.0 ** rng.integers(-12, 12, (50, 1)), jnp.float32)
+    plain = jax.jit(lambda v: v / jnp.sqrt(jnp.sum(jnp.square(v), axis=-1, keepdims=True)))
+    np.testing.assert_array_equal(jax.jit(unit_vectors)(rows), plain(rows))
 
 
 def test_black_network_gives_finite_cosines_and_gradients(tiny):

@@ -5,6 +5,7 @@ import math
 import matplotlib
 import numpy as np
 import pytest
+from conftest import plain_module
 from matplotlib.collections import PatchCollection
 
 from osrjax import report
@@ -126,6 +127,11 @@ def test_masses_are_those_of_loops_over_pixels_and_places(rng, shape, kept):
     expected = [np.mean([share(k, box(*place)) for place in places]) for k in range(3)]
     np.testing.assert_allclose(anywhere[:3], expected, rtol=1e-12)
     assert np.isnan([inside[3], anywhere[3]]).all()  # a map without mass has none anywhere
+
+
+def test_boxes_that_are_not_one_a_map_are_refused():
+    with pytest.raises(ValueError, match=r"boxes.shape=\(1, 4\) is not \(2, 4\)"):
+        plain_module(attribution_report).mass_in_boxes(np.ones((2, 3, 3)), np.array([[0, 1, 0, 1]]))
 
 
 def test_peak_distances(rng):

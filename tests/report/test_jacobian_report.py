@@ -159,7 +159,7 @@ def test_correlations_are_those_of_the_runs(tmp_path):
     for label, coefficient in (("Spearman", scipy.stats.spearmanr), ("Pearson", scipy.stats.pearsonr)):
         runs = [[coefficient(RUNS[i, j], auroc[i, j]).statistic for j in range(2)] for i in range(3)]
         mean, (low, high), n = t_interval(np.array(runs))
-        assert f"{label} {mean:.2f} [{low:.2f}, {high:.2f}], n = {n}" in left.get_title()
+        assert f"{label} {mean:.2f} [{low:.2f}, {min(high, 1):.2f}], n = {n}" in left.get_title()
     assert "Pearson -1.00 [-1.00, -1.00], n = 3" in right.get_title()
     points = right.collections[0]
     assert np.ma.masked_invalid(points.get_offsets()).mask.any(axis=1).sum() == 5
@@ -220,6 +220,13 @@ def test_the_heat_map_places_every_image_once_and_again_the_same(tmp_path):
     draw(figure, tmp_path)
     few = made(images=10)
     assert sum(len(points.get_offsets()) for points in few.axes[1].collections) == 10
+
+
+def test_the_heat_map_of_a_collapsed_network_has_one_place():
+    same = np.full((6, 4), 0.5, np.float32)
+    figure = jacobian_report.embedding_heat_map(same, same, np.arange(6) % 2, np.zeros(6), np.zeros(6))
+    places = np.concatenate([points.get_offsets() for points in figure.axes[0].collections])
+    np.testing.assert_array_equal(places, np.zeros((12, 2)))
 
 
 @pytest.mark.parametrize(

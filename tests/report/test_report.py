@@ -3,14 +3,17 @@
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import plain_module
+from conftest import load_script, plain_module
 from matplotlib.patches import StepPatch
 from PIL import Image
 
 from osrjax import metrics, report
+from osrjax.data import Examples, OpenSetData
 from osrjax.report import curves
 
 plain = plain_module(curves)
@@ -97,6 +100,7 @@ def test_score_histogram_shows_shares_and_numbers():
         (np.zeros(5), np.exp(UNKNOWN), "auto", "linear"),
         (np.full(5, 2.0), np.full(3, 2.0), "auto", "linear"),
         (np.full(5, 1e-12), np.full(1, 1e-12), "auto", "linear"),
+        (np.full(5, -3.4e38), np.full(3, -3.4e38), "auto", "linear"),  # the logarithm of 0, of a single class
         (np.array([1e-40]), np.array([1e30]), "auto", "log"),
     ],
 )
@@ -151,9 +155,32 @@ def test_results_table_aligns_mixed_cells():
     ]
 
 
+def test_the_main_table_says_which_side_is_positive_and_what_is_undefined():
+    value = {"value": 0.5, "low": 0.4, "high": 0.6}
+    names = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy")
+    values = dict.fromkeys(names, value) | {"macro_f1": {"value": None, "low": None, "high": None}}
+    head, _, row = report.open_set_table({"energy": values}, None, score="energy").splitlines()
+    assert "fpr95, unknown +" in head
+    assert row.split() == ["energy", "*", *["0.500", "[0.400,", "0.600]"] * 4, "undefined"]
+    assert [report.number_text(x) for x in (0.25, None, float("nan"), float("inf"))] == ["0.250", *["undefined"] * 3]
+
+
+def test_a_run_without_a_davies_bouldin_index_has_a_table():
+    train = load_script("train")
+    value = {"value": 0.5, "low": None, "high": None}
+    names = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1", "closed_set_accuracy")
+    results = {"scores": {"ovr": dict.fromkeys(names, value)}, "validation_accuracy": 0.5, "davies_bouldin": None}
+    found = dict.fromkeys(("trained", "untrained"), SimpleNamespace(results=results))
+    known, unknown = (Examples(np.zeros((n, 1, 1, 1), np.uint8), np.zeros(n, np.int32)) for n in (60, 40))
+    data = OpenSetData(known, known, known, unknown, (0,), (1,), ("a",), ("b",), ())
+    job: Any = SimpleNamespace(method=SimpleNamespace(score="ovr"), data=data)
+    assert "Davies-Bouldin undefined" in train.results_text(found, job, SimpleNamespace(held_out=()))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda: plain.score_histogram(KNOWN, UNKNOWN, threshold=float("nan")), "threshold=nan is not finite"),
         (lambda: plain.score_histogram(KNOWN, np.array([])), r"scores_unknown has shape \(0,\)"),
         (lambda: plain.score_histogram(KNOWN + np.nan, UNKNOWN), r"scores_known\[0\]=nan"),
         (lambda: plain.score_histogram(KNOWN, UNKNOWN, x_scale="log"), "x_scale='log' needs positive"),

@@ -38,6 +38,29 @@ def test_differences_are_paired_and_have_t_intervals_over_splits():
     assert any(row.startswith("a - b") and row.rstrip().endswith("undecided") for row in rows)
 
 
+def test_intervals_stay_in_the_range_of_their_metric_and_jnd_is_explained():
+    values = {
+        "closed_set_accuracy": {"a": np.array([[0.9], [0.99]]), "b": np.array([[0.9], [0.95]])},
+        "auroc": {"a": np.array([[0.5], [0.9]]), "b": np.array([[0.9], [0.3]])},
+        "jnd": {"a": np.array([[0.1], [1.0]]), "b": np.array([[0.0], [0.1]])},
+    }
+    text, numbers = sweep_report.arms_table(values, {"a": 0, "b": 0})
+    arm, difference = numbers["arms"]["a"], numbers["differences"]["b"]
+    assert arm["auroc"]["interval"] == [0.0, 1.0]
+    assert difference["auroc"]["interval"] == [-1.0, 1.0]
+    half = T_975_ONE_DEGREE * 0.5  # of the differences -0.4 and 0.6: deviation / sqrt(2) = 0.5
+    assert difference["detectable"] == pytest.approx(half * (1 + T_80_ONE_DEGREE / T_975_ONE_DEGREE), 1e-4)
+    assert arm["jnd"]["interval"] == pytest.approx(
+        [0.55 - T_975_ONE_DEGREE * 0.45, 0.55 + T_975_ONE_DEGREE * 0.45], 1e-4
+    )
+    assert "JND: Jacobian norm difference, the mean input-Jacobian norm of unknown less that of known" in text
+    figure = sweep_report.response_figure(
+        {"margin": ([0.0, 1.0], np.stack(list(values["auroc"].values())))}, metric="AUROC", bounds=(0.0, 1.0)
+    )
+    (bars,) = figure.axes[0].containers[0][2]
+    np.testing.assert_allclose([segment[:, 1] for segment in bars.get_segments()], [[0, 1], [0, 1]], atol=1e-12)
+
+
 def test_one_arm_alone_has_no_differences():
     text, numbers = sweep_report.arms_table(
         {name: {"a": values["a"]} for name, values in (("closed_set_accuracy", ACCURACY), ("auroc", AUROC))}, {"a": 0}

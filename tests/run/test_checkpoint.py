@@ -19,9 +19,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def collected():
-    """Collects what a test leaves behind while its complaints are expected, not during a later test."""
+    """Collects what these tests leave behind while its complaints are expected, not during another module's test."""
     yield
     gc.collect()
 

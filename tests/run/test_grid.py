@@ -1,5 +1,6 @@
 """A grid runs what is missing, pins it, logs it, goes on after a failure, and notices foreign runs."""
 
+import json
 import os
 
 import pytest
@@ -71,3 +72,32 @@ def test_foreign_runs_are_refused(script, tmp_path):
 def test_negative_workers_are_refused(script, tmp_path):
     with pytest.raises(ValueError, match="workers=-1"):
         grid.run_cells(script, {tmp_path / "a": []}, workers=-1)
+
+
+def test_runs_of_one_split_are_of_the_same_images(tmp_path):
+    contents = {
+        "a": {"split": {"index": 0}, "images": {"train": 3}, "sha256": {"train": "1"}},
+        "b": {"split": {"index": 0}, "images": {"train": 3}, "sha256": {"train": "1"}},
+        "another split": {"split": {"index": 1}, "images": {"train": 3}, "sha256": {"train": "2"}},
+        "held out": {"split": {"index": 0}, "images": {"train": 2}, "sha256": {"train": "3"}},
+        "earlier version": {"split": {"index": 0}, "images": {"train": 3}},
+        "unfinished": {"split": {"index": 0}, "images": {"train": 3}, "sha256": {"train": "4"}},
+        "changed": {"split": {"index": 0}, "images": {"train": 3}, "sha256": {"train": "5"}},
+    }
+    for name, content in contents.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "provenance.json").write_text(json.dumps(content))
+        if name != "unfinished":
+            (tmp_path / name / "results.json").write_text("{}")
+    *same, changed = (tmp_path / name for name in contents)
+    grid.check_same_data(same)
+    with pytest.raises(ValueError, match=rf"{same[0]} and {changed} are of different images: delete one of them"):
+        grid.check_same_data([*same, changed])
+
+
+def test_a_log_is_not_written_through_a_link(script, tmp_path):
+    (tmp_path / "precious").write_text("of somebody else")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a.log").symlink_to(tmp_path / "precious")
+    assert grid.run_cells(script, {tmp_path / "runs" / "a": ["--value", "1"]}, workers=1) == []
+    assert (tmp_path / "precious").read_text() == "of somebody else"

@@ -1,5 +1,6 @@
 """Lanes as a user trains them from Python: against single runs, stopped and resumed, diverging, and read again."""
 
+import dataclasses
 import json
 from functools import partial
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from osrjax.data import choose_data
+from osrjax.data import Examples, choose_data
 from osrjax.devices.sharding import data_mesh
 from osrjax.files import FileError
 from osrjax.methods import Task, assess, make_method
 from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.run import LANE_METRICS, Lane, StopSignal, lanes as module, make_program, train_lanes
+from osrjax.run.lane_program import LanesProgram
+from osrjax.train.sweep import SweepState
 
 STEPS, BATCH = 6, 32
 CONFIG = {"method": "m_ovr", "crop_padding": 1, "flip": False, "learning_rate": 0.02}
@@ -136,6 +139,39 @@ def test_finished_lanes_are_read_and_not_trained_again(whole, lanes, data, monke
             train_lanes(directory, other, steps=STEPS, batch_size=batch_size)
 
 
+def test_other_pixels_of_the_same_number_are_not_taken_for_the_lanes(whole, lanes, data):
+    directory, found = whole
+    changed = data.train.images.copy()
+    changed[0, 0, 0] ^= 1
+    other = dataclasses.replace(data, train=data.train._replace(images=changed))
+    with pytest.raises(FileError, match=r"was started with other data \(images of lane 0 differs\)"):
+        train_lanes(directory, [lane._replace(data=other) for lane in lanes], steps=STEPS, batch_size=BATCH)
+    provenance = json.loads((directory / "provenance.json").read_text())
+    (directory / "provenance.json").write_text(json.dumps({"starts": provenance["starts"]}))  # of an earlier version
+    assert train_lanes(directory, lanes, steps=STEPS, batch_size=BATCH) == found
+
+
+def test_a_lane_that_the_last_update_broke_is_left_out_of_the_mean_accuracy(lanes, data):
+    labels = data.validation.labels
+    logits = 10 * np.eye(6, dtype=np.float32)[labels][:, None].repeat(3, axis=1)
+    logits[:, 0] = np.nan
+    logits[: len(labels) // 2, 1] = 10 * np.eye(6)[(labels[: len(labels) // 2] + 1) % 6]
+
+    def unused(*_) -> Any:
+        return None
+
+    program = LanesProgram(
+        *(unused, unused, unused),
+        outputs=lambda state: {"logits": logits},
+        norms=None,
+        diverged=lambda state: np.array([0, 0, 1]),
+        rows=[{"validation": np.arange(len(labels))}] * 3,
+    )
+    wanted = 1 - (len(labels) // 2) / len(labels)
+    state = SweepState(unused(), unused())
+    assert module.mean_accuracy(lanes, program, state) == pytest.approx(wanted)
+
+
 def test_lanes_that_are_none_of_one_program_are_refused(lanes, data, tmp_path):
     """By name, before a directory is made."""
     fewer = choose_data({"data": "digits", "known": [0, 1, 2]})[1]
@@ -148,6 +184,11 @@ def test_lanes_that_are_none_of_one_program_are_refused(lanes, data, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             train_lanes(tmp_path / "run", [*lanes, *others] if others else [], steps=STEPS, batch_size=BATCH)
+    for part in ("validation", "test_known", "test_unknown"):
+        empty = Examples(data.train.images[:0], data.train.labels[:0])
+        broken = [lanes[0]._replace(data=dataclasses.replace(data, **{part: empty}))]
+        with pytest.raises(ValueError, match=f"data.{part} holds no image: give some"):
+            train_lanes(tmp_path / "run", broken, steps=STEPS, batch_size=BATCH)
     with pytest.raises(ValueError, match=f"steps=7, but the methods are made for {STEPS}: give the Task as many"):
         train_lanes(tmp_path / "run", lanes, steps=7, batch_size=BATCH)
     with pytest.raises(ValueError, match="batch_size=100000 exceeds the 778 training images"):

@@ -174,6 +174,15 @@ BAD = {
     "--steps 2000": "steps=2000 are too many",
     "--validation-share 1.5": "too few to hold out validation_share=1.5",
     "--data digit": "data set name='digit' is unknown",
+    "--split 77": "split=77 does not exist in neal/mnist: it has splits 0 to ",
+    "--seed 9223372036854775808": "seed=9223372036854775808 is above 4294967295",
+    "--eval-batch-size 100000000": "eval_batch_size=100000000 is above 100000: give a smaller number",
+    "--resamples 1000000000": "resamples=1000000000 is above 1000000",
+    "--start-timeout -1 --coordinator a:1 --processes 2 --process 0": "start_timeout=-1 is below 0",
+    "--data npz:gs://bucket/d.npz": "data='npz:gs://bucket/d.npz' is no path of this machine: mount it, or copy it",
+    "--unknown-data folder:s3://bucket/d": "unknown_data='folder:s3://bucket/d' is no path of this machine",
+    "--data-dir gs://bucket": "data_dir='gs:/bucket' is no path of this machine",
+    "--compilation-cache gs:/bucket": "compilation_cache='gs:/bucket' is no path of this machine",
 }
 
 
@@ -185,6 +194,60 @@ def test_bad_input_is_one_line_and_exit_code_2_before_anything_is_written(line, 
     assert BAD[line] in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("out", ["gs://bucket/run", "s3:/bucket/run"])
+def test_a_run_directory_of_another_machine_becomes_no_folder_here(out, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert start("--smoke", "--out", out) == 2
+    assert f"toy.py: out='{out[:3]}" in (error := capsys.readouterr().err)
+    assert "is no path of this machine: mount it" in error
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/sets")
+    assert start("--data", "cifar10") == 2
+    assert "toy.py: TFDS_DATA_DIR='gs://bucket/sets' is no path of this machine" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_codes_that_steer_a_terminal_are_shown_and_not_sent(tmp_path, capsys):
+    steering = "\x1b]0;title\x07 \x1b[2J\x9b31m \u202ereversed"
+
+    def says(config, job, run):
+        print(steering, "tab\tumlaut ä", end="\r\n")
+        print(steering, file=sys.stderr)
+        run.write_json("results.json", {"table": steering})
+        return 0
+
+    for work in (says, None):  # then the stored table
+        assert start("--smoke", "--out", tmp_path / "run", work=work) == 0
+        printed = capsys.readouterr()
+        assert r"\x1b]0;title\x07 \x1b[2J\x9b31m \u202ereversed" in printed.out
+        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", printed.out + printed.err)
+    assert "tab\tumlaut" not in printed.out
+    before = sys.stdout, sys.stderr
+
+    def refuses(config, job, run):
+        raise FileError(f"class {steering}")
+
+    assert start("--smoke", "--out", tmp_path / "other", work=refuses) == 1
+    assert "\x1b" not in capsys.readouterr().err
+    assert (sys.stdout, sys.stderr) == before
+
+    def alone(config):
+        raise ValueError(f"class {steering}\nin two lines")
+
+    assert launch(AssessmentConfig, alone, script="alone.py", description=None, arguments=[]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "\x1b" not in error
+
+
+@pytest.mark.parametrize("stored", [{}, {"table": None}, {"table": ["a"]}])
+def test_stored_results_without_a_table_are_one_line(stored, tmp_path, capsys):
+    assert start("--smoke", "--out", tmp_path / "run") == 0
+    (tmp_path / "run" / "results.json").write_text(json.dumps(stored))
+    capsys.readouterr()
+    assert start("--smoke", "--out", tmp_path / "run") == 1
+    assert capsys.readouterr().err.endswith("results.json holds no table: delete it and give the same command again\n")
 
 
 def test_every_class_of_a_configuration_checks_its_own_fields():
@@ -243,6 +306,47 @@ def test_a_second_start_shows_the_stored_results(tmp_path, capsys):
     )
     assert start("--smoke", "--out", run, "--learning-rate", "0.2") == 2
     assert "belongs to another configuration: there learning_rate=0.1, now 0.2" in capsys.readouterr().err
+
+
+def test_a_run_of_before_lacks_fields_that_came_later_and_means_their_defaults(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert start("--smoke", "--out", run) == 0
+    path = run / "config.json"
+    stored = json.loads(path.read_text())
+    for name in ("learning_rate", "flip", "validation_share", "held_out"):
+        del stored[name]
+    path.write_text(json.dumps(stored))
+    assert start("--smoke", "--out", run) == 0
+    capsys.readouterr()
+    assert start("--smoke", "--out", run, "--learning-rate", "0.2") == 2
+    assert "there no learning_rate, which means 0.1, now 0.2; choose another" in capsys.readouterr().err
+    assert start("--smoke", "--out", run, "--flip") == 2  # the digits' default is no flip
+    assert "there no flip, which means False, now True" in capsys.readouterr().err
+    path.write_text(json.dumps(stored | {"warmup": 3}))
+    assert start("--smoke", "--out", run) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"toy.py: out={str(run)!r} belongs to another configuration: there warmup=3, now there is no"
+    )
+    assert error.endswith("choose another directory, or go on with the version that made it\n")
+
+
+def test_the_checksums_decide_whether_it_is_the_run_s_data(tmp_path, capsys):
+    labels = np.arange(40) % 4
+    arrays = {f"{part}_labels": labels for part in ("train", "test")}
+    images = {f"{part}_images": np.full((40, 4, 4, 1), 9, np.uint8) + labels[:, None, None, None].astype(np.uint8)
+              for part in ("train", "test")}  # fmt: skip
+    np.savez(tmp_path / "d.npz", **arrays, **images)
+    (tmp_path / "there").mkdir()
+    np.savez(tmp_path / "there" / "e.npz", **arrays, **images)
+    options = ["--known", "0", "1", "--unknown", "3", "--steps", "3", "--out", tmp_path / "run"]
+    assert start("--data", f"npz:{tmp_path}/d.npz", *options) == 0
+    assert start("--data", f"npz:{tmp_path}/there/e.npz", *options) == 0
+    assert "finished before" in capsys.readouterr().out
+    images["train_images"][0] += 1
+    np.savez(tmp_path / "d.npz", **arrays, **images)
+    assert start("--data", f"npz:{tmp_path}/d.npz", *options) == 2
+    assert "was started with other data (sha256 differs): choose another directory or" in capsys.readouterr().err
 
 
 def test_the_hook_comes_before_the_job_and_may_refuse(tmp_path, capsys):
@@ -327,8 +431,8 @@ def test_no_two_configurations_share_a_name():
 def test_fields_that_change_no_result():
     assert set(execution_fields(Config)) == {
         *("preset", "smoke", "out", "data_dir", "log_every", "save_every", "eval_batch_size", "stream"),
-        *("devices", "distributed", "coordinator", "processes", "process", "peer_timeout"),
-        *("profile_steps", "compilation_cache"),
+        *("devices", "distributed", "coordinator", "processes", "process", "peer_timeout", "start_timeout"),
+        *("profile_steps", "compilation_cache", "list_classes"),
     }
 
     @dataclasses.dataclass

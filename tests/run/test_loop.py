@@ -108,6 +108,20 @@ def test_a_probe_that_finds_trouble_stops_the_run_before_it_is_saved(tmp_path, c
     assert capsys.readouterr().err == "toy.py: non-finite norms: stopped; none was saved. Lower nothing\n"
 
 
+def test_a_state_that_gives_no_numbers_stops_the_run_and_is_not_saved(tmp_path, capsys):
+    """The loss of the last step is that of the parameters before it."""
+
+    def validate(state):
+        if float(state["sum"]) == 385:
+            raise FloatingPointError("non-finite logits of 2 of 4 images")
+        return 0.5
+
+    result = looped(tmp_path / "run", validate=validate)
+    assert (result.exit_code, result.best_step) == (1, 5)
+    words = "toy.py: non-finite logits of 2 of 4 images at step 10: stopped; the checkpoint of step 5 is good."
+    assert capsys.readouterr().err.endswith(f"{words} Lower nothing\n")
+
+
 def test_a_run_without_a_readable_checkpoint_takes_no_step(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"toy": true}')

@@ -296,12 +296,50 @@ def test_every_score_grows_with_unknownness(rng):
     [
         (np.ones((0, 2)), np.zeros(0, int), r"features.shape=\(0, 2\)"),
         (np.array([[1.0], [np.nan]]), np.arange(2), "not finite"),
+        (np.array([[1.0], [1e39]]), np.arange(2), "not finite in float32"),
         (np.ones((2, 1)), np.array([0, 0]), "no image of class 1"),
+        (np.ones((2, 1)), np.array([0, 2]), r"labels holds 2: give positions in \[0, 2\)"),
     ],
 )
 def test_unusable_training_features_are_refused(fit, features, labels, words):
     with pytest.raises(ValueError, match=words):
         fit(features, labels, classes=2)
+
+
+@pytest.mark.parametrize("fit", ["fit_knn", "fit_mahalanobis"])
+def test_labels_of_any_integers_are_exact_and_others_refused(fit):
+    """Labels that were read from a table are floats, and those of two classes may be a mask."""
+    fit = getattr(plain_module(feature_scores), fit)
+    labels = np.array([0, 1, 0, 1])
+    wanted = jax.tree.leaves(fit(np.eye(4), labels, classes=2))
+    for dtype in (np.uint8, np.uint64):
+        for found, leaf in zip(jax.tree.leaves(fit(np.eye(4), labels.astype(dtype), classes=2)), wanted, strict=True):
+            np.testing.assert_array_equal(found, leaf)
+    for dtype in (np.float64, bool):
+        with pytest.raises(ValueError, match=f"labels has dtype {np.dtype(dtype)}"):
+            fit(np.eye(4), labels.astype(dtype), classes=2)
+
+
+def test_one_row_of_features_is_not_taken_for_a_batch():
+    plain = plain_module(feature_scores)
+    train, labels = np.eye(4), np.array([0, 0, 1, 1])
+    bank, fitted = plain.fit_knn(train, labels, classes=2), plain.fit_mahalanobis(train, labels, classes=2)
+    for call in (
+        lambda: plain.class_similarities(bank, train[0]),
+        lambda: plain.mahalanobis_distances(fitted, train[0]),
+    ):
+        with pytest.raises(ValueError, match=r"features.shape=\(4,\) does not fit"):
+            call()
+
+
+def test_features_that_are_no_numbers_score_none(rng):
+    train, labels = training(rng)
+    rows = rng.normal(size=(3, 6)).astype(np.float32)
+    rows[1, 2], rows[2, 0] = np.nan, np.inf
+    similarities = class_similarities(fit_knn(train, labels, classes=4), rows)
+    distances = mahalanobis_distances(fit_mahalanobis(train, labels, classes=4), rows)
+    for found in (knn_sum_score(similarities), knn_ratio_score(similarities), mahalanobis_score(distances)):
+        np.testing.assert_array_equal(np.isfinite(found), [True, False, False])
 
 
 def test_labels_of_another_length_are_refused():
@@ -316,6 +354,8 @@ def test_unusable_options_are_refused():
     bank, fitted = fit_knn(train, labels, classes=2), fit_mahalanobis(train, labels, classes=2)
     with pytest.raises(ValueError, match="neighbours=0"):
         class_similarities(bank, train, neighbours=0)
+    with pytest.raises(ValueError, match="block_size=0 is below 1"):
+        class_similarities(bank, train, neighbours=1, block_size=0)
     with pytest.raises(ValueError, match="give 4 features a row"):
         class_similarities(bank, np.ones((1, 3)))
     with pytest.raises(ValueError, match="give 4 features a row"):

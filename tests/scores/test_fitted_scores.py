@@ -238,7 +238,7 @@ REFUSED = {
     "alpha=3 is not in [1, 2]": lambda: openmax_score(OpenMax(*map(jnp.ones, ((2, 2), 2, 2))), jnp.ones(2), alpha=3),
     "not as wide as the fit": lambda: openmax_score(OpenMax(*map(jnp.ones, ((2, 2), 2, 2))), jnp.ones(3)),
     "neighbours=5 is not in [1, 4]": lambda: kth_neighbour_score(fit_knn(ROWS, LABELS, classes=4), ROWS, neighbours=5),
-    "not as wide as the bank": lambda: kth_neighbour_score(fit_knn(ROWS, LABELS, classes=4), ROWS[:, :2]),
+    "does not fit the training features": lambda: kth_neighbour_score(fit_knn(ROWS, LABELS, classes=4), ROWS[:, :2]),
     "dimensions=4 is not in [1, 4)": lambda: fit_vim(ROWS, HEAD, dimensions=4),
     "does not fit features.shape=(4, 4)": lambda: fit_vim(ROWS, Head(np.eye(3), np.ones(3))),
     "leaves no direction": lambda: fit_vim(ROWS[:1], Head(np.eye(4), np.zeros(4)), dimensions=1),

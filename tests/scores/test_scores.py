@@ -14,10 +14,12 @@ SCORES = {
     "m_ovr_margin": lambda x: scores.m_ovr_score(x, margin=0.5, scale=8.0),
     "log_m_ovr": scores.log_m_ovr_score,
     "max_softmax": scores.max_softmax_score,
+    "log_max_softmax": scores.log_max_softmax_score,
     "max_logit": scores.max_logit_score,
     "energy": scores.energy_score,
     "energy_warm": lambda x: scores.energy_score(x, temperature=2.5),
     "entropy": scores.entropy_score,
+    "log_entropy": scores.log_entropy_score,
     "cosine": scores.cosine_score,
 }
 
@@ -41,15 +43,22 @@ def softmax_reference(logits):
     return p / p.sum(-1, keepdims=True)
 
 
+def logarithm(values):
+    with np.errstate(divide="ignore"):  # of the one class that there is
+        return np.log(values)
+
+
 REFERENCES = {
     "m_ovr": m_ovr_reference,
     "m_ovr_margin": lambda x: m_ovr_reference(x, margin=0.5, scale=8.0),
     "log_m_ovr": lambda x: np.log(m_ovr_reference(x)),
     "max_softmax": lambda x: -np.log(softmax_reference(x).max(-1)),
+    "log_max_softmax": lambda x: logarithm(-np.log(softmax_reference(x).max(-1))),
     "max_logit": lambda x: -x.max(-1),
     "energy": lambda x: -np.log(np.exp(x).sum(-1)),
     "energy_warm": lambda x: -2.5 * np.log(np.exp(x / 2.5).sum(-1)),
     "entropy": lambda x: -(softmax_reference(x) * np.log(softmax_reference(x))).sum(-1),
+    "log_entropy": lambda x: logarithm(-(softmax_reference(x) * np.log(softmax_reference(x))).sum(-1)),
     "cosine": lambda x: -x.max(-1),
 }
 
@@ -111,7 +120,10 @@ def test_one_class_is_enough(name):
     )
 
 
-@pytest.mark.parametrize("name", ["max_softmax", "max_logit", "energy", "entropy", "energy_warm"])
+SOFTMAX = ["max_softmax", "log_max_softmax", "max_logit", "energy", "entropy", "log_entropy", "energy_warm"]
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
 def test_large_logits_stay_finite(name):
     logits = jnp.array([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4], [1e38, -1e38, 0.0]])
     values, gradients = jax.jit(jax.vmap(jax.value_and_grad(SCORES[name])))(logits)
@@ -190,9 +202,32 @@ def test_softmax_scores_do_not_saturate(score, margin):
     np.testing.assert_allclose(computed, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["log_max_softmax", "log_entropy"])
+def test_logarithms_of_softmax_scores_are_distinct_at_any_margin(name):
+    """From a margin of 87 on the scores themselves are 0; the logarithms are -m, and log(1 + m) - m, of two classes."""
+    margins = np.concatenate([np.linspace(-12, 12, 49), np.linspace(85, 110, 50), [1e3, 1e4, 1e30]]).astype(np.float32)
+    logits = np.stack([margins, np.zeros_like(margins)], axis=-1)
+    computed = np.asarray(COMPILED[name](logits))
+    np.testing.assert_allclose(computed[:49], REFERENCES[name](logits[:49].astype(np.float64)), rtol=2e-6, atol=2e-6)
+    m = margins[49:].astype(np.float64)
+    np.testing.assert_allclose(computed[49:], (np.log1p(m) if name == "log_entropy" else 0) - m, rtol=2e-6)
+    assert (np.diff(computed[49:]) < 0).all()
+    tied = (SCORES[name.removeprefix("log_")](jnp.array(logits[-20:])) == 0).all()
+    assert tied
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_of_what_is_no_number_is_none(name, bad):
+    """NaN is above no threshold: as a number it would be the most certain example."""
+    if bad == np.inf and name in ("max_logit", "cosine", "m_ovr", "m_ovr_margin", "log_m_ovr"):
+        return  # infinite, and refused by the metrics
+    assert np.isnan(COMPILED[name](jnp.array([[0.5, bad, 0.1], [bad, 0.2, 0.3]]))).all()
+
+
 def test_excluded_classes_count_nothing():
     logits = jnp.array([1.0, -jnp.inf, 0.0])
-    for name in ("max_softmax", "max_logit", "energy", "entropy"):
+    for name in ("max_softmax", "log_max_softmax", "max_logit", "energy", "entropy", "log_entropy"):
         np.testing.assert_allclose(COMPILED[name](logits), COMPILED[name](logits[jnp.array([0, 2])]))
 
 

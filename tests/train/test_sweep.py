@@ -369,6 +369,19 @@ def test_what_cannot_be_is_refused_in_one_line(call, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+def test_a_generator_whose_lanes_differ_from_single_runs_is_refused(generator):
+    def draws():
+        keys = jax.vmap(jax.random.key)(jnp.arange(3))
+        return jax.vmap(jax.random.normal)(keys), [jax.random.normal(key) for key in keys]
+
+    assert np.array_equal(*draws())
+    with jax.default_prng_impl(generator):
+        assert not np.array_equal(*draws())
+        with pytest.raises(ValueError, match=f"JAX_DEFAULT_PRNG_IMPL={generator} gives a lane other numbers"):
+            lane_mesh(2, batch_size=4)
+
+
 def test_lanes_at_once_bound_the_memory():
     def lane(shared, x):
         return jnp.sum(jnp.sin(jnp.outer(x, shared)) @ jnp.outer(x, x))

@@ -1,0 +1,34 @@
+"""What reaches the terminal: text, and none of the codes with which text from elsewhere could steer it."""
+
+import re
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+__all__ = ["plain_output"]
+
+# Control characters but tab, line feed and carriage return (of a progress bar), and those that turn the direction.
+_CODES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class _PlainStream:
+    """A stream that shows the codes instead of sending them."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(_CODES.sub(lambda code: ascii(code[0])[1:-1], text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def plain_output() -> Generator[None]:
+    """Within, what is printed shows control codes instead of sending them: class names and tables come from files."""
+    out: Any = _PlainStream(sys.stdout)
+    err: Any = _PlainStream(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
