@@ -137,7 +137,7 @@ def test_a_network_that_gives_no_numbers_decides_nothing(tmp_path):
     variables["params"]["classifier"]["kernel"][:] = 3e38  # a number, but what it gives is none
     variables["params"]["classifier"]["bias"][:] = -3e38
     run = finished(tmp_path / "run", CLASSIFIER, variables)
-    with pytest.raises(ValueError, match="gives non-finite logits of 1 of 1 images: restore its network.npz"):
+    with pytest.raises(ValueError, match=r"gives non-finite logits of 1 of 1 images: restore its network\.npz"):
         open_finished(run.directory).outputs(np.zeros((1, 8, 8, 1), np.uint8))
 
 
