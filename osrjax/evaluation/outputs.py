@@ -162,7 +162,7 @@ OUTPUT_SCORES: dict[str, OutputScore] = {
     "energy": _of_logits(scores.energy_score),
     "entropy": _of_logits(scores.entropy_score),
     "generalised_entropy": _of_logits(scores.generalised_entropy_score),
-    "gradient_norm": _of_logits(scores.gradient_norm_score, "embedding"),
+    "gradient_norm": _of_logits(scores.gradient_norm_score, "embedding")._replace(needs=("logits", "embedding", *HEAD)),
     "openmax": OutputScore("fitted", ("logits", "train_logits"), _openmax),
     "knn_sum": _neighbours(scores.knn_sum_score),
     "knn_ratio": _neighbours(scores.knn_ratio_score),
@@ -345,4 +345,11 @@ def _stored_head(where: str, arrays: Rows, widths: Mapping[str, int]) -> scores.
         )
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise ValueError(f"{where}: head_kernel or head_bias is not finite: look for a diverged network")
+    logits, embedding = (np.float64(arrays[f"known_{name}"]) for name in OUTPUTS)
+    apart, size = np.abs(embedding @ kernel + bias - logits).max(), np.abs(logits).max()
+    if apart > 0.02 * size:  # bfloat16 rounds to 0.004 of a number
+        raise ValueError(
+            f"{where}: embedding @ head_kernel + head_bias is up to {apart:.3g} from the known logits: store what the head"
+            " reads (before any normalisation), or no head"
+        )
     return scores.Head(jnp.asarray(kernel), jnp.asarray(bias))

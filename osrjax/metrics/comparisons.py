@@ -49,7 +49,7 @@ def paired_comparison(
     Example:
       >>> found = paired_comparison(np.array([0.9, 0.8, 0.7]), np.array([0.8, 0.75, 0.67]))
       >>> round(found.difference.mean, 3), round(found.p_value, 4)  # t = 0.06 / (0.0361 / sqrt 3)
-      (0.06, 0.102)
+      (0.06, 0.1022)
     """
     if np.shape(a) != np.shape(b):
         raise ValueError(f"a has shape {np.shape(a)}, b {np.shape(b)}: give the same splits and seeds of both")

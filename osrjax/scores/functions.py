@@ -51,7 +51,7 @@ def odin_score(
       >>> import jax.numpy as jnp
       >>> images = jnp.array([[1.0, 0.0], [0.0, 0.0]])
       >>> print(odin_score(lambda scale, x: scale * x, 1.0, images, step=0.0).round(3))  # mean - max, about
-      [-0.5 -0. ]
+      [-0.5  0. ]
 
     References:
       Liang, Li and Srikant, "Enhancing The Reliability of Out-of-distribution Image Detection in Neural Networks",
