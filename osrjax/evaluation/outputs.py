@@ -349,7 +349,7 @@ def _stored_head(where: str, arrays: Rows, widths: Mapping[str, int]) -> scores.
     apart, size = np.abs(embedding @ kernel + bias - logits).max(), np.abs(logits).max()
     if apart > 0.02 * size:  # bfloat16 rounds to 0.004 of a number
         raise ValueError(
-            f"{where}: embedding @ head_kernel + head_bias is up to {apart:.3g} from the known logits: store what the head"
-            " reads (before any normalisation), or no head"
+            f"{where}: embedding @ head_kernel + head_bias is up to {apart:.3g} from the known logits: store"
+            " what the head reads, before any normalisation, or no head"
         )
     return scores.Head(jnp.asarray(kernel), jnp.asarray(bias))
