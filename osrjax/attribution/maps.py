@@ -199,7 +199,7 @@ def aggregate_maps(
     *,
     height: int,
     width: int,
-    aggregation: Aggregation = "batch_minmax_sum",
+    how: Aggregation = "batch_minmax_sum",
 ) -> Float[Array, "batch height width"]:
     r"""One map per image from the maps of several stages.
 
@@ -209,7 +209,7 @@ def aggregate_maps(
       maps: one array per stage, for the same images.
       height: of the images, in pixels.
       width: of the images, in pixels.
-      aggregation: ``"batch_minmax_sum"``: each stage is shifted and scaled to [0, 1] by its smallest and largest entry
+      how: ``"batch_minmax_sum"``: each stage is shifted and scaled to [0, 1] by its smallest and largest entry
         in the WHOLE batch; ``"raw_sum"``: as they are, so that the stage with the largest values dominates;
         ``"sample_max_sum"``: each map divided by its own maximum, so that no image depends on another. Both at any
         scale of the maps.
@@ -219,7 +219,7 @@ def aggregate_maps(
       divided.
 
     Raises:
-      ValueError: no stage; an unknown ``aggregation``.
+      ValueError: no stage; an unknown ``how``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -237,13 +237,13 @@ def aggregate_maps(
         return stage / jnp.where(span > 0, span, 1.0)
 
     def scaled(stage: Array) -> Array:
-        if aggregation == "batch_minmax_sum":
+        if how == "batch_minmax_sum":
             low = jnp.min(stage)
             return over(stage - low, jnp.max(stage) - low)
-        if aggregation == "sample_max_sum":
+        if how == "sample_max_sum":
             return over(stage, jnp.max(stage, axis=(-2, -1), keepdims=True))
-        if aggregation != "raw_sum":
-            raise ValueError(f'{aggregation=} is not one of "batch_minmax_sum", "raw_sum", "sample_max_sum"')
+        if how != "raw_sum":
+            raise ValueError(f'{how=} is not one of "batch_minmax_sum", "raw_sum", "sample_max_sum"')
         return stage
 
     return jnp.sum(jnp.stack([upsample_map(scaled(stage), height=height, width=width) for stage in maps]), axis=0)
@@ -343,7 +343,7 @@ def attribution_maps(
         cam(at_least_float32(activation), at_least_float32(gradient), sign=sign)
         for activation, gradient in zip(activations, gradients, strict=True)
     ]
-    return aggregate_maps(stages, height=height, width=width, aggregation=aggregation)
+    return aggregate_maps(stages, height=height, width=width, how=aggregation)
 
 
 def _check_gradients(activations: Array, gradients: Array) -> None:

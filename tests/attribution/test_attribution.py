@@ -97,7 +97,7 @@ def test_upsampling_equals_loops(size, new, rng, x64):
 def test_aggregation_equals_loops(how, rng, x64):
     maps = [rng.uniform(0, scale, (3, *size)) for scale, size in ((1.0, (4, 6)), (1e-3, (2, 3)), (50.0, (1, 1)))]
     maps[0][1] = 0.0  # an image without any attribution at this stage
-    found = jit(lambda maps: attribution.aggregate_maps(maps, height=8, width=12, aggregation=how))(
+    found = jit(lambda maps: attribution.aggregate_maps(maps, height=8, width=12, how=how))(
         [jnp.asarray(stage) for stage in maps]
     )
     np.testing.assert_allclose(found, aggregate64(maps, 8, 12, how), rtol=1e-10, atol=1e-12)
@@ -109,10 +109,10 @@ def test_maps_are_normalised_at_every_scale(scale):
     """A trained classifier has small gradients; a constant in the divisor would let strong stages dominate."""
     stage = scale * jnp.array([[[3.0, 1.0]]])
     for how, wanted in (("sample_max_sum", [1, 1 / 3]), ("batch_minmax_sum", [1, 0])):
-        found = attribution.aggregate_maps([stage], height=1, width=2, aggregation=how)
+        found = attribution.aggregate_maps([stage], height=1, width=2, how=how)
         np.testing.assert_allclose(found[0, 0], wanted, rtol=1e-6)
     weak = 1e-3 * scale * jnp.array([[[0.0, 3.0]]])
-    both = attribution.aggregate_maps([stage * jnp.array([[[1.0, 0.0]]]), weak], height=1, width=2, aggregation=how)
+    both = attribution.aggregate_maps([stage * jnp.array([[[1.0, 0.0]]]), weak], height=1, width=2, how=how)
     np.testing.assert_allclose(both[0, 0], [1, 1], rtol=1e-6)  # equal rights
 
 
@@ -132,7 +132,7 @@ def test_gradients_of_other_maps_are_refused():
 def test_stages_without_attribution_give_finite_maps():
     zeros = [jnp.zeros((2, 2, 2))]
     for how in ("batch_minmax_sum", "raw_sum", "sample_max_sum"):
-        maps = attribution.aggregate_maps(zeros, height=4, width=4, aggregation=how)
+        maps = attribution.aggregate_maps(zeros, height=4, width=4, how=how)
         np.testing.assert_array_equal(maps, np.zeros((2, 4, 4)))
     np.testing.assert_array_equal(attribution.map_peaks(maps), np.zeros((2, 2)))
 
@@ -350,7 +350,7 @@ def maps_of(**options):
         (lambda: stages_of(()), "layers=()"),
         (lambda: maps_of(method="cam"), "method='cam'"),
         (lambda: maps_of(aggregation="max"), "aggregation='max'"),
-        (lambda: attribution.aggregate_maps([MAP], height=2, width=2, aggregation="max"), "aggregation='max'"),
+        (lambda: attribution.aggregate_maps([MAP], height=2, width=2, how="max"), "how='max'"),
         (lambda: attribution.aggregate_maps([], height=2, width=2), "maps is empty"),
         (lambda: attribution.aggregate_maps([MAP], height=1, width=2), "height=1"),
         (lambda: attribution.upsample_map(MAP, height=2, width=1), "width=1"),
