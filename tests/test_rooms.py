@@ -36,7 +36,14 @@ PLACES = {
     "matplotlib": ("report/",),
     "grain": ("data/",),
     "tensorflow_datasets": ("data/",),
-    "tyro": ("run/launch.py", "commands/", "__main__.py", "data/prepare.py", "data/build_fashion_mnist_small.py"),
+    "tyro": (
+        "run/launch.py",
+        "run/parsing.py",
+        "commands/",
+        "__main__.py",
+        "data/prepare.py",
+        "data/build_fashion_mnist_small.py",
+    ),
 }
 
 

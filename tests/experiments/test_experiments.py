@@ -311,6 +311,8 @@ def test_a_signal_during_a_step_that_only_logs_still_saves(tmp_path, capsys, mon
 
 BAD = {
     "--preset bundle": "preset='bundle' does not exist",
+    "--steps ten": "Error parsing --steps: invalid literal for int() with base 10: 'ten': --help explains",
+    "--nonsense 3": "Unrecognized options: --nonsense, 3",
     "--data imagenet": "imagenet",
     "--family nael": "nael",
     "--split 5": "5",
