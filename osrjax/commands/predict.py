@@ -72,12 +72,13 @@ def classify(config: Config) -> int:
     found, predictions = method.scores(fitted, wanted)[chosen]
     check_finite(chosen, found, files)
     unknown = osrjax.metrics.rejected(found, threshold=threshold)
-    for file, score, nearest, rejected in zip(files, found, predictions, unknown, strict=True):
+    for path, score, nearest, rejected in zip(files, found, predictions, unknown, strict=True):
         decision = "unknown" if rejected else names[nearest]
         if config.json:
-            record = {"file": str(file), "decision": decision, "nearest_class": names[nearest]}
+            record = {"file": str(path), "decision": decision, "nearest_class": names[nearest]}
             print(osrjax.files.json_text({**record, "score": float(score), "threshold": threshold}))
         else:
+            file = str(path).replace("\n", "\\n").replace("\r", "\\r")  # a name is no line of results
             print(f"{file}: {decision} (nearest {names[nearest]}, {chosen} {score:.4f}, threshold {threshold:.4f})")
     return 0
 

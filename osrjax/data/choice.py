@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -98,6 +99,13 @@ def choose_data(fields: DataConfig | Mapping[str, Any]) -> tuple[ClassSplit, Ope
     data = open_set_data(
         source, split, unknown_source=unknown_source, validation_share=config.validation_share, seed=config.split
     )
+    shared = sorted(name for name in {*data.known_names} & {*data.unknown_names} if not name.isdigit())
+    if unknown_source is not None and shared:
+        warnings.warn(
+            f"unknown_data={config.unknown_data!r} has classes of known names, {', '.join(shared)}, which count as"
+            " unknown: name the others by --unknown if they show the same",
+            stacklevel=2,
+        )
     if config.held_out:
         held_out = class_ids(config.held_out, source.class_names, argument="held_out")
         missing = sorted(set(held_out) - set(split.known))
@@ -133,7 +141,10 @@ def _class_split(config: DataConfig, source: Source, unknown_source: Source | No
         known = class_ids(config.known, source.class_names, argument="known")
         unknown = class_ids(config.unknown, others.class_names, argument="unknown")
         if unknown_source is None:
-            return splits.custom_split(known, unknown or set(range(classes)) - set(known), num_classes=classes)
+            unknown = unknown or tuple(set(range(classes)) - set(known))
+            if not unknown:
+                raise ValueError(f"known={list(config.known)} are all classes: leave one out, or give unknown_data")
+            return splits.custom_split(known, unknown, num_classes=classes)
         count = len(others.class_names)
         return splits.custom_split(known, unknown or range(count), num_classes=classes, unknown_num_classes=count)
     if config.family == "random":

@@ -67,8 +67,14 @@ def class_ids(words: Iterable[str | int | np.integer], class_names: Sequence[str
         else:
             (number,) = whole_numbers([word], argument=argument)
             meant = [i for i, value in _values(class_names).items() if value == number] if by_name else [number]
-        if len(meant) != 1:
+        if len(meant) > 1:
             raise ValueError(f"{argument}={word!r} names {len(meant)} classes: choose from {listed(class_names)}")
+        if not meant and by_name:  # ids are listed nowhere here: they would not be accepted
+            some = "give names, since some classes are named by numbers" if isinstance(word, int) else "choose"
+            raise ValueError(f"{argument}={word!r} is the name of no class: {some}, of {', '.join(class_names[:20])}")
+        if not meant:
+            hint = " (separate names by spaces)" if "," in str(word) else ""
+            raise ValueError(f"{argument}={word!r} is no class: choose from {listed(class_names)}{hint}")
         found += meant
     if by_name and any(not isinstance(word, str) for word in words):
         pairs = ", ".join(f"{class_names[i]} is id {i}" for i in found)

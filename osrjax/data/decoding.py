@@ -115,7 +115,7 @@ def _opened(file: bytes | Path, name: str | None) -> Generator[Image.Image]:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "it is no PNG, JPEG, WebP or BMP file, convert or remove it"
-        raise ValueError(f"{what}: cannot be read as an image: {reason}") from error
+        raise ValueError(f"{what}: cannot be read as an image: {reason}; replace or remove it") from error
 
 
 def _check_header(image: Image.Image) -> None:

@@ -117,8 +117,8 @@ def make_method(config: Any, task: Task) -> Method:
     name = config.get("method") if isinstance(config, Mapping) else config.method
     if name is None:
         raise ValueError(
-            "the configuration names no method: a run of an earlier version cannot be read; train it again, or"
-            ' add "method" to its config.json (its "loss", or contrast)'
+            "the configuration names no method, as in version 0.1.0: read it with that version, or train it again in"
+            " another directory"
         )
     function, kind = find_method(name)
     options = options_of(config, kind)

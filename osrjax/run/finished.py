@@ -143,6 +143,9 @@ class FinishedRun:
         fields = self.config | {name: value for name, value in now.items() if value is not None}
         if self.data_now is not None and isinstance(there := self.config.get("data"), str):
             fields["dataset"] = self.config.get("dataset") or set_name(there)  # the file may have another name now
+        known, names = fields.get("known"), self.provenance.get("known_names")
+        if names and isinstance(known, list) and len(known) == len(names) and all(type(c) is int for c in known):
+            fields["known"] = names  # what a number means has changed once; a name has not
         return fields
 
     def _choose(self, fields: dict[str, Any]) -> tuple[ClassSplit, OpenSetData]:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -27,8 +28,22 @@ class _PlainStream:
 
 @contextmanager
 def plain_output() -> Generator[None]:
-    """Within, what is printed shows control codes instead of sending them: class names and tables come from files."""
+    """Within, what is printed shows control codes instead of sending them, and a warning is a line without code.
+
+    Class names and tables come from files.
+    """
     out: Any = _PlainStream(sys.stdout)
     err: Any = _PlainStream(sys.stderr)
-    with redirect_stdout(out), redirect_stderr(err):
-        yield
+    module: Any = warnings
+    usual, module.formatwarning = module.formatwarning, _one_line
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
+    finally:
+        module.formatwarning = usual
+
+
+def _one_line(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning for who gave a command, without the line of code that says it."""
+    del category, filename, lineno, line
+    return f"warning: {' '.join(str(message).splitlines())}\n"

@@ -165,9 +165,31 @@ def test_the_words_and_the_content_of_a_choice():
         ({"data": "digits", "known": "01"}, "known='01' is no list: give names or ids of classes"),
         ({"data": "digits", "known": 3}, "known=3 is no list"),
         ({"data": "digits", "held_out": None}, "held_out=None is no list"),
-        ({"data": "digits", "known": ["zero", "1"]}, "known='zero' names 0 classes: choose from 0: 0, 1: 1"),
+        ({"data": "digits", "known": ["zero", "1"]}, "known='zero' is no class: choose from 0: 0, 1: 1"),
     ],
 )
 def test_bad_fields_name_the_field(fields, message):
     with pytest.raises(ValueError, match=message):
         choose_data(fields)
+
+
+def test_unknown_data_with_classes_of_known_names_is_said(tmp_path):
+    images, labels = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1)).astype(np.uint8), np.arange(12) % 3
+    arrays = {
+        f"{part}_{name}": rows for part in ("train", "test") for name, rows in (("images", images), ("labels", labels))
+    }
+    for file, names in (("known", ["cat", "dog", "eel"]), ("unknown", ["dog", "fox", "cat"])):
+        np.savez(tmp_path / f"{file}.npz", classes=names, **arrays)
+    fields = {
+        "data": f"npz:{tmp_path}/known.npz",
+        "known": ["cat", "dog"],
+        "unknown_data": f"npz:{tmp_path}/unknown.npz",
+    }
+    with pytest.warns(UserWarning, match="has classes of known names, cat, dog, which count as unknown"):
+        choose_data({**fields, "validation_share": 0.3})
+    choose_data({**fields, "validation_share": 0.3, "unknown": ["fox"]})  # a warning would be an error
+
+
+def test_all_classes_known_leave_none_unknown():
+    with pytest.raises(ValueError, match=r"known=\[0, .*9\] are all classes: leave one out, or give unknown_data"):
+        choose_data({"data": "digits", "known": list(range(10))})

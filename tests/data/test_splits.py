@@ -169,13 +169,13 @@ def test_tiny_imagenet_order_hashes_the_wnids_alone(monkeypatch):
         (lambda: plain.custom_split([1], [2.0], 5), r"unknown=\[2.0\] holds 2.0: give whole numbers"),
         (
             lambda: classes.class_ids(["eel"], NAMES, argument="known"),
-            "known='eel' names 0 classes: choose from 0: cat, 1",
+            "known='eel' is no class: choose from 0: cat, 1",
         ),
         (lambda: plain_module(classes).class_ids([1.0], NAMES, argument="known"), "known=.* holds 1.0"),
         (lambda: plain_module(classes).class_ids([True], NAMES, argument="known"), "known=.* holds True"),
         (
             lambda: classes.class_ids([0], ["1", "2"], argument="known"),
-            "known=0 names 0 classes: choose from 0: 1, 1: 2",
+            "known=0 is the name of no class: give names, since some classes are named by numbers, of 1, 2",
         ),
         (
             lambda: classes.class_ids([1], ["01", "1"], argument="known"),

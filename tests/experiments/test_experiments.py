@@ -341,8 +341,8 @@ BAD = {
     "--probe-every 5 --probe-images 145": "probe_images=145 exceeds the 144 test images",
     "--probe-every 5 --probe-pairs 0": "probe_pairs=0",
     "--known 4": "single class",
-    "--known 4 eel": "known='eel' names 0 classes: choose from 0: 0, 1: 1",
-    "--known 4 1 --held-out five": "held_out='five' names 0 classes",
+    "--known 4 eel": "known='eel' is no class: choose from 0: 0, 1: 1",
+    "--known 4 1 --held-out five": "held_out='five' is no class",
     "--crop-padding 8": "crop_padding=8 leaves crops without a pixel of 8x8 images",
 }
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_script
+from PIL import Image
 
 from osrjax.data import choose_data, content_of
 from osrjax.files import FileError
@@ -18,7 +19,7 @@ from osrjax.models.backbones import SmallCNN
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
 from osrjax.models.outputs import contrastive_functions, network_functions
 from osrjax.run.directory import Run
-from osrjax.run.finished import open_finished
+from osrjax.run.finished import FinishedRun, open_finished
 from osrjax.run.single import write_outputs
 from osrjax.train.step import TrainState
 
@@ -96,8 +97,8 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path, capsys):
     np.savez(run.directory / "scores.npz")
     assert load_script("predict").main([str(run.directory), "image.png"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"predict.py: run={str(run.directory)!r}: the configuration names no method: ")
-    assert 'add "method" to its config.json (its "loss", or contrast)' in error
+    assert error.startswith(f"predict.py: run={str(run.directory)!r}: the configuration names no method, as in ")
+    assert "read it with that version, or train it again in another directory" in error
     assert error.count("\n") == 1
 
 
@@ -374,3 +375,19 @@ def test_a_method_of_ones_own_that_has_changed_is_refused(tmp_path, monkeypatch)
     ):
         _ = type(run)(**of_run, provenance=stored).method
     monkeypatch.delitem(sys.modules, "own_loss")
+
+
+def test_a_run_keeps_its_classes_where_numbers_have_come_to_mean_names(tmp_path):
+    """Ids that were typed before numbers meant names, of a folder whose first classes are called 2 and 10."""
+    for part, count in (("train", 6), ("test", 2)):
+        for name in ("2", "10", "cat", "dog"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{number}.png")
+    fields = {"data": f"folder:{tmp_path}/data", "known": ["cat", "dog"], "validation_share": 0.2}
+    split, data = choose_data(fields)
+    content = json.loads(json.dumps(content_of(data, split)))
+    assert content["known_names"] == ["cat", "dog"]
+    run = FinishedRun(tmp_path, {**CLASSIFIER, **fields, "known": [2, 3]}, content)
+    assert run.data.known_names == ("cat", "dog")

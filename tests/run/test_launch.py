@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -19,6 +20,7 @@ from osrjax.files import FileError
 from osrjax.models.table import BACKBONES, NetworkName
 from osrjax.run.directory import Run, run_name
 from osrjax.run.launch import SingleRunConfig, launch, launch_run, parse, preset_config
+from osrjax.run.output import plain_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -483,3 +485,10 @@ def test_help_and_refusals_load_nothing_heavy(words, code, loaded):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.splitlines()[-1] == f"{code} {loaded}", done.stderr
+
+
+def test_warnings_are_lines_without_code():
+    usual = warnings.formatwarning
+    with plain_output():
+        assert warnings.formatwarning("one\nimage", UserWarning, "file.py", 3) == "warning: one image\n"
+    assert warnings.formatwarning is usual
