@@ -24,7 +24,10 @@ FROM_PAPERS = (  # modules whose functions come from papers, with these exceptio
     "osrjax.jacobian.paths",
     "osrjax.losses.classification",
     "osrjax.losses.contrastive",
+    "osrjax.losses.distances",
     "osrjax.scores.features",
+    "osrjax.scores.functions",
+    "osrjax.scores.heads",
     "osrjax.scores.logits",
 )
 OF_NO_PAPER = {

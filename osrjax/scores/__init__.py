@@ -20,7 +20,7 @@ from osrjax.scores.features import (
     mahalanobis_score,
     relative_mahalanobis_score,
 )
-from osrjax.scores.functions import jacobian_norm_score, odin_score
+from osrjax.scores.functions import jacobian_estimate_score, jacobian_norm_score, odin_score
 from osrjax.scores.heads import (
     Head,
     Vim,
@@ -64,6 +64,7 @@ __all__ = [
     "fit_vim",
     "generalised_entropy_score",
     "gradient_norm_score",
+    "jacobian_estimate_score",
     "jacobian_norm_score",
     "knn_ratio_score",
     "knn_sum_score",

@@ -22,7 +22,6 @@ __all__ = [
     "KnnBank",
     "Mahalanobis",
     "RelativeMahalanobis",
-    "checked_rows",
     "class_similarities",
     "fit_knn",
     "fit_mahalanobis",
@@ -428,6 +427,15 @@ def fit_relative_mahalanobis(
 
     Raises:
       ValueError: as :func:`fit_mahalanobis`.
+
+    Example:
+      >>> import numpy as np
+      >>> fitted = fit_relative_mahalanobis(np.array([[-1.0], [1.0]]), np.array([0, 1]), classes=2, shrinkage=1.0)
+      >>> print(fitted.background.means)
+      [[0.]]
+
+    References:
+      Ren et al., arXiv 2106.09022, section 3.
     """
     return RelativeMahalanobis(
         fit_mahalanobis(features, labels, classes=classes, shrinkage=shrinkage),

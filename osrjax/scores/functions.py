@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from osrjax.jacobian import input_jacobian_norms, projected_squares
 
-__all__ = ["jacobian_norm_score", "odin_score"]
+__all__ = ["jacobian_estimate_score", "jacobian_norm_score", "odin_score"]
 
 Function = Callable[[Any, Array], Array]
 
@@ -75,31 +75,21 @@ def odin_score(
 
 
 def jacobian_norm_score(
-    function: Function,
-    variables: Any,
-    images: Float[Array, "batch *image"],
-    *,
-    projections: int | None = None,
-    key: Array | None = None,
+    function: Function, variables: Any, images: Float[Array, "batch *image"]
 ) -> Float[Array, " batch"]:
     r"""Frobenius norm of the input Jacobian, the quantity of the theory, as a score.
 
     .. math:: \lVert J(x) \rVert_F, \qquad J = \partial f / \partial x.
 
-    *Cost*: as :func:`osrjax.jacobian.input_jacobian_norms`; with projections one backward pass each.
+    *Cost*: as :func:`osrjax.jacobian.input_jacobian_norms`.
 
     Args:
       function: ``(variables, images) -> outputs``, such as unit embeddings.
       variables: whatever it reads.
       images: as it takes them.
-      projections: random projections of an unbiased estimate of the norm's square; None for the exact norm.
-      key: random key of the projections; needed with them.
 
     Returns:
       One score per image, at least 0, larger = more unknown where the theory holds.
-
-    Raises:
-      ValueError: projections without a key.
 
     Example:
       >>> import jax.numpy as jnp
@@ -109,10 +99,37 @@ def jacobian_norm_score(
     References:
       Park et al., "Understanding Open-Set Recognition by Jacobian Norm and Inter-Class Separation", arXiv 2209.11436.
     """
-    if projections is None:
-        return input_jacobian_norms(lambda x: function(variables, x), images)
-    if key is None:
-        raise ValueError(f"{projections=} are random: give a key, such as jax.random.key(0)")
+    return input_jacobian_norms(lambda x: function(variables, x), images)
+
+
+def jacobian_estimate_score(
+    function: Function, key: Array, variables: Any, images: Float[Array, "batch *image"], *, projections: int = 8
+) -> Float[Array, " batch"]:
+    r"""Estimate of :func:`jacobian_norm_score` from random projections, for networks with many outputs.
+
+    .. math:: \Bigl(\frac1n \sum_i \lVert J^\top v_i \rVert^2\Bigr)^{1/2}, \qquad v_i \in \{-1, 1\}^{outputs}.
+
+    The mean is unbiased for the norm's square. *Cost*: one backward pass per projection.
+
+    Args:
+      function: ``(variables, images) -> outputs``, such as unit embeddings.
+      key: of the projections; it is consumed.
+      variables: whatever it reads.
+      images: as it takes them.
+      projections: n, at least 1.
+
+    Returns:
+      One score per image, at least 0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> images = jnp.array([[3.0, 4.0]])
+      >>> print(jacobian_estimate_score(lambda scale, x: scale * x, jax.random.key(0), 2.0, images).round(3))
+      [2.828]
+
+    References:
+      Hoffman et al., "Robust Learning with Jacobian Regularization", arXiv 1908.02729, section 2.
+    """
 
     def estimate(key: Array, x: Array) -> Array:
         return jnp.mean(projected_squares(lambda x: function(variables, x[None])[0], key, x, samples=projections))
