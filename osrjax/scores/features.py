@@ -479,6 +479,16 @@ def _check_rows(features: Rows, width: int) -> None:
         raise ValueError(f"{features.shape=} does not fit the training features: give {width} features a row")
 
 
+def finite_rows(features: Rows) -> np.ndarray:
+    """Features of training images in float64; refused where empty, or not finite in float32."""
+    rows = np.asarray(features, np.float64)
+    if rows.ndim != 2 or rows.size == 0:
+        raise ValueError(f"{features.shape=} holds no features: give one row per training image")
+    if not (np.abs(rows) <= np.finfo(np.float32).max).all():  # NaN is not either; what is fitted is float32
+        raise ValueError("features holds numbers that are not finite in float32: look for a diverged network")
+    return rows
+
+
 def checked_rows(features: Rows, labels: Labels, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a score is fitted to, looked at.
 
@@ -493,11 +503,7 @@ def checked_rows(features: Rows, labels: Labels, classes: int) -> tuple[np.ndarr
     Raises:
       ValueError: as :func:`fit_knn`.
     """
-    rows = np.asarray(features, np.float64)
-    if rows.ndim != 2 or rows.size == 0:
-        raise ValueError(f"{features.shape=} holds no features: give one row per training image")
-    if not (np.abs(rows) <= np.finfo(np.float32).max).all():  # NaN is not either; what is fitted is float32
-        raise ValueError("features holds numbers that are not finite in float32: look for a diverged network")
+    rows = finite_rows(features)
     if labels.shape != rows.shape[:1]:
         raise ValueError(f"{labels.shape=} does not fit {features.shape=}: give one class per row")
     positions = class_positions("labels", labels, classes=classes)

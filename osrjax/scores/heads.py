@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from osrjax.scores.features import Rows
+from osrjax.scores.features import Rows, finite_rows
 from osrjax.scores.logits import energy_score
 
 __all__ = ["Head", "Vim", "fit_react", "fit_vim", "gradient_norm_score", "react_score", "vim_score"]
@@ -150,7 +150,7 @@ def fit_react(features: Rows, *, percentile: float = 90.0) -> Float[Array, ""]:
     """
     if not 0 < percentile <= 100:
         raise ValueError(f"{percentile=} is not in (0, 100]: give 90, the paper's")
-    return jnp.asarray(np.percentile(_finite(features), percentile), jnp.float32)
+    return jnp.asarray(np.percentile(finite_rows(features), percentile), jnp.float32)
 
 
 def react_score(
@@ -224,19 +224,9 @@ def _row(vector: Array, like: Array) -> Array:
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
-def _finite(features: Rows) -> np.ndarray:
-    """Features in float64."""
-    rows = np.asarray(features, np.float64)
-    if rows.ndim != 2 or rows.size == 0:
-        raise ValueError(f"{features.shape=} holds no features: give one row per training image")
-    if not np.isfinite(rows).all():
-        raise ValueError("features holds numbers that are not finite: look for a diverged network")
-    return rows
-
-
 def _checked(features: Rows, head: Head) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, kernel and bias in float64."""
-    rows, kernel, bias = _finite(features), np.asarray(head.kernel, np.float64), np.asarray(head.bias, np.float64)
+    rows, kernel, bias = finite_rows(features), np.asarray(head.kernel, np.float64), np.asarray(head.bias, np.float64)
     if kernel.ndim != 2 or kernel.shape[0] != rows.shape[1] or bias.shape != kernel.shape[1:]:
         raise ValueError(
             f"a head with kernel {kernel.shape} and bias {bias.shape} does not fit {features.shape=}:"

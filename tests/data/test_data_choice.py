@@ -187,7 +187,8 @@ def test_unknown_data_with_classes_of_known_names_is_said(tmp_path):
     }
     with pytest.warns(UserWarning, match="has classes of known names, cat, dog, which count as unknown"):
         choose_data({**fields, "validation_share": 0.3})
-    choose_data({**fields, "validation_share": 0.3, "unknown": ["fox"]})  # a warning would be an error
+    _, data = choose_data({**fields, "validation_share": 0.3, "unknown": ["fox"]})  # a warning would be an error
+    assert data.unknown_names == ("fox",)
 
 
 def test_all_classes_known_leave_none_unknown():
