@@ -20,6 +20,11 @@ from .linear_probe import (
     linear_probe as linear_probe,
     top_accuracy as top_accuracy,
 )
+from .ordered import (
+    OrderedImages as OrderedImages,
+    metrics_of_order as metrics_of_order,
+    order_images as order_images,
+)
 from .outputs import (
     OUTPUT_SCORES as OUTPUT_SCORES,
     OutputScore as OutputScore,

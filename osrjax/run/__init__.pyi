@@ -11,6 +11,14 @@ from .directory import (
     read_network as read_network,
     run_name as run_name,
 )
+from .entries import (
+    MANIFEST as MANIFEST,
+    Entry as Entry,
+    find_entries as find_entries,
+    is_entry as is_entry,
+    read_entry as read_entry,
+    write_entry as write_entry,
+)
 from .finished import (
     FinishedRun as FinishedRun,
     open_finished as open_finished,

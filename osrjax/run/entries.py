@@ -1,0 +1,135 @@
+"""An entry of a leaderboard: one network on one class split, as two small files that rebuild every number.
+
+::
+
+    ENTRY/manifest.json    method, configuration, split, seed, data, versions, machine, time; checksums of the others
+    ENTRY/scores.npz       by score, the test images in order (osrjax.evaluation.ordered)
+    ENTRY/probe.npz        where the run was probed (osrjax.analysis.probe)
+
+Numbers are not kept: they are taken from scores.npz whenever an entry is read.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from osrjax.evaluation import OrderedImages, metrics_of_order
+from osrjax.fields import check_type
+from osrjax.files import FileError, read_arrays, read_json, write_arrays, write_json
+
+__all__ = ["MANIFEST", "Entry", "find_entries", "is_entry", "read_entry", "write_entry"]
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+FIELDS = {
+    **dict.fromkeys(("label", "method", "score", "dataset", "family", "unknown"), str),
+    **dict.fromkeys(("split", "seed"), int),
+    **dict.fromkeys(("known_names", "unknown_names"), list),
+    **dict.fromkeys(("files", "seconds"), dict),
+}
+_AGAIN = "restore it, or make the entry again with experiments/evaluate.py"
+
+
+class Entry(NamedTuple):
+    """An entry that was read and checked.
+
+    Attributes:
+      directory: where it lies.
+      manifest: the content of manifest.json.
+      results: by score and metric, rebuilt from scores.npz.
+    """
+
+    directory: Path
+    manifest: dict[str, Any]
+    results: dict[str, dict[str, float]]
+
+
+def write_entry(directory: Path, manifest: Mapping[str, Any], scored: Mapping[str, OrderedImages]) -> None:
+    """Writes scores.npz, then manifest.json, by which the entry is there.
+
+    Args:
+      directory: exists; a probe.npz in it becomes part of the entry.
+      manifest: plain values by name, those that this module's docstring names.
+      scored: by score.
+
+    Raises:
+      FileError: the operating system refuses.
+    """
+    write_arrays(directory / "scores.npz", {name: images.packed() for name, images in scored.items()})
+    names = [name for name in ("scores.npz", "probe.npz") if (directory / name).exists()]
+    files = {name: _sha256(directory / name) for name in names}
+    write_json(directory / MANIFEST, {"format": FORMAT, **manifest, "files": files})
+
+
+def is_entry(directory: Path) -> bool:
+    """Whether a directory holds an entry that is finished.
+
+    Args:
+      directory: it need not exist.
+    """
+    return (directory / MANIFEST).exists()
+
+
+def find_entries(places: Iterable[Path]) -> list[Path]:
+    """The directories of all entries at or below some places, sorted, each once.
+
+    Args:
+      places: directories.
+
+    Raises:
+      ValueError: a place that does not exist, or has no entry.
+    """
+    found: set[Path] = set()
+    for place in places:
+        here = {path.parent for path in place.rglob(MANIFEST)} if place.is_dir() else set()
+        if not here:
+            raise ValueError(f"{str(place)!r} holds no entry: give directories with a {MANIFEST}, at any depth")
+        found |= here
+    return sorted(found)
+
+
+def read_entry(directory: Path) -> Entry:
+    """Reads an entry, and takes every number from its scores.
+
+    Args:
+      directory: of the entry.
+
+    Returns:
+      The entry.
+
+    Raises:
+      ValueError: a file is missing, damaged, or not the one that the manifest names by its checksum.
+    """
+    where = directory / MANIFEST
+    manifest = read_json(where, _AGAIN)
+    if manifest.get("format") != FORMAT:
+        raise FileError(f"{where} has format={manifest.get('format')!r}, this version reads {FORMAT}: {_AGAIN}")
+    for name, kind in FIELDS.items():
+        if name not in manifest:
+            raise FileError(f"{where} has no {name}: {_AGAIN}")
+        try:
+            check_type(name, manifest[name], kind)
+        except ValueError as error:
+            raise FileError(f"{where} has {str(error).partition(':')[0]}: {_AGAIN}") from error
+    if "scores.npz" not in manifest["files"]:
+        raise FileError(f"{where} names no scores.npz among its files: {_AGAIN}")
+    for name, checksum in manifest["files"].items():
+        if name not in ("scores.npz", "probe.npz"):
+            raise FileError(f"{where} names a file {name!r}, which no entry has: {_AGAIN}")
+        path = directory / name
+        if not path.is_file() or _sha256(path) != checksum:
+            raise FileError(f"{path} is not the file whose checksum stands in {MANIFEST}: {_AGAIN}")
+    classes, results = len(manifest["known_names"]), {}
+    for name, rows in read_arrays(directory / "scores.npz", _AGAIN).items():
+        try:
+            results[name] = metrics_of_order(OrderedImages.unpacked(rows, classes=classes), classes=classes)
+        except ValueError as error:
+            raise FileError(f"{directory / 'scores.npz'}: {name} {error}: {_AGAIN}") from error
+    if manifest["score"] not in results:
+        raise FileError(f"{where} has score={manifest['score']!r}, scores.npz only {', '.join(results)}: {_AGAIN}")
+    return Entry(directory, manifest, results)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
