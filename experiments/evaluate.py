@@ -190,6 +190,7 @@ def subjects_of_run(config: Config, own: dict[str, Callable[..., Any]]) -> Itera
         scored, missing = osrjax.run.score_run(run, outputs, labels, own=own)
         manifest = osrjax.run.manifest_of_run(run, data, label=config.label or run.config["method"], unknown=unknown)
         numbers = {number: position for position, number in enumerate(np.unique(labels["unknown"]))}
+        manifest |= {"dataset": config.dataset} if config.dataset else {}
         labels = {**labels, "unknown": np.array([numbers[label] for label in labels["unknown"]])}
         space = outputs["known"][run.method.space]
         probe = run.directory / "probe.npz"
