@@ -18,8 +18,7 @@ def cifar10_fast(data: str, out: str, options: Sequence[str]) -> Cases:
     def training() -> dict[str, Any]:
         script = Path(__file__).resolve().parents[1] / "train.py"
         resumed, start = (Path(out) / "checkpoints").exists(), time.perf_counter()
-        words = ["--preset", "cifar10-fast", "--data", data, "--out", out, "--devices", "1", *options]
-        code = runpy.run_path(str(script))["main"](words)
+        code = runpy.run_path(str(script))["main"](training_words(data, out, options))
         if code:
             why = "stopped at the limit, its state saved" if code == 143 else f"exit code {code}, its words in logs"
             raise RuntimeError(f"train.py: {why}")
@@ -36,3 +35,8 @@ def cifar10_fast(data: str, out: str, options: Sequence[str]) -> Cases:
         }
 
     return Cases(accelerator_speed.facts(), {"cifar10-fast": training})
+
+
+def training_words(data: str, out: str, options: Sequence[str]) -> list[str]:
+    """The command line of the training."""
+    return ["--preset", "cifar10-fast", "--data", data, "--out", out, "--devices", "1", *options]
