@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 from turns import ALLOWED_SPREAD, BEST, Measured, SideError, SideProcess, Verdict
@@ -29,6 +29,14 @@ UNRELIABLE = "unreliable"  # stands in place of a ratio
 PEER_ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647"
 }
+
+
+class Program(NamedTuple):
+    """A training step of ours, not yet compiled: ``jitted(state, *inputs) -> (state, metrics)``, the state donated."""
+
+    jitted: Any
+    state: Any
+    inputs: tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,8 +96,23 @@ def our_steps(network: str, batch: int, *, default_options: bool) -> Work:
 
 def training_step(network: str, batch: int, options: dict[str, str | bool]) -> tuple[Callable[[], float], float]:
     """Our GradMix training step, calling which makes one and gives its loss; and its operations, as XLA counts them."""
+    jitted, state, inputs = training_program(network, batch, options)
+    compiled = jitted.lower(state, *inputs).compile()
+
+    def step() -> float:
+        nonlocal state
+        state, metrics = compiled(state, *inputs)
+        return float(metrics["loss"])
+
+    return step, _flops(compiled)
+
+
+def training_program(
+    network: str, batch: int, options: dict[str, str | bool], *, dtype: str = "float32"
+) -> comparison.Program:
+    """Our GradMix training step in a compute dtype, not yet compiled."""
     shape = image_shape(network)
-    model = ContrastiveNetwork(NETWORKS[network]())
+    model = ContrastiveNetwork(NETWORKS[network](dtype=jnp.dtype(dtype)))
     stages = len(zero_taps(model, shape, batch))
     mix = GradMix(Attribution(last_layers(stages)))
     objective, optimizer = make_contrastive_objective(model, view, mix=mix), make_adam()
@@ -107,14 +122,7 @@ def training_step(network: str, batch: int, options: dict[str, str | bool]) -> t
     images = jax.random.randint(image_key, (batch, *shape), 0, 256, jnp.uint8)
     data = Batch(images, jnp.arange(batch, dtype=jnp.int32) % CLASSES)
     jitted = jax.jit(make_train_step(objective, optimizer), donate_argnums=0, compiler_options=options)
-    compiled = jitted.lower(state, data, step_key, hyper).compile()
-
-    def step() -> float:
-        nonlocal state
-        state, metrics = compiled(state, data, step_key, hyper)
-        return float(metrics["loss"])
-
-    return step, _flops(compiled)
+    return comparison.Program(jitted, state, (data, step_key, hyper))
 
 
 def view(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -79,8 +79,22 @@ def our_steps(network: str, batch: int, *, default_options: bool) -> Work:
 
 def training_step(network: str, batch: int, options: dict[str, str | bool]):
     """Our training step: calling it makes one and gives its loss."""
+    jitted, state, inputs = training_program(network, batch, options)
+
+    def step() -> float:
+        nonlocal state
+        state, metrics = jitted(state, *inputs)
+        return float(metrics["loss"])
+
+    return step
+
+
+def training_program(
+    network: str, batch: int, options: dict[str, str | bool], *, dtype: str = "float32"
+) -> comparison.Program:
+    """Our training step in a compute dtype, not yet compiled."""
     shape = image_shape(network)
-    model = OpenSetNetwork(NETWORKS[network](), CLASSES)
+    model = OpenSetNetwork(NETWORKS[network](dtype=jnp.dtype(dtype)), CLASSES)
     objective = make_classify_objective(model, CLASS_LOSSES["m_ovr"], make_crop_and_flip())
     optimizer = make_sgd(total_steps=100_000)
     hyper = {name: jnp.float32(value) for name, value in HYPER.items()}
@@ -88,14 +102,8 @@ def training_step(network: str, batch: int, options: dict[str, str | bool]):
     state = jax.jit(lambda key: init_state(key, model, optimizer, hyper, image_shape=shape))(init_key)
     images = jax.random.randint(image_key, (batch, *shape), 0, 256, jnp.uint8)
     data = Batch(images, jnp.arange(batch, dtype=jnp.int32) % CLASSES)
-    compiled = jax.jit(make_train_step(objective, optimizer), donate_argnums=0, compiler_options=options)
-
-    def step() -> float:
-        nonlocal state
-        state, metrics = compiled(state, data, step_key, hyper)
-        return float(metrics["loss"])
-
-    return step
+    jitted = jax.jit(make_train_step(objective, optimizer), donate_argnums=0, compiler_options=options)
+    return comparison.Program(jitted, state, (data, step_key, hyper))
 
 
 # ---------------------------------------------------------------------------------------------- both sides

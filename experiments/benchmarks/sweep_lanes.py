@@ -66,6 +66,11 @@ def prepared(network: str, batch: int, lanes: int) -> Case:
     """Sets the process up, and makes what its side needs."""
     one_device_per_core()
     reuse_host_memory(shared=False)  # lanes on all cores would wait for each other
+    return case_of(network, batch, lanes)
+
+
+def case_of(network: str, batch: int, lanes: int) -> Case:
+    """The case of a network, in a process as it is."""
     model = OpenSetNetwork(NETWORKS[network](), CLASSES)
     objective = make_classify_objective(model, CLASS_LOSSES["m_ovr"], make_crop_and_flip())
     shape, keys = image_shape(network), jax.random.split(jax.random.key(0), lanes)
@@ -135,6 +140,24 @@ def lanes_step(
     spread: bool,
 ) -> Callable[[], None]:
     """A step of all lanes in a layout, on all devices or on one: calling it makes one and waits for it."""
+    (step, state, inputs), mesh = lanes_program(case, strategy, convolutions, spread)
+
+    def call() -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = step(state, *inputs)
+        jax.block_until_ready(metrics)
+
+    return call
+
+
+def lanes_program(
+    case: Case,
+    strategy: Literal["auto", "vmap", "loop"],
+    convolutions: Literal["auto", "native", "patches"],
+    spread: bool,
+) -> tuple[comparison.Program, jax.sharding.Mesh]:
+    """The same step, not yet compiled, and the mesh under which it is called."""
     lanes, batch = case.rows.shape
     layout = choose_layout(strategy=strategy, convolutions=convolutions)
     mesh = lane_mesh(lanes, batch_size=batch, devices=None if spread else 1)
@@ -151,12 +174,4 @@ def lanes_step(
         donate_argnums=0,
         compiler_options=dict(compiler_options()),
     )
-    state = init(keys, hyper)
-
-    def call() -> None:
-        nonlocal state
-        with jax.set_mesh(mesh):
-            state, metrics = step(state, images, inputs, keys, hyper)
-        jax.block_until_ready(metrics)
-
-    return call
+    return comparison.Program(step, init(keys, hyper), (images, inputs, keys, hyper)), mesh

@@ -31,43 +31,55 @@ def training_steps(
 ) -> Work:
     """Training steps of a network, one for each memory format: calling one makes a step and gives its loss."""
     calls = {
-        f"torch, {name}": _training_step(network, batch, image_shape, classes, hyper, memory_format)
-        for name, memory_format in MEMORY_FORMATS.items()
+        f"torch, {name}": training_step(network, batch, image_shape, classes, hyper, name) for name in MEMORY_FORMATS
     }
     return Work(calls, facts())
 
 
-def _training_step(network, batch, image_shape, classes, hyper, memory_format):
+def training_step(network, batch, image_shape, classes, hyper, layout, *, device="cpu", dtype="float32"):
+    """A training step in a memory format, on a device, in float32 or under autocast to another dtype."""
     torch.manual_seed(0)
     height, width, channels = image_shape
     model = nn.Sequential(BACKBONES[network](channels), Cosines(FEATURES[network], classes))
-    model.train().to(memory_format=memory_format)
+    memory_format = MEMORY_FORMATS[layout]
+    model.train().to(device, memory_format=memory_format)
+    _autocast(model, device, dtype)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": hyper["weight_decay"]}, {"params": others}]
     optimizer = torch.optim.SGD(groups, lr=hyper["learning_rate"], momentum=0.9, fused=True)
-    pixels = torch.randint(0, 256, (batch, channels, height, width), dtype=torch.uint8)
-    labels = torch.arange(batch) % classes
+    pixels = torch.randint(0, 256, (batch, channels, height, width), dtype=torch.uint8, device=device)
+    labels = torch.arange(batch, device=device) % classes
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         images = crop_and_flip(pixels.float() / 127.5 - 1.0).contiguous(memory_format=memory_format)
-        loss = m_ovr_loss(model(images), labels, margin=hyper["margin"], scale=hyper["scale"]).mean()
+        loss = m_ovr_loss(model(images).float(), labels, margin=hyper["margin"], scale=hyper["scale"]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step
+
+
+def _autocast(model, device, dtype):
+    """Lets the model's forward passes compute in another dtype than float32."""
+    if dtype != "float32":
+        model.forward = torch.autocast(device, getattr(torch, dtype))(model.forward)
 
 
 def crop_and_flip(images: torch.Tensor, padding: int = 4) -> torch.Tensor:
     """Random crop after padding and random mirroring: one gather for the whole batch."""
     batch, channels, height, width = images.shape
     images = functional.pad(images, (padding,) * 4, value=-1.0)
-    corners = torch.randint(0, 2 * padding + 1, (2, batch, 1))
-    rows, columns = corners[0] + torch.arange(height), corners[1] + torch.arange(width)
-    columns = torch.where(torch.rand(batch, 1) < 0.5, columns.flip(1), columns)
-    image, channel = torch.arange(batch)[:, None, None, None], torch.arange(channels)[None, :, None, None]
+    device = images.device
+    corners = torch.randint(0, 2 * padding + 1, (2, batch, 1), device=device)
+    rows, columns = (
+        corner + torch.arange(n, device=device) for corner, n in zip(corners, (height, width), strict=True)
+    )
+    columns = torch.where(torch.rand(batch, 1, device=device) < 0.5, columns.flip(1), columns)
+    image, channel = (torch.arange(n, device=device) for n in (batch, channels))
+    image, channel = image[:, None, None, None], channel[None, :, None, None]
     return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
@@ -82,12 +94,12 @@ def m_ovr_loss(cosines: torch.Tensor, labels: torch.Tensor, *, margin: float, sc
 # ---------------------------------------------------------------------------------------------- Jacobian norms
 
 
-def jacobian_norms(network: str, *, batch: int, image_shape: tuple[int, int, int]) -> Work:
+def jacobian_norms(network: str, *, batch: int, image_shape: tuple[int, int, int], device: str = "cpu") -> Work:
     """Exact input-Jacobian norms of the unit embedding of a batch, one callable for each route and memory format."""
     torch.manual_seed(0)
     height, width, channels = image_shape
-    images = 2.0 * torch.rand(batch, channels, height, width) - 1.0
-    model, channels_last = (BACKBONES[network](channels).eval().requires_grad_(False) for _ in range(2))
+    images = 2.0 * torch.rand(batch, channels, height, width, device=device) - 1.0
+    model, channels_last = (BACKBONES[network](channels).eval().requires_grad_(False).to(device) for _ in range(2))
     channels_last.to(memory_format=torch.channels_last)
     images_last = images.contiguous(memory_format=torch.channels_last)
     calls = {
@@ -129,28 +141,31 @@ def gradmix_steps(
     calls, names = {}, {}
     for form, (words, gradients) in forms.items():
         names[form] = [f"torch, {words}, {name}" for name in MEMORY_FORMATS]
-        for who, layout in zip(names[form], MEMORY_FORMATS.values(), strict=True):
-            calls[who] = _gradmix_step(gradients, network, batch, image_shape, classes, hyper, layout)
+        for who, layout in zip(names[form], MEMORY_FORMATS, strict=True):
+            calls[who] = gradmix_step(gradients, network, batch, image_shape, classes, hyper, layout)
     return Work(calls, {**facts(), "forms": names})
 
 
-def _gradmix_step(gradients, network, batch, image_shape, classes, hyper, memory_format):
+def gradmix_step(gradients, network, batch, image_shape, classes, hyper, layout, *, device="cpu", dtype="float32"):
+    """A GradMix step by a form of its gradients, otherwise as :func:`training_step`."""
     torch.manual_seed(0)
     height, width, channels = image_shape
-    model = ContrastiveNetwork(network, channels).train().to(memory_format=memory_format)
+    memory_format = MEMORY_FORMATS[layout]
+    model = ContrastiveNetwork(network, channels).train().to(device, memory_format=memory_format)
+    _autocast(model, device, dtype)
     optimizer = torch.optim.Adam(model.parameters(), lr=hyper["learning_rate"], fused=True)
     first, second = (
-        (2.0 * torch.rand(batch, channels, height, width) - 1.0).contiguous(memory_format=memory_format)
+        (2.0 * torch.rand(batch, channels, height, width, device=device) - 1.0).contiguous(memory_format=memory_format)
         for _ in range(2)
     )
-    labels = torch.arange(batch) % classes
+    labels = torch.arange(batch, device=device) % classes
 
-    def step() -> float:
-        kept, noise = 0.5 + 0.4 * torch.rand(()).item(), torch.rand(batch, 1, height, width)
+    def step() -> torch.Tensor:
+        kept, noise = 0.5 + 0.4 * torch.rand(()).item(), torch.rand(batch, 1, height, width, device=device)
         optimizer.zero_grad()
         loss = gradients(model, first, second, labels, kept, noise, temperature=hyper["temperature"])
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step
 
@@ -169,7 +184,7 @@ def plain_gradmix_gradients(
 
     The parameters keep their gradients. ``kept`` is the share of an image outside its box, ``noise`` what fills it.
     """
-    views, pair = torch.cat([first, second]), torch.arange(len(labels)).repeat(2)
+    views, pair = torch.cat([first, second]), torch.arange(len(labels), device=labels.device).repeat(2)
     projection, _ = model(views)
     again, maps = model(views)
     for chosen in maps[-3:]:
@@ -199,7 +214,7 @@ def fast_gradmix_gradients(
     temperature: float,
 ) -> torch.Tensor:
     """The same by our algorithm: one clean forward pass for maps and loss, and view 2 is not embedded again."""
-    pair, size = torch.arange(len(labels)).repeat(2), first.shape[-2:]
+    pair, size = torch.arange(len(labels), device=labels.device).repeat(2), first.shape[-2:]
     projection, maps = model(torch.cat([first, second]))
     with torch.no_grad():
         pull = nt_xent_gradient(projection, pair, temperature)
@@ -210,7 +225,7 @@ def fast_gradmix_gradients(
         height, width = _box_sides(size, kept)
         peaks = cam[: len(first)].flatten(1).argmax(1)
         row, column = (index[:, None] for index in (peaks // size[1], peaks % size[1]))
-        rows, columns = torch.arange(size[0]), torch.arange(size[1])
+        rows, columns = (torch.arange(length, device=row.device) for length in size)
         inside_rows = (row - height // 2 <= rows) & (rows < row + height // 2)
         inside_columns = (column - width // 2 <= columns) & (columns < column + width // 2)
         box = (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
@@ -241,7 +256,7 @@ def contrastive_loss(
     anchors: torch.Tensor, positives: torch.Tensor, groups: torch.Tensor, temperature: float
 ) -> torch.Tensor:
     """Mean contrastive loss; rows of one group are each other's positives, all other anchors the denominator."""
-    self_pairs = torch.eye(len(anchors), dtype=torch.bool)
+    self_pairs = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
     logits = (anchors @ anchors.T / temperature).masked_fill(self_pairs, -math.inf)
     log_probability = anchors @ positives.T / temperature - torch.logsumexp(logits, 1, keepdim=True)
     positive = (groups[:, None] == groups[None]).masked_fill(self_pairs, False).to(anchors.dtype)
@@ -250,7 +265,7 @@ def contrastive_loss(
 
 def nt_xent_gradient(projection: torch.Tensor, pair: torch.Tensor, temperature: float) -> torch.Tensor:
     """Gradient of the mean NT-Xent loss of two views with respect to the projections, in closed form."""
-    self_pairs = torch.eye(len(projection), dtype=torch.bool)
+    self_pairs = torch.eye(len(projection), dtype=torch.bool, device=projection.device)
     probability = (projection @ projection.T / temperature).masked_fill(self_pairs, -math.inf).softmax(1)
     positive = (pair[:, None] == pair[None]).masked_fill(self_pairs, False)
     excess = probability - positive.to(probability.dtype)
