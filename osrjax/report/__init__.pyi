@@ -34,6 +34,7 @@ from .leaderboard import (
     ResultTable as ResultTable,
     RunResult as RunResult,
     ScoreRow as ScoreRow,
+    accuracy_correlation as accuracy_correlation,
     accuracy_points as accuracy_points,
     manifest_results as manifest_results,
     result_tables as result_tables,

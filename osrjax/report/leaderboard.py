@@ -13,7 +13,9 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
-from osrjax.files import json_text
+from osrjax.fields import check_type
+from osrjax.files import json_text, number_or_none
+from osrjax.metrics.effects import linear_correlation
 from osrjax.metrics.intervals import Estimate, t_interval
 from osrjax.report.tables import OOD_COLUMNS
 
@@ -25,6 +27,7 @@ __all__ = [
     "ResultTable",
     "RunResult",
     "ScoreRow",
+    "accuracy_correlation",
     "accuracy_points",
     "manifest_results",
     "result_tables",
@@ -155,16 +158,24 @@ def manifest_results(
 
     Returns:
       One result per score.
+
+    Raises:
+      ValueError: a name that cannot be printed, or seconds that are no number.
     """
     same = {name: manifest[name] for name in ("label", "dataset", "family", "split", "seed", "unknown")}
+    known, seconds = tuple(map(str, manifest["known_names"])), manifest["seconds"].get("train")
+    for name in (*map(str, same.values()), *known, *results):
+        if not name.isprintable():
+            raise ValueError(f"{source}: the name {name!a} has characters that cannot be printed: rename it")
+    check_type(f"{source}: seconds", seconds, float | None)
     return [
         RunResult(
             **same,
             score=score,
             own=score == manifest["score"],
-            known=tuple(manifest["known_names"]),
+            known=known,
             values=values,
-            seconds=manifest["seconds"].get("train"),
+            seconds=number_or_none(seconds),
             source=source,
         )
         for score, values in results.items()
@@ -294,3 +305,17 @@ def accuracy_points(table: ResultTable, *, metric: str = "auroc") -> dict[str, F
         if len(kept := both[~np.isnan(both).any(axis=1)]):
             points[label] = kept
     return points
+
+
+def accuracy_correlation(table: ResultTable, *, metric: str = "auroc") -> tuple[float, int]:
+    """Pearson's correlation of closed-set accuracy and another metric over the runs of all methods.
+
+    Args:
+      table: one of :func:`result_tables`.
+      metric: the other.
+
+    Returns:
+      The coefficient, nan where it is not defined, and the number of runs.
+    """
+    points = np.concatenate([np.zeros((0, 2)), *accuracy_points(table, metric=metric).values()])
+    return linear_correlation(*points.T), len(points)

@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from osrjax.metrics.effects import linear_correlation
 from osrjax.report.curves import CURVE_COLOURS, KNOWN_COLOUR, panel_axes
-from osrjax.report.leaderboard import ResultTable, accuracy_points, score_ranks
+from osrjax.report.leaderboard import ResultTable, accuracy_correlation, accuracy_points, score_ranks
 from osrjax.report.sweep import MARKERS
 
 __all__ = ["accuracy_figure", "ranks_figure"]
@@ -32,14 +31,12 @@ def accuracy_figure(tables: Sequence[ResultTable], *, metric: str = "auroc") -> 
         label: (CURVE_COLOURS[i % len(CURVE_COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)
     }
     for panel, table in zip(axes, tables, strict=True):
-        points = accuracy_points(table, metric=metric)
-        for label, runs in points.items():
+        for label, runs in accuracy_points(table, metric=metric).items():
             colour, marker = looks[label]
             panel.scatter(*runs.T, color=colour, marker=marker, s=36, alpha=0.8, edgecolors="black", linewidths=0.5)
-        every = np.concatenate(list(points.values())) if points else np.zeros((0, 2))
-        coefficient = linear_correlation(*every.T)
+        coefficient, n = accuracy_correlation(table, metric=metric)
         text = f"r = {coefficient:.2f}" if np.isfinite(coefficient) else "r not defined"
-        panel.set_title(f"{_title(table)}\n{text}, n = {len(every)} runs", fontsize="medium")
+        panel.set_title(f"{_title(table)}\n{text}, n = {n} runs", fontsize="medium")
         panel.set_xlabel("closed-set accuracy")
         panel.set_ylabel(f"{metric}, the method's own score")
     handles = [
@@ -81,7 +78,7 @@ def _draw_ranks(panel: Axes, ranks: dict[str, np.ndarray]) -> None:
         panel.plot(np.quantile(found, [0.25, 0.75]), [place, place], color="0.6", linewidth=5, zorder=1)
         panel.plot(found.mean(), place, marker="o", color=KNOWN_COLOUR, markeredgecolor="black", zorder=2)
     panel.set_yticks(range(len(ranks)), [_plain(score) for score in ranks])
-    panel.set_ylim(len(ranks) - 0.5, -0.5)
+    panel.set_ylim(max(len(ranks), 1) - 0.5, -0.5)
     panel.set_xlim(0.5, max(len(ranks), 1) + 0.5)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 

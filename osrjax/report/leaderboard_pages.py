@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 from osrjax.files import number_or_none
 from osrjax.metrics.intervals import Estimate, clipped, range_of
 from osrjax.report.anchors import published_anchors
-from osrjax.report.leaderboard import METRICS, ResultTable, ScoreRow, score_ranks, score_rows
+from osrjax.report.leaderboard import (
+    METRICS,
+    ResultTable,
+    ScoreRow,
+    accuracy_correlation,
+    score_ranks,
+    score_rows,
+)
 from osrjax.report.markup import csv_text, latex_table, markdown_table, markdown_text
 from osrjax.report.sheets import Sheet, comparison_sheet, score_sheets
 from osrjax.report.tables import estimate_json, results_table
@@ -119,6 +126,7 @@ def _ends(found: Estimate, metric: str) -> tuple[float | None, float | None]:
 def _numbers(
     table: ResultTable, rows: Sequence[ScoreRow], pairs: Sequence[PairedVerdict], metric: str
 ) -> dict[str, Any]:
+    correlation, runs = accuracy_correlation(table, metric=metric)
     return {
         "dataset": table.dataset,
         "family": table.family,
@@ -143,5 +151,6 @@ def _numbers(
             }
             for pair in pairs
         ],
+        "correlation_with_accuracy": {"r": correlation, "runs": runs},
         "mean_ranks": {score: float(ranks.mean()) for score, ranks in score_ranks(table, metric=metric).items()},
     }

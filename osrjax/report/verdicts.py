@@ -85,7 +85,7 @@ def verdict(interval: Range, corrected: float, accuracies: tuple[float, float], 
       ('above', 'no difference above one point')
     """
     low, high = interval
-    if not min(accuracies) >= gate:
+    if not all(accuracy >= gate for accuracy in accuracies):
         return NO_ACCURACY
     if corrected < LEVEL and low > 0:
         return "above"
