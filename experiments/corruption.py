@@ -80,7 +80,7 @@ def measure(config: Config) -> int:
     names = chosen_corruptions(config.corruptions, CORRUPTIONS if published else GENERATED_CORRUPTIONS)
     runs = [config.open()]
     if config.baseline is not None:
-        runs.append(config.open(directory=config.baseline, argument="baseline"))
+        runs.append(config.open_run(config.baseline, argument="baseline"))
         check_same_images(*runs)
     data = runs[0].data
     if published and runs[0].config.get("held_out"):

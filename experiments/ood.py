@@ -13,18 +13,12 @@ that it shares with the known ones are said. Writes ood.json. Exit codes: 0 done
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 import osrjax
 from osrjax.evaluation.config import AssessmentConfig
+from osrjax.fields import check_named_once
 from osrjax.files import write_json
 from osrjax.run.launch import FinishedConfig, launch
-
-if TYPE_CHECKING:
-    from osrjax.data import Examples, OpenSetData, Source
-    from osrjax.run import FinishedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +38,7 @@ class Config(AssessmentConfig, FinishedConfig):
             raise ValueError(f"images={self.images} is below 1: give the number of images of each set")
         if not self.against:
             raise ValueError("against is empty: give sets of unknown images, such as npz:svhn_test10k.npz")
-        if twice := [name for name in self.against if self.against.count(name) > 1]:
-            raise ValueError(f"against={twice[0]!r} is named twice: name every set once")
+        check_named_once(self, "against")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,7 +50,7 @@ def measure(config: Config) -> int:
     """The whole job; returns the exit code."""
     osrjax.devices.cpu.reuse_host_memory()
     run = config.open()
-    foreign = foreign_sets(config, run)
+    foreign = osrjax.run.foreign_sets(run, config.against, images=config.images, data_dir=config.data_dir)
     data, method = run.data, run.method
     out = osrjax.run.result_directory(config, "ood", "ood.json")
 
@@ -74,63 +67,26 @@ def measure(config: Config) -> int:
     found = {"run": str(config.run), "known_classes": list(data.known_names), "score": method.score, "sets": {}}
     found["asked"] = osrjax.run.asked_of(config)
     columns = osrjax.report.OOD_COLUMNS
-    for name, (examples, provenance, shared) in foreign.items():
-        outputs["unknown"] = run.outputs(examples.images, batch_size=config.eval_batch_size)
+    for name, unknown in foreign.items():
+        outputs["unknown"] = run.outputs(unknown.examples.images, batch_size=config.eval_batch_size)
         assessed = osrjax.methods.assess(
             method, outputs, labels, reject_share=config.reject_share, resamples=config.resamples
         ).results
-        found["sets"][name] = {"provenance": provenance, "shared": shared, **assessed}
+        found["sets"][name] = {"provenance": unknown.provenance, "shared": unknown.shared, **assessed}
         rows = [
             {"score": score + (" *" if score == method.score else "")}
             | {column: osrjax.report.interval_text(values[metric]) for column, metric in columns.items()}
             for score, values in assessed["scores"].items()
         ]
-        print(f"{len(data.test_known.labels)} known test images against {name}, {len(examples.labels)} images")
+        print(f"{len(data.test_known.labels)} known test images against {name}, {len(unknown.examples.labels)} images")
         print(osrjax.report.results_table(rows))
-        print("".join(f"{name} {text}\n" for text in shared))
+        print("".join(f"{name} {text}\n" for text in unknown.shared))
 
     # --------------------------------------------------------------------------------- write
     write_json(out / "ood.json", found)
     print("* the run's own score; +: the positive class of the rate; [95 % bootstrap interval over test images]")
     print(f"{out / 'ood.json'}")
     return 0
-
-
-def foreign_sets(config: Config, run: "FinishedRun") -> "dict[str, tuple[Examples, str, list[str]]]":
-    """The unknown images of every set, their origin and what they share; refuses other shapes and the run's own set."""
-    shape, data, found = tuple(run.provenance["image_shape"]), run.data, {}
-    tested = set(osrjax.data.image_digests(data.test_known.images))
-    known = tested.union(*(osrjax.data.image_digests(part.images) for part in (data.train, data.validation)))
-    for name in config.against:
-        own = ValueError(f"against={name!r} is the run's own data, whose classes it knows: give another set")
-        if name == run.config.get("data"):
-            raise own
-        source = osrjax.data.open_source(name, data_dir=config.data_dir)
-        for part in ["test"] if "test" in source.splits else source.splits:
-            images, labels = source.splits[part]
-            if images.shape[1:] != shape:
-                raise ValueError(f"against={name!r} has images {images.shape[1:]}, the run {shape}: give such images")
-            digests = osrjax.data.image_digests(images)
-            if tested <= set(digests) or known.issuperset(digests):
-                raise own
-            # Evenly over the set: the first rows of a sorted one would be of one class.
-            rows = np.linspace(0, len(images), min(config.images or len(images), len(images)), endpoint=False).astype(
-                int
-            )
-            examples = osrjax.data.Examples(images[rows], labels[rows])
-            shared = shared_with_known(data, source, sum(digests[row] in known for row in rows), len(rows))
-            found[name if part == "test" else f"{name} {part}"] = examples, source.provenance, shared
-    return found
-
-
-def shared_with_known(data: "OpenSetData", source: "Source", images: int, of: int) -> list[str]:
-    """What a set has in common with the run's known classes: images, and names that are no numbers."""
-    names = [name for name in data.known_names if name in source.class_names and not name.isdigit()]
-    texts = {
-        f"holds {images} images of the run's known classes among {of}, counted as unknown here": images,
-        f"has classes that are named like known ones: {', '.join(names)}": names,
-    }
-    return [text for text, there in texts.items() if there]
 
 
 if __name__ == "__main__":

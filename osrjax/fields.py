@@ -25,6 +25,7 @@ __all__ = [
     "check_above_zero",
     "check_at_most",
     "check_fields",
+    "check_named_once",
     "check_not_negative",
     "check_seed",
     "check_type",
@@ -196,6 +197,21 @@ def check_at_most(config: Any, limits: Mapping[str, int]) -> None:
         value = getattr(config, name)
         if value is not None and not value <= limit:
             raise ValueError(f"{name}={value!r} is above {limit}: give a smaller number")
+
+
+def check_named_once(config: Any, name: str) -> None:
+    """Refuses a list that has an entry twice.
+
+    Args:
+      config: a dataclass.
+      name: of its field, a sequence of texts.
+
+    Raises:
+      ValueError: names the field and the first such entry.
+    """
+    entries = getattr(config, name)
+    if twice := [entry for entry in entries if entries.count(entry) > 1]:
+        raise ValueError(f"{name}={twice[0]!r} is named twice: name each once")
 
 
 def check_seed(config: Any, names: Iterable[str] = ("seed",)) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "check_tiny_imagenet_order",
     "class_split",
     "custom_split",
+    "distinct_splits",
     "has_lists",
     "openness",
     "random_split",
@@ -188,6 +189,29 @@ def class_split(family: str, dataset: str, index: int) -> ClassSplit:
         )
     two_sets = key in ("cifar+10", "cifar+50")
     return ClassSplit(family, key, index, tuple(known[index]), tuple(unknown[index]), two_sets)
+
+
+def distinct_splits(family: str, dataset: str) -> tuple[int, ...]:
+    """The splits of a family whose known classes are not those of an earlier one.
+
+    Args:
+      family: as for :func:`class_split`.
+      dataset: as for :func:`class_split`.
+
+    Returns:
+      Indices for :func:`class_split`.
+
+    Raises:
+      ValueError: as :func:`class_split`.
+
+    Example:
+      >>> distinct_splits("split_2020", "cifar10"), distinct_splits("neal", "cifar+10")
+      ((0, 2, 3, 4), (0,))
+    """
+    if not has_lists(family, dataset):
+        raise ValueError(f"family={family!r} has no lists for {dataset!r}: choose another of {', '.join(FAMILIES)}")
+    known = [frozenset(ids) for ids in _class_splits()[family][split_dataset(dataset)]["known"]]
+    return tuple(index for index, ids in enumerate(known) if known.index(ids) == index)
 
 
 def random_split(

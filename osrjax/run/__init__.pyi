@@ -16,6 +16,7 @@ from .entries import (
     Entry as Entry,
     find_entries as find_entries,
     is_entry as is_entry,
+    manifest_of_run as manifest_of_run,
     read_entry as read_entry,
     write_entry as write_entry,
 )
@@ -23,12 +24,17 @@ from .finished import (
     FinishedRun as FinishedRun,
     open_finished as open_finished,
 )
+from .foreign import (
+    ForeignSet as ForeignSet,
+    foreign_sets as foreign_sets,
+)
 from .grid import (
     REPEAT as REPEAT,
     check_finished as check_finished,
     check_same_data as check_same_data,
     is_finished as is_finished,
     run_cells as run_cells,
+    run_commands as run_commands,
 )
 from .lane_program import (
     Lane as Lane,
@@ -44,6 +50,7 @@ from .lanes import (
 from .launch import (
     FinishedConfig as FinishedConfig,
     Job as Job,
+    MovedConfig as MovedConfig,
     RunConfig as RunConfig,
     SingleRunConfig as SingleRunConfig,
     launch as launch,
@@ -67,6 +74,12 @@ from .provenance import (
 from .results import (
     asked_of as asked_of,
     result_directory as result_directory,
+)
+from .scoring import (
+    outputs_of_images as outputs_of_images,
+    parts_of as parts_of,
+    score_run as score_run,
+    stored_outputs as stored_outputs,
 )
 from .signals import (
     StopSignal as StopSignal,

@@ -9,16 +9,20 @@
 Numbers are not kept: they are taken from scores.npz whenever an entry is read.
 """
 
+import dataclasses
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from osrjax.data import OpenSetData, content_of
 from osrjax.evaluation import OrderedImages, metrics_of_order
 from osrjax.fields import check_type
-from osrjax.files import FileError, read_arrays, read_json, write_arrays, write_json
+from osrjax.files import FileError, read_arrays, read_json, reading, write_arrays, write_json
+from osrjax.run.finished import FinishedRun
 
-__all__ = ["MANIFEST", "Entry", "find_entries", "is_entry", "read_entry", "write_entry"]
+__all__ = ["MANIFEST", "Entry", "find_entries", "is_entry", "manifest_of_run", "read_entry", "write_entry"]
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -60,6 +64,69 @@ def write_entry(directory: Path, manifest: Mapping[str, Any], scored: Mapping[st
     names = [name for name in ("scores.npz", "probe.npz") if (directory / name).exists()]
     files = {name: _sha256(directory / name) for name in names}
     write_json(directory / MANIFEST, {"format": FORMAT, **manifest, "files": files})
+
+
+def manifest_of_run(run: FinishedRun, data: OpenSetData | None, *, label: str, unknown: str) -> dict[str, Any]:
+    """What a manifest says of a finished run.
+
+    Args:
+      run: the run.
+      data: its known images and the unknown ones that were scored; None for the run's own.
+      label: the method as tables call it.
+      unknown: the set of the unknown images, as tables call it.
+
+    Returns:
+      Plain values by name, without ``score`` and ``files``.
+    """
+    stored, starts = run.provenance, run.provenance.get("starts") or [{}]
+    split = dataclasses.asdict(run.split)
+    content = {name: stored.get(name) for name in ("sources", "images", "sha256", "unknown_names")}
+    if data is not None:
+        content = {name: value for name, value in content_of(data, run.split).items() if name in content}
+    content["sources"] = [
+        {**source, "name": _without_folders(source["name"])} for source in json.loads(json.dumps(content["sources"]))
+    ]
+    named = ("steps", "epochs", "batch_size", *dataclasses.asdict(run.method.options))
+    machine = {name: value for name, value in starts[-1].items() if name not in ("versions", "revision", "modified")}
+    return {
+        "label": label,
+        "method": run.config["method"],
+        "dataset": split["dataset"],
+        "family": split["family"],
+        "split": split["index"],
+        "seed": run.number("seed"),
+        "known_names": stored["known_names"],
+        "unknown": unknown,
+        **content,
+        "config": {name: run.config.get(name) for name in named},
+        "versions": starts[-1].get("versions"),
+        "revision": starts[-1].get("revision"),
+        "modified": starts[-1].get("modified"),
+        "machine": machine,
+        "seconds": {"training": training_seconds(run.directory, run.number("batch_size"))},
+    }
+
+
+def training_seconds(directory: Path, batch_size: int) -> float | None:
+    """Seconds that the logged steps of a run took, without start-up, compiling, validation and probes.
+
+    Args:
+      directory: of the run.
+      batch_size: images a step.
+
+    Returns:
+      The sum over all of its starts; None where the run has no log.
+    """
+    path, seconds, last = directory / "metrics.jsonl", 0.0, 0
+    if not path.exists():
+        return None
+    with reading(path, _AGAIN):
+        for line in path.read_text().splitlines():
+            logged = json.loads(line)
+            if rate := logged.get("train/images_per_second"):
+                seconds += (logged["step"] - last) * batch_size / rate
+                last = logged["step"]
+    return seconds
 
 
 def is_entry(directory: Path) -> bool:
@@ -129,6 +196,12 @@ def read_entry(directory: Path) -> Entry:
     if manifest["score"] not in results:
         raise FileError(f"{where} has score={manifest['score']!r}, scores.npz only {', '.join(results)}: {_AGAIN}")
     return Entry(directory, manifest, results)
+
+
+def _without_folders(name: str) -> str:
+    """npz:FILE without its place, which is nobody's business."""
+    kind, colon, place = name.partition(":")
+    return kind + colon + Path(place).name if colon else name
 
 
 def _sha256(path: Path) -> str:

@@ -148,6 +148,21 @@ class FinishedRun:
             fields["known"] = names  # what a number means has changed once; a name has not
         return fields
 
+    def data_of_lists(self, dataset: str) -> OpenSetData:
+        """The run's known images with the unknown classes that its family lists for another set.
+
+        Args:
+          dataset: such as cifar+50 for a run of cifar+10, whose known classes are the same.
+
+        Raises:
+          ValueError: the known images are not those of the run.
+        """
+        split, data = self._choose(self._data_fields | {"dataset": dataset})
+        now, known = content_of(data, split)["sha256"], content_of(self.data, self.split)["sha256"]
+        if differing := [part for part in known if part != "test_unknown" and known[part] != now[part]]:
+            raise ValueError(f"dataset={dataset!r} has other known classes than the run ({differing[0]}): train on it")
+        return data
+
     def _choose(self, fields: dict[str, Any]) -> tuple[ClassSplit, OpenSetData]:
         try:
             return choose_data(fields)
@@ -170,12 +185,15 @@ class FinishedRun:
         Raises:
           NotFiniteError: what the network gives is no number.
         """
-        found = apply_in_batches(partial(self._forward, self.variables), images, batch_size=batch_size)
+        return self.checked(apply_in_batches(partial(self._forward, self.variables), images, batch_size=batch_size))
+
+    def checked(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of the network, unless they are no numbers (a NotFiniteError)."""
         try:
-            check_finite(found)
+            check_finite(outputs)
         except NotFiniteError as error:
             raise NotFiniteError(f"run={str(self.directory)!r} gives {error}: restore its network.npz") from error
-        return found
+        return outputs
 
     @cached_property
     def _forward(self) -> Any:

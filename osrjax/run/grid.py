@@ -5,11 +5,12 @@ directory holds ``results.json``; the log beside the directory begins with the c
 cell can be repeated, and runs made with other options are noticed.
 """
 
+import itertools
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -17,7 +18,7 @@ from typing import Any
 
 from osrjax.files import json_text, read_json
 
-__all__ = ["REPEAT", "check_finished", "check_same_data", "is_finished", "run_cells"]
+__all__ = ["REPEAT", "check_finished", "check_same_data", "is_finished", "run_cells", "run_commands"]
 
 REPEAT = "delete the run's directory and give the same command again"  # the remedy for a damaged file of a run
 
@@ -94,6 +95,27 @@ def run_cells(
     Raises:
       ValueError: negative workers.
     """
+    cache = ["--compilation-cache", str(compilation_cache)] if compilation_cache else []
+    commands = {out: [[str(script), *options, "--out", str(out), *cache]] for out, options in cells.items()}
+    return run_commands(commands, finished=is_finished, workers=workers)
+
+
+def run_commands(
+    cells: Mapping[Path, Sequence[Sequence[str]]], *, finished: Callable[[Path], bool], workers: int = 0
+) -> list[str]:
+    """Runs the Python commands of every unfinished cell, one after another; a cell that fails stops no other.
+
+    Args:
+      cells: by directory, commands without the interpreter, in the order in which to start the cells.
+      finished: whether the cell of a directory is.
+      workers: cells at a time, each pinned to its share of the cores; 0: one per core.
+
+    Returns:
+      The logs of the cells that failed, beside their directories: each command, then what it printed.
+
+    Raises:
+      ValueError: negative workers.
+    """
     if workers < 0:
         raise ValueError(f"{workers=} must not be negative: give runs at a time, or 0 for one per core")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -101,29 +123,32 @@ def run_cells(
     shares: Queue[set[int]] = Queue()
     for worker in range(workers):
         shares.put(set(cores[worker::workers]) or set(cores))
-    missing = [directory for directory in cells if not is_finished(directory)]
+    missing = [directory for directory in cells if not finished(directory)]
     print(f"{len(cells) - len(missing)} of {len(cells)} runs are finished", flush=True)
     started = time.monotonic()
-    cache = ["--compilation-cache", str(compilation_cache)] if compilation_cache else []
+    ended = itertools.count(1)
 
     def run(directory: Path) -> str | None:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(script), *cells[directory], "--out", str(directory)]
-        log = _log(directory)
+        log, code = _log(directory), 0
         share = shares.get()
         try:
             log.unlink(missing_ok=True)  # never through a link
             with log.open("x") as file:
-                file.write(" ".join(command) + "\n")
-                file.flush()
-                process = subprocess.Popen([*command, *cache], stdout=file, stderr=subprocess.STDOUT)
-                if share:
-                    os.sched_setaffinity(process.pid, share)
-                code = process.wait()
+                for command in cells[directory]:
+                    file.write(" ".join([sys.executable, *command]) + "\n")
+                    file.flush()
+                    process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT)
+                    if share:
+                        os.sched_setaffinity(process.pid, share)
+                    if code := process.wait():
+                        break
         finally:
             shares.put(share)
-        done = sum(is_finished(other) for other in cells)
-        print(f"{done}/{len(cells)} {directory.name}: exit {code}, {time.monotonic() - started:.0f} s", flush=True)
+        seconds, done = time.monotonic() - started, sum(finished(other) for other in cells)
+        left = seconds / next(ended) * (len(cells) - done)
+        when = f", about {left / 60:.0f} min left" if done < len(cells) else ""
+        print(f"{done}/{len(cells)} {directory.name}: exit {code}, {seconds:.0f} s{when}", flush=True)
         return str(log) if code else None
 
     with ThreadPoolExecutor(workers) as pool:

@@ -93,12 +93,10 @@ class SingleRunConfig(RunConfig):
         check_seed(self)
 
 
-@dataclasses.dataclass(frozen=True)
-class FinishedConfig:
-    """A question to a finished run."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MovedConfig:
+    """Where the data and the code of a finished run are now."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """A finished run directory of experiments/train.py or experiments/contrastive.py."""
     own_method: Annotated[str | None, Execution] = None
     """Of a run of a method of one's own: its MODULE:FUNCTION, named again since that code is imported."""
     data: Annotated[str | None, Execution] = None
@@ -108,12 +106,12 @@ class FinishedConfig:
     data_dir: Annotated[Path | None, Execution] = None
     """Directory of prepared TFDS sets; default: where the run found them."""
 
-    def open(self, *needed: str, directory: Path | None = None, argument: str = "run") -> "FinishedRun":
-        """Opens the run.
+    def open_run(self, directory: Path, *needed: str, argument: str = "run") -> "FinishedRun":
+        """Opens a run.
 
         Args:
+          directory: of the run.
           *needed: files that must be there besides configuration, provenance and network.
-          directory: of another run on the same data, in the place of ``run``.
           argument: what the user knows the directory by.
 
         Returns:
@@ -124,7 +122,7 @@ class FinishedConfig:
         """
         from osrjax.run.directory import check_files
 
-        directory, files = directory or self.run, ("config.json", "provenance.json", "network.npz", *needed)
+        files = ("config.json", "provenance.json", "network.npz", *needed)
         check_files(directory, files, argument=argument)
         from osrjax.run.finished import open_finished  # JAX and Flax from here on
 
@@ -137,6 +135,18 @@ class FinishedConfig:
             data=self.data,
             unknown_data=self.unknown_data,
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedConfig(MovedConfig):
+    """A question to a finished run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A finished run directory of experiments/train.py or experiments/contrastive.py."""
+
+    def open(self, *needed: str) -> "FinishedRun":
+        """Opens the run; arguments and errors as :meth:`MovedConfig.open_run`."""
+        return self.open_run(self.run, *needed)
 
 
 @runtime_checkable

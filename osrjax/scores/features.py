@@ -175,10 +175,30 @@ def _similarities(bank: KnnBank, features: Array, neighbours: int, block_size: i
 @partial(jax.jit, static_argnums=(2, 3))
 def _kth_cosine(bank: KnnBank, features: Array, neighbours: int, block_size: int) -> Array:
     def reduce(cosines: Array) -> Array:
-        return jax.lax.top_k(cosines.reshape(len(cosines), -1), neighbours)[0][:, -1]
+        rows = cosines.reshape(len(cosines), -1)
+        return jax.lax.map(partial(_kth_largest, k=neighbours), rows, batch_size=32)  # so many fit in a cache
 
     found = _by_cosines(bank, features, reduce, block_size)
     return jnp.where(jnp.sum(bank.counts) >= neighbours, found, jnp.nan)
+
+
+def _kth_largest(values: Array, k: int) -> Array:
+    """The k-th largest entry, bit by bit: ``jax.lax.top_k`` takes 20 times as long on a CPU for k = 50.
+
+    Floating-point numbers of one sign rank as the integers of their bits do.
+    """
+    bits = jnp.finfo(values.dtype).bits
+    unsigned = jnp.dtype(f"uint{bits}")
+    sign = unsigned.type(1 << (bits - 1))
+    raw = jax.lax.bitcast_convert_type(values, unsigned)
+    keys = jnp.where(raw >= sign, ~raw, raw | sign)
+
+    def decide(step: Array, found: Array) -> Array:
+        tried = found | (unsigned.type(1) << (bits - 1 - step).astype(unsigned))
+        return jnp.where(jnp.sum(keys >= tried) >= k, tried, found)
+
+    found = jax.lax.fori_loop(0, bits, decide, unsigned.type(0))
+    return jax.lax.bitcast_convert_type(jnp.where(found >= sign, found ^ sign, ~found), values.dtype)
 
 
 def _by_cosines(bank: KnnBank, features: Array, reduce: Callable[[Array], Array], block_size: int) -> Array:

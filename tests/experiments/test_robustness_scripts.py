@@ -19,6 +19,7 @@ from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
 from osrjax.run.directory import Run
 from osrjax.run.finished import open_finished
+from osrjax.run.foreign import shared_with_known
 
 NARROW = partial(SmallCNN, width=4, features=32)  # an eighth of the channels: width is not what is tested here
 NETWORK = {
@@ -282,11 +283,11 @@ def test_the_runs_own_images_are_refused_under_any_name_and_shared_ones_are_said
 
 
 def test_classes_that_are_named_like_known_ones_are_said(data):
-    ood, source = load_script("ood"), open_source("fashion_mnist_small")
-    assert ood.shared_with_known(data, source, 0, 20) == []  # 0 to 9 name nothing
+    source = open_source("fashion_mnist_small")
+    assert shared_with_known(data, source, 0, 20) == []  # 0 to 9 name nothing
     named = dataclasses.replace(data, known_names=("0", "dog", *source.class_names[:2]))
     names = ", ".join(source.class_names[:2])
-    assert ood.shared_with_known(named, source, 0, 20) == [f"has classes that are named like known ones: {names}"]
+    assert shared_with_known(named, source, 0, 20) == [f"has classes that are named like known ones: {names}"]
 
 
 def test_a_second_set_does_not_replace_what_the_first_gave(runs, sets, tmp_path):

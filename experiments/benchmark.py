@@ -1,0 +1,245 @@
+"""Which method detects unknown classes best, on which protocol? Every method x split x seed, each cell kept for good.
+
+    python experiments/benchmark.py mnist --data npz:mnist.npz
+    python experiments/benchmark.py cifar10 --data npz:cifar10.npz --family split_2020 --methods m-OvR softmax ARPL
+    python experiments/benchmark.py cifar+N --data npz:cifar10.npz --unknown-data npz:cifar100_test.npz --seeds 3
+    python experiments/benchmark.py ood --data npz:cifar10.npz --against npz:svhn_test10k.npz npz:cifar100_test.npz
+    python experiments/benchmark.py gray --data npz:mnist.npz --against npz:ood_gray28.npz
+    python experiments/benchmark.py crops --data npz:cifar10.npz --against folder:LSUN_crop folder:ImageNet_resize
+    python experiments/benchmark.py mnist --methods m-OvR my_losses:focal       a method of one's own, MODULE:FUNCTION
+    python experiments/leaderboard.py experiments/results/entries               the tables of what is there
+
+A cell is one training (train.py, or contrastive.py for SupCon and GradMix) and its scores (evaluate.py). It is done
+when its manifest lies among the entries, wherever it was made: the same command goes on from there, on any machine.
+What it trains in RUNS can be deleted; a training that was stopped goes on from there. Protocols: splits of a family
+(mnist, svhn, cifar10, tiny_imagenet; cifar+N: one training for cifar+10 and cifar+50), and all classes of a set against
+whole other sets (gray, ood, crops). Splits that repeat the known classes of another are left out.
+
+Exit codes: 0 done, 1 some cells failed (their logs are named), 2 bad input, nothing was started.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import tyro
+
+from osrjax.data.splits import distinct_splits
+from osrjax.data.table import set_name
+from osrjax.fields import check_above_zero, check_named_once, check_not_negative
+from osrjax.files import read_json
+from osrjax.run.launch import launch
+
+MANIFEST = "manifest.json"
+HERE = Path(__file__).parent
+Protocol = Literal["mnist", "svhn", "cifar10", "cifar+N", "tiny_imagenet", "gray", "ood", "crops"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train and score what is missing of a protocol."""
+
+    protocol: Annotated[Protocol, tyro.conf.Positional]
+    """Data set and class splits."""
+    methods: tuple[str, ...] = ()
+    """Names of the table METHODS, or MODULE:FUNCTION for a method of one's own; default: all of the table."""
+    family: str = "neal"
+    """Family of class splits."""
+    splits: tuple[int, ...] = ()
+    """Indices of splits; default: all that differ in their known classes."""
+    seeds: int = 1
+    """Trainings of each method and split."""
+    data: str | None = None
+    """Where the images are: npz:FILE, folder:DIRECTORY; default: the protocol's set, prepared by TFDS."""
+    unknown_data: str | None = None
+    """Where the unknown images of cifar+N are; default: cifar100, prepared by TFDS."""
+    against: tuple[str, ...] = ()
+    """Sets of unknown images of gray, ood and crops."""
+    options: str = ""
+    """Further options of every training, such as "--epochs 2"; they are part of the cell."""
+    probe: tuple[str, ...] = ()
+    """Methods whose input-Jacobian norms are probed on the way, 100 known and 100 unknown images at 13 moments."""
+    entries: Path = HERE / "results" / "entries"
+    """Directory of manifests and scores: what is kept."""
+    runs: Path = Path("runs/benchmark")
+    """Directory of run directories, logs and compiled programs."""
+    workers: int = 0
+    """Cells at a time, each on its share of the cores; 0: one per core."""
+    only: int | None = None
+    """Start at most so many cells."""
+    dry: bool = False
+    """List the cells and say which are done; start none."""
+
+    def check(self) -> None:
+        """Refuses what needs no image to be refused."""
+        check_above_zero(self, ["seeds"])
+        check_not_negative(self, ["workers"])
+        for name in ("methods", "against", "probe"):
+            check_named_once(self, name)
+        if self.only is not None and self.only < 1:
+            raise ValueError(f"only={self.only} starts nothing: give 1 or more")
+        for name in (*self.methods, *self.probe):
+            if name not in METHODS and ":" not in name:
+                raise ValueError(
+                    f"methods={name!r} does not exist: choose from {', '.join(METHODS)}, or MODULE:FUNCTION"
+                )
+        if bool(self.against) != (SETS[self.protocol].family is None):
+            raise ValueError(
+                f"against={list(self.against)} with protocol={self.protocol!r}: give sets of unknown images to gray,"
+                " ood and crops, and to no other"
+            )
+
+
+class Set(NamedTuple):
+    """What a protocol trains on.
+
+    Attributes:
+      data: default of ``--data``.
+      lists: names under which the families list its classes; the first is trained on.
+      recipe: options of train.py.
+      contrast: options of contrastive.py.
+      steps: of the recipe, for the moments of the probe.
+      family: None where all classes are known.
+    """
+
+    data: str
+    lists: tuple[str, ...]
+    recipe: str
+    contrast: str
+    steps: int
+    family: str | None = "any"
+
+
+GRAY = ("--preset bundled --steps 1400", "--preset bundled --steps 400 --no-untrained", 1400)
+COLOUR = ("--preset cifar10-fast --epochs 8", "--preset cifar10-small --steps 400 --no-untrained", 840)
+SETS: dict[str, Set] = {
+    "mnist": Set("mnist", ("mnist",), *GRAY),
+    "svhn": Set("svhn_cropped", ("svhn",), *COLOUR),
+    "cifar10": Set("cifar10", ("cifar10",), *COLOUR),
+    "cifar+N": Set("cifar10", ("cifar+10", "cifar+50"), *COLOUR),
+    "tiny_imagenet": Set("tiny_imagenet", ("tiny_imagenet",), *COLOUR),
+    "gray": Set("mnist", ("mnist",), *GRAY, None),
+    "ood": Set("cifar10", ("cifar10",), *COLOUR, None),
+    "crops": Set("cifar10", ("cifar10",), *COLOUR, None),
+}
+METHODS = {
+    "m-OvR": "train.py --method m_ovr",
+    "OvR": "train.py --method ovr",
+    "cosine softmax": "train.py --method cosine_softmax",
+    "softmax": "train.py --method softmax",
+    "DOC": "train.py --method doc",
+    "CAC": "train.py --method cac",
+    "RPL": "train.py --method rpl",
+    "ARPL": "train.py --method arpl",
+    "SupCon": "contrastive.py --mixing none",
+    "GradMix": "contrastive.py --mixing gradmix",
+}
+
+
+class Cell(NamedTuple):
+    """One training of a protocol, and where its entries lie in its directory: a pattern each."""
+
+    label: str
+    split: int
+    seed: int
+    directory: Path
+    recipe: str
+    entries: tuple[str, ...]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs what is missing; returns the exit code."""
+    return launch(Config, work, script="benchmark.py", description=__doc__, arguments=arguments)
+
+
+def work(config: Config) -> int:
+    """The whole job; returns the exit code."""
+    from osrjax.run.grid import run_commands
+
+    cells = {cell.directory: cell for cell in cells_of(config)}
+    for cell in cells.values():
+        check_same_recipe(cell)
+    missing = [cell for cell in cells.values() if not is_done(cell)]
+    if config.dry:
+        for cell in cells.values():
+            print(f"{'missing' if cell in missing else 'done   '} {cell.directory}: {cell.recipe}")
+        return 0
+    started = missing[: config.only]
+    commands = {run_of(config, cell): commands_of(config, cell) for cell in started}
+    of_run = {run_of(config, cell): cell for cell in started}
+    print(f"{len(cells) - len(missing)} of {len(cells)} cells are done", flush=True)
+    failed = run_commands(commands, finished=lambda run: is_done(of_run[run]), workers=config.workers)
+    if failed:
+        print(f"benchmark.py: {len(failed)} cells failed; their logs: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def cells_of(config: Config) -> list[Cell]:
+    """All cells of a protocol, seeds outermost, so that one that is stopped is balanced."""
+    chosen, cells = SETS[config.protocol], []
+    splits = config.splits or ((0,) if chosen.family is None else distinct_splits(config.family, chosen.lists[0]))
+    place = config.entries / (config.protocol if chosen.family is None else f"{config.protocol}-{config.family}")
+    for seed in range(config.seeds):
+        for split in splits:
+            for label in config.methods or METHODS:
+                name = f"{label}-{split}-{seed}".replace(" ", "_").replace(":", ".")
+                method = METHODS.get(label, f"train.py --method {label}")
+                script, _, arm = method.partition(" ")
+                common = chosen.contrast if script == "contrastive.py" else chosen.recipe
+                probe = f"--probe-every {chosen.steps // 12} --probe-images 100" if label in config.probe else ""
+                recipe = " ".join(f"{script} {common} {arm} {probe} {config.options}".split())
+                entries: tuple[str, ...] = ("",)
+                if chosen.family is None:
+                    entries = tuple(f"{set_name(name)}*" for name in config.against)
+                elif len(chosen.lists) > 1:
+                    entries = chosen.lists
+                cells.append(Cell(label, split, seed, place / name, recipe, entries))
+    return cells
+
+
+def commands_of(config: Config, cell: Cell) -> list[list[str]]:
+    """The training of a cell, then its scores."""
+    chosen, run = SETS[config.protocol], run_of(config, cell)
+    script, *options = cell.recipe.split()
+    data = ["--data", config.data or chosen.data, "--dataset", chosen.lists[0]]
+    if chosen.family is None:
+        first = config.against[0]
+        known = [str(number) for number in range(10)]
+        data += ["--known", *known, "--unknown-data", first]
+    else:
+        data += ["--family", config.family]
+        if chosen.lists[0] == "cifar+10":
+            data += ["--unknown-data", config.unknown_data or "cifar100"]
+    where = ["--split", str(cell.split), "--seed", str(cell.seed), "--resamples", "0", "--out", str(run)]
+    cache = ["--compilation-cache", str(config.runs / "compilation_cache")]
+    train = [str(HERE / script), *options, *data, *where, *cache]
+    score = [str(HERE / "evaluate.py"), str(run), "--label", cell.label, "--resamples", "0", "--recipe", cell.recipe]
+    if ":" in cell.label:
+        score += ["--own-method", cell.label]
+    if chosen.family is None:
+        return [train, [*score, "--against", *config.against, "--out", str(cell.directory)]]
+    lists = {"": ["--images"]} if len(chosen.lists) == 1 else {name: ["--dataset", name] for name in chosen.lists}
+    return [train, *([*score, *asked, "--out", str(cell.directory / name)] for name, asked in lists.items())]
+
+
+def run_of(config: Config, cell: Cell) -> Path:
+    """The run directory of a cell."""
+    return config.runs / cell.directory.parent.name / cell.directory.name
+
+
+def is_done(cell: Cell) -> bool:
+    """Whether every entry of a cell has its manifest."""
+    return all(any(cell.directory.glob(str(Path(entry) / MANIFEST))) for entry in cell.entries)
+
+
+def check_same_recipe(cell: Cell) -> None:
+    """Refuses to mix cells of other options with those that are there."""
+    for path in cell.directory.rglob(MANIFEST):
+        if (made := read_json(path, "restore it").get("recipe")) != cell.recipe:
+            raise ValueError(f"{path} was made by {made!r}, not {cell.recipe!r}: give that, or other --entries")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
