@@ -1,8 +1,8 @@
 """Which method is best, on which protocol, and which differences are there? Every number rebuilt from score files.
 
-    python experiments/leaderboard.py leaderboard/                           all entries below a directory
-    python experiments/leaderboard.py leaderboard/ mine/ --reference softmax   compared with another method
-    python experiments/leaderboard.py leaderboard/ --format latex            printed as LaTeX
+    python experiments/leaderboard.py experiments/results/entries            all entries below a directory
+    python experiments/leaderboard.py experiments/results/entries mine --reference softmax    against softmax
+    python experiments/leaderboard.py mine --format latex                    printed as LaTeX
 
 An entry is a directory with manifest.json and scores.npz (osrjax/run/entries.py). Checksums are checked; then every
 metric is taken anew from the order of the test images in scores.npz, and no number from anywhere else: this is the
@@ -37,7 +37,7 @@ class Config:
     metric: str = "auroc"
     """What methods are sorted and compared by."""
     common: str | None = None
-    """The score by which methods are compared besides their own scores; default: max_softmax, where it is there."""
+    """The score by which methods are compared besides their own scores; default: max_logit, where it is there."""
     format: Literal["text", "markdown", "csv", "latex"] = "text"
     """What is printed; all are written."""
 
@@ -50,7 +50,7 @@ class Config:
                 raise ValueError(f"entries={str(place)!r} is no directory: give one with entries, at any depth")
 
 
-USUAL = "max_softmax"
+USUAL = "max_logit"  # of every network with logits
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,8 +71,12 @@ def tabulate(config: Config) -> int:
     )
 
     # --------------------------------------------------------------------------------- tables
-    found = report.leaderboard_texts(tables, reference=config.reference, metric=config.metric, common=config.common)
-    sources = [{"directory": str(entry.directory), "files": entry.manifest["files"]} for entry in entries]
+    common = config.common or (USUAL if any(USUAL in entry.results for entry in entries) else None)
+    found = report.leaderboard_texts(tables, reference=config.reference, metric=config.metric, common=common)
+    kept = ("label", "split", "seed", "recipe", "revision", "machine", "files")
+    sources = [
+        {"directory": str(entry.directory), **{name: entry.manifest.get(name) for name in kept}} for entry in entries
+    ]
     figures = {
         "accuracy": report.accuracy_figure(tables, metric=config.metric),
         "ranks": report.ranks_figure(tables, metric=config.metric),

@@ -62,6 +62,8 @@ class RunResult(NamedTuple):
       known: names of the known classes, in any order.
       values: by metric (:func:`osrjax.metrics.open_set_metrics`).
       seconds: of training, if known.
+      recipe: how the network was trained, if known.
+      data: checksums of the images and what else must be alike in all runs of a split, if known.
       source: where it was read, for errors.
     """
 
@@ -76,6 +78,8 @@ class RunResult(NamedTuple):
     known: tuple[str, ...]
     values: Mapping[str, float]
     seconds: float | None = None
+    recipe: str = ""
+    data: str = ""
     source: str = ""
 
 
@@ -114,6 +118,14 @@ class ResultTable(NamedTuple):
         return {
             label: score for (label, score), runs in self.results.items() if any(found.own for found in runs.values())
         }
+
+    @property
+    def recipes(self) -> dict[str, list[str]]:
+        """How the networks of each method were trained, by label."""
+        found: dict[str, set[str]] = {}
+        for (label, _), runs in self.results.items():
+            found.setdefault(label, set()).update(result.recipe for result in runs.values())
+        return {label: sorted(recipes) for label, recipes in found.items()}
 
     def values(self, label: str, score: str, metric: str) -> Float[np.ndarray, "samples runs"]:
         """One metric of every run; nan where there is no run, or where it is not defined."""
@@ -163,7 +175,7 @@ def manifest_results(
       ValueError: a name that cannot be printed, or seconds that are no number.
     """
     same = {name: manifest[name] for name in ("label", "dataset", "family", "split", "seed", "unknown")}
-    known, seconds = tuple(map(str, manifest["known_names"])), manifest["seconds"].get("train")
+    known, seconds = tuple(map(str, manifest["known_names"])), manifest["seconds"].get("training")
     for name in (*map(str, same.values()), *known, *results):
         if not name.isprintable():
             raise ValueError(f"{source}: the name {name!a} has characters that cannot be printed: rename it")
@@ -175,7 +187,9 @@ def manifest_results(
             own=score == manifest["score"],
             known=known,
             values=values,
-            seconds=number_or_none(seconds),
+            seconds=None if seconds is None else number_or_none(float(seconds)),
+            recipe=str(manifest.get("recipe") or ""),
+            data=json_text([manifest.get("sha256"), manifest.get("reject_share")]),
             source=source,
         )
         for score, values in results.items()
@@ -192,8 +206,8 @@ def result_tables(results: Iterable[RunResult]) -> list[ResultTable]:
       One table for each data set, family and unknown set, in the order of their names.
 
     Raises:
-      ValueError: two results of one run that differ, a split with two sets of known classes, or a method with two
-        own scores.
+      ValueError: two results of one run that differ, a split with two sets of known classes or of images, or a method
+        with two own scores.
     """
     grouped: dict[tuple[str, str, str], list[RunResult]] = {}
     for result in results:
@@ -215,10 +229,11 @@ def _table(dataset: str, family: str, unknown: str, results: list[RunResult]) ->
                 f" than in {result.source}: leave one of them out"
             )
         other = known.setdefault(result.split, result)
-        if set(other.known) != set(result.known):
+        if set(other.known) != set(result.known) or other.data != result.data:
+            what = "images or another reject_share" if set(other.known) == set(result.known) else "known classes"
             raise ValueError(
-                f"{where}: split {result.split} has other known classes in {other.source} than in {result.source}:"
-                " give each its own family"
+                f"{where}: split {result.split} has other {what} in {other.source} than in {result.source}: leave one"
+                " of them out"
             )
         other = own.setdefault(result.label, result) if result.own else result
         if other.score != result.score:

@@ -50,8 +50,9 @@ def score_sheets(table: ResultTable, rows: Sequence[ScoreRow]) -> list[Sheet]:
                 named = {"method": f"published: {anchor.label}", "score": anchor.score}
                 cells.append({**named, **values, "runs": anchor.runs})
     sources = [f"published, not counted among ours: {anchor.label}: {anchor.source}" for anchor in anchors]
+    mixed = [f"{label} mixes recipes: {' / '.join(r)}" for label, r in table.recipes.items() if len(r) > 1]
     return [
-        Sheet("scores", first, [_counted(table), *sources]),
+        Sheet("scores", first, [_counted(table), *mixed, *sources]),
         Sheet("scores, detection alone", second, ["+: the positive class"]),
     ]
 

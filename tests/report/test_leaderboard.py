@@ -26,7 +26,7 @@ CLASSES = {split: tuple(f"class {split} {k}" for k in range(2)) for split in ran
 def result(label="m-OvR", split=0, seed=0, auroc=0.8, *, accuracy=0.95, score="own", own=True, **changes):
     values = dict.fromkeys(METRICS, 0.5) | {"auroc": auroc, "closed_set_accuracy": accuracy}
     found = RunResult(
-        *(label, "cifar10", "neal", split, seed, "split", score, own, CLASSES[split], values),
+        *(label, "cifar10", "neal", split, seed, "cifar10", score, own, CLASSES[split], values),
         seconds=100.0,
         source=f"{label}{seed}",
     )
@@ -120,12 +120,22 @@ def test_published_numbers_stand_in_their_own_table_and_count_nowhere():
     [
         ([result(), result(auroc=0.7)], "seed 0 has other numbers in m-OvR0 than in m-OvR0: leave one of them out"),
         ([result(), result(seed=1, known=("x", "y"))], "split 0 has other known classes in m-OvR0 than in m-OvR1"),
+        (
+            [result(), result(seed=1, data="b")],
+            "split 0 has other images or another reject_share in m-OvR0 than in m-OvR1",
+        ),
         ([result(), result(seed=1, score="energy")], "the own score of m-OvR is own in m-OvR0 and energy in m-OvR1"),
     ],
 )
 def test_results_that_do_not_fit_together_are_refused(results, message):
-    with pytest.raises(ValueError, match=f"cifar10, family neal, unknown: split: .*{message}"):
+    with pytest.raises(ValueError, match=f"cifar10, family neal, unknown: cifar10: .*{message}"):
         report.result_tables(results)
+
+
+def test_recipes_that_are_mixed_are_named():
+    tables = report.result_tables([result(recipe="--steps 9"), result(split=1, recipe="--steps 5"), result("softmax")])
+    assert "m-OvR mixes recipes: --steps 5 / --steps 9" in score_page(tables)
+    assert "softmax mixes" not in score_page(tables)
 
 
 def test_a_result_that_is_there_twice_counts_once():
@@ -142,7 +152,7 @@ MANIFEST = {
         "family": "neal",
         "unknown": "split",
     },
-    **{"split": 0, "seed": 0, "known_names": ["0", "1"], "unknown_names": ["2"], "seconds": {"train": 5}},
+    **{"split": 0, "seed": 0, "known_names": ["0", "1"], "unknown_names": ["2"], "seconds": {"training": 5}},
 }
 
 
@@ -151,7 +161,7 @@ MANIFEST = {
     [
         ({"label": "two\nlines"}, r"here: the name 'two\\nlines' has characters that cannot be printed"),
         ({"known_names": ["0", "\x1b[2J"]}, "cannot be printed"),
-        ({"seconds": {"train": "fast"}}, "here: seconds='fast' is no"),
+        ({"seconds": {"training": "fast"}}, "here: seconds='fast' is no"),
     ],
 )
 def test_manifests_that_would_spoil_a_table_are_refused(changes, message):
@@ -252,7 +262,7 @@ def test_the_rule_of_a_verdict(interval, corrected, accuracies, expected):
 
 def test_the_gate_is_that_of_the_data_set():
     results = [
-        result(label, split=k, accuracy=0.98, dataset=d)
+        result(label, split=k, accuracy=0.98, dataset=d, unknown=d)
         for d in ("mnist", "cifar10")
         for k in (0, 1)
         for label in ("a", "b")
@@ -353,7 +363,7 @@ def entries(tmp_path, rng):
             directory.mkdir(parents=True)
             manifest = MANIFEST | {"label": label, "split": split, "known_names": list(CLASSES[split])}
             ordered = order_images(images, {"known": labels}, classes=2)
-            write_entry(directory, manifest, {"energy": ordered, "max_softmax": ordered})
+            write_entry(directory, manifest, {"energy": ordered, "max_logit": ordered})
             truth = np.repeat([0, 1], [40, 30])
             wanted[label, split] = roc_auc_score(truth, np.concatenate([known, unknown]))
     return tmp_path / "kept", wanted
@@ -374,7 +384,7 @@ def test_the_script_rebuilds_every_number_from_score_files(entries, tmp_path, ca
     )
     assert [(pair["other"], pair["own"]) for pair in table["comparisons"]] == [("softmax", True), ("softmax", False)]
     assert len(numbers["entries"]) == 6
-    assert "## digits, family neal, unknown: split: scores" in (out / "leaderboard.md").read_text()
+    assert "## digits, family neal, unknown: digits: scores" in (out / "leaderboard.md").read_text()
     assert (out / "leaderboard.tex").read_text().count(r"\begin{tabular}") == 3
     assert sorted(path.name for path in (out / "figures").iterdir()) == [
         "accuracy.png",
@@ -405,7 +415,7 @@ def contradict(place):
         (contradict, [], "softmax, split 0, seed 0 has other numbers in "),
         (None, ["--reference", "ARPL"], "reference='ARPL' is not there: choose from m-OvR, softmax"),
         (None, ["--metric", "aurco"], "metric='aurco' is not there: choose from closed_set_accuracy, auroc"),
-        (None, ["--common", "vim"], "common='vim' is not there: choose from energy, max_softmax"),
+        (None, ["--common", "vim"], "common='vim' is not there: choose from energy, max_logit"),
     ],
 )
 def test_what_the_script_refuses(entries, tmp_path, capsys, prepare, words, message):
