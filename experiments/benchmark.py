@@ -19,6 +19,7 @@ Exit codes: 0 done, 1 some cells failed (their logs are named), 2 bad input, not
 """
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -56,8 +57,8 @@ class Config:
     """Where the unknown images of cifar+N are; default: cifar100, prepared by TFDS."""
     against: tuple[str, ...] = ()
     """Sets of unknown images of gray, ood and crops."""
-    options: str = ""
-    """Further options of every training, such as "--epochs 2"; they are part of the cell."""
+    options: tuple[str, ...] = ()
+    """Options of every training as NAME=VALUE, such as epochs=2, in place of the protocol's; part of the cell."""
     probe: tuple[str, ...] = ()
     """Methods whose input-Jacobian norms are probed on the way, 100 known and 100 unknown images at 13 moments."""
     entries: Path = HERE / "results" / "entries"
@@ -79,6 +80,8 @@ class Config:
             check_named_once(self, name)
         if self.only is not None and self.only < 1:
             raise ValueError(f"only={self.only} starts nothing: give 1 or more")
+        if wrong := [text for text in self.options if not re.fullmatch(r"[a-z]\w*=\S+", text)]:
+            raise ValueError(f"options={wrong[0]!r} is no NAME=VALUE: write an option of train.py as epochs=2")
         for name in (*self.methods, *self.probe):
             if name not in METHODS and ":" not in name:
                 raise ValueError(
@@ -189,7 +192,8 @@ def cells_of(config: Config) -> list[Cell]:
                 script, _, arm = method.partition(" ")
                 common = chosen.contrast if script == "contrastive.py" else chosen.recipe
                 probe = f"--probe-every {chosen.steps // 12} --probe-images 100" if label in config.probe else ""
-                recipe = " ".join(f"{script} {common} {arm} {probe} {config.options}".split())
+                more = " ".join(f"--{text.replace('=', ' ', 1)}" for text in config.options)
+                recipe = " ".join(f"{script} {common} {arm} {probe} {more}".split())
                 entries: tuple[str, ...] = ("",)
                 if chosen.family is None:
                     entries = tuple(f"{set_name(name)}*" for name in config.against)

@@ -169,7 +169,12 @@ def subjects_of_file(config: Config, own: dict[str, Callable[..., Any]]) -> Iter
     }
     directory = config.out or config.file.with_suffix(".evaluation")
     yield Subject(
-        directory, scored, missing, dict(stored.labels), known.get("embedding", known.get("logits")), manifest
+        directory,
+        scored,
+        missing,
+        dict(stored.labels),
+        known["embedding" if "embedding" in known else "logits"],
+        manifest,
     )
 
 

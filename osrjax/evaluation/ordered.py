@@ -39,7 +39,7 @@ class OrderedImages(NamedTuple):
         return rows.astype(np.min_scalar_type(int(rows.max())))
 
     @staticmethod
-    def unpacked(rows: Integer[np.ndarray, "3 images"], *, classes: int) -> "OrderedImages":
+    def unpacked(rows: np.ndarray, *, classes: int) -> "OrderedImages":
         """The images that :meth:`packed` has packed.
 
         Args:

@@ -1,0 +1,210 @@
+"""Entries of a leaderboard: written from runs, read with every number rebuilt, refused where not whole."""
+
+import json
+import re
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import load_script
+from sklearn.metrics import roc_auc_score
+
+from osrjax.models.backbones import NETWORKS, SmallCNN
+from osrjax.run.entries import find_entries, read_entry, training_seconds
+
+METHODS = Path(__file__).parents[1] / "methods"
+OWN_SCORE = """
+import numpy as np
+
+def length(rows, train, labels):
+    return -np.linalg.norm(rows["logits"], axis=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of a method of one's own on the digits, tiny and probed."""
+    out = tmp_path_factory.mktemp("entries") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(METHODS))
+        patch.setitem(NETWORKS, "small_cnn", partial(SmallCNN, width=4, features=16))
+        options = ["--smoke", "--method", "focal_method:focal", "--resamples", "0", "--devices", "1", "--steps", "4"]
+        probe = ["--probe-every", "4", "--probe-images", "6", "--probe-pairs", "1"]
+        assert load_script("train").main([*options, *probe, "--out", str(out)]) == 0
+        (out.parent / "own_length.py").write_text(OWN_SCORE)
+        patch.syspath_prepend(str(out.parent))
+        yield out
+
+
+@pytest.fixture(scope="module")
+def entry(run):
+    out = run.parent / "entry"
+    options = ["--images", "--own-method", "focal_method:focal", "--own", "own_length:length", "--label", "focal"]
+    assert load_script("evaluate").main([str(run), *options, "--resamples", "0", "--out", str(out)]) == 0
+    return out
+
+
+def test_a_strangers_method_and_score_become_an_entry_like_any_other(run, entry):
+    found = read_entry(entry)
+    assert (found.manifest["label"], found.manifest["dataset"], found.manifest["score"]) == ("focal", "mnist", "focal")
+    assert {"focal", "own_length:length", "knn_sum", "vim", "react", "energy"} <= set(found.results)
+    stored = json.loads((entry / "results.json").read_text())["scores"]
+    for name, metrics in stored.items():
+        for metric, value in metrics.items():
+            if metric != "threshold":
+                assert found.results[name][metric] == value["value"]
+    trained = json.loads((run / "results.json").read_text())["trained"]["scores"]
+    assert found.results["focal"]["auroc"] == trained["focal"]["auroc"]["value"]
+    with np.load(run / "scores.npz") as arrays:
+        lengths = [-np.linalg.norm(arrays[f"{part}_logits"], axis=1) for part in ("known", "unknown")]
+    wanted = roc_auc_score(np.repeat([0, 1], list(map(len, lengths))), np.concatenate(lengths))
+    assert found.results["own_length:length"]["auroc"] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_manifest_says_what_was_trained_and_nothing_of_the_machines_folders(run, entry):
+    found = read_entry(entry).manifest
+    assert found["config"]["method"] == "focal_method:focal"
+    assert found["config"]["steps"] == 4
+    assert set(found["files"]) == {"scores.npz", "probe.npz"}
+    assert found["sha256"] == json.loads((run / "provenance.json").read_text())["sha256"]
+    assert found["versions"]["jax"]
+    assert str(run.parent) not in (entry / "manifest.json").read_text()
+
+
+def test_seconds_of_a_training_are_those_of_its_steps(tmp_path):
+    lines = [{"step": 10, "train/images_per_second": 50.0}, {"step": 10, "validation/accuracy": 1.0}]
+    lines += [{"step": 30, "train/images_per_second": 200.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert training_seconds(tmp_path, 5) == pytest.approx(10 * 5 / 50 + 20 * 5 / 200)
+    assert training_seconds(tmp_path / "nowhere", 5) is None
+
+
+def test_foreign_sets_are_entries_of_their_own(run, tmp_path, rng):
+    pixels = rng.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "noise.npz", test_images=pixels, test_labels=np.arange(30) % 3)
+    options = ["--own-method", "focal_method:focal", "--resamples", "0", "--out", str(tmp_path / "out")]
+    assert load_script("evaluate").main([str(run), "--against", f"npz:{tmp_path}/noise.npz", *options]) == 0
+    (place,) = find_entries([tmp_path])
+    found = read_entry(place)
+    assert (place.name, found.manifest["unknown"]) == ("noise", "noise")
+    assert found.manifest["images"]["test_unknown"] == 30
+    assert list(found.manifest["files"]) == ["scores.npz"]  # the probe looked at other unknown images
+
+
+def changed(entry, tmp_path, **fields):
+    """A copy with another manifest."""
+    copy = tmp_path / "copy"
+    shutil.copytree(entry, copy)
+    manifest = json.loads((copy / "manifest.json").read_text()) | fields
+    (copy / "manifest.json").write_text(json.dumps({name: value for name, value in manifest.items() if value != ...}))
+    return copy
+
+
+BAD = {
+    "has no family": {"family": None},
+    "has split='first'": {"split": "first"},
+    "has format=2": {"format": 2},
+    "names no scores.npz": {"files": {}},
+    "names a file '../x'": {"files": {"scores.npz": 0, "../x": "0"}},
+    "scores.npz is not the file whose checksum": {"files": {"scores.npz": "0"}},
+    "has score='none', scores.npz only": {"score": "none"},
+}
+
+
+@pytest.mark.parametrize("message", list(BAD))
+def test_a_manifest_that_does_not_fit_is_refused_in_one_line(message, entry, tmp_path):
+    fields = BAD[message]
+    copy = changed(entry, tmp_path, **fields)
+    if fields == {"family": None}:
+        manifest = json.loads((copy / "manifest.json").read_text())
+        del manifest["family"]
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+    if "../x" in fields.get("files", {}):
+        real = json.loads((entry / "manifest.json").read_text())["files"]["scores.npz"]
+        (copy / "manifest.json").write_text(
+            (copy / "manifest.json").read_text().replace('"scores.npz": 0', f'"scores.npz": "{real}"')
+        )
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_entry(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_scores_that_were_changed_are_noticed(entry, tmp_path):
+    copy = changed(entry, tmp_path)
+    with (copy / "scores.npz").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(ValueError, match=r"scores\.npz is not the file whose checksum stands in manifest\.json"):
+        read_entry(copy)
+    with pytest.raises(ValueError, match="holds no entry: give directories"):
+        find_entries([tmp_path / "nowhere"])
+
+
+REFUSED = {
+    "images=True belongs to a run": ["--images"],
+    "against=('npz:a.npz',) belongs to a run": ["--against", "npz:a.npz"],
+}
+
+
+@pytest.mark.parametrize("message", list(REFUSED))
+def test_what_belongs_to_runs_is_refused_of_files(message, tmp_path, capsys):
+    (tmp_path / "outputs.npz").write_bytes(b"")
+    assert load_script("evaluate").main([str(tmp_path / "outputs.npz"), *REFUSED[message]]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_benchmark_skips_what_has_its_manifest(run, entry, tmp_path, capsys):
+    benchmark, cells = load_script("benchmark"), tmp_path / "entries" / "mnist-neal"
+    asked = ["mnist", "--methods", "m-OvR", "SupCon", "--splits", "0", "--entries", str(tmp_path / "entries")]
+    assert benchmark.main([*asked, "--dry"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ["missing", "missing"]
+    recipe = said[0].partition(": ")[2]
+    assert recipe.startswith("train.py ")
+    assert "contrastive.py" in said[1]
+    shutil.copytree(changed(entry, tmp_path, recipe=recipe), cells / "m-OvR-0-0")
+    assert benchmark.main([*asked, "--dry"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done", "missing"]
+    assert benchmark.main([*asked[:3], *asked[4:], "--runs", str(tmp_path / "runs")]) == 0
+    assert "1 of 1 cells are done" in capsys.readouterr().out
+    assert benchmark.main([*asked, "--dry", "--options", "epochs=2"]) == 2
+    assert "was made by" in capsys.readouterr().err
+
+
+PROTOCOLS = {
+    "methods='none' does not exist": ["mnist", "--methods", "none"],
+    "seeds=0": ["mnist", "--seeds", "0"],
+    "with protocol='ood': give sets": ["ood"],
+    "with protocol='mnist': give sets": ["mnist", "--against", "npz:a.npz"],
+    "family='cac' has no lists for 'mnist'": ["mnist", "--family", "cac"],
+    "options='--epochs' is no NAME=VALUE": ["mnist", "--options=--epochs"],
+    "only=0 starts nothing": ["mnist", "--only", "0"],
+}
+
+
+@pytest.mark.parametrize("message", list(PROTOCOLS))
+def test_protocols_that_do_not_exist_are_refused_in_one_line(message, capsys):
+    assert load_script("benchmark").main([*PROTOCOLS[message], "--dry"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_commands_of_a_cell_say_where_its_images_are(tmp_path, capsys):
+    benchmark = load_script("benchmark")
+    where = ["--entries", str(tmp_path), "--runs", str(tmp_path / "runs"), "--methods", "softmax"]
+    parsed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("osrjax.run.grid.run_commands", lambda cells, **_: parsed.extend(cells.values()) or [])
+        assert benchmark.main(["cifar+N", "--data", "npz:c10.npz", "--unknown-data", "npz:c100.npz", *where]) == 0
+        assert benchmark.main(["ood", "--data", "npz:c10.npz", "--against", "npz:a.npz", "npz:b.npz", *where]) == 0
+    both, foreign = parsed
+    assert [" ".join(words).count("--unknown-data npz:c100.npz") for words in both] == [1, 0, 0]
+    assert [word for words in both[1:] for word in words if word in ("cifar+10", "cifar+50")] == [
+        "cifar+10",
+        "cifar+50",
+    ]
+    assert foreign[1][foreign[1].index("--against") + 1 :][:2] == ["npz:a.npz", "npz:b.npz"]
+    assert sys.executable not in foreign[0]
