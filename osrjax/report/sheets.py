@@ -113,7 +113,8 @@ def comparison_sheet(
     rule = (
         "verdict, by a rule fixed before the runs: above or below if Holm's p < 0.05 and the 95 % interval excludes 0;"
         f" no difference above one point if the interval lies within {POINT} of 0; undecided otherwise; none if a mean"
-        f" accuracy is below {gate_of(table.dataset)}; power and n at the correction's strictest level"
+        f" accuracy is below {gate_of(table.dataset)}; own scores (*) are one family of Holm's correction, a common"
+        " score another; power and n at its strictest level"
     )
     return Sheet(f"{reference} against the others, paired by split and seed", rows, [rule, _one_point(table, found)])
 

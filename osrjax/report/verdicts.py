@@ -6,7 +6,7 @@ difference lies above (below) 0; *no difference above one point* where the whole
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ class PairedVerdict(NamedTuple):
       scores: of the reference and of the other.
       own: True where each has its own score, False where both have a common one.
       found: reference - other, over the runs that both have.
-      corrected: p value after Holm's correction over all comparisons of the table.
+      corrected: p value after Holm's correction over the comparisons of the table of the same kind.
       accuracies: mean closed-set accuracy of the reference and of the other, over the same runs.
       power: chance to find a true difference of :data:`POINT` at this n, the spread of the differences taken as the
         true one, at the strictest level of the correction; nan for a single sample.
@@ -99,8 +99,8 @@ def paired_verdicts(
 ) -> list[PairedVerdict]:
     """The reference method against each other one, by own scores and by a common score where both have it.
 
-    Differences are taken run by run (same split, same seed). The p values of all comparisons that are returned are
-    corrected together.
+    Differences are taken run by run (same split, same seed). The comparisons by own scores are one family of Holm's
+    correction, those by the common score another.
 
     Args:
       table: one of :func:`osrjax.report.result_tables`.
@@ -111,35 +111,36 @@ def paired_verdicts(
     Returns:
       Comparisons by own scores, then by the common one; none of a method without a run in common with the reference.
     """
-    pairs = [
-        (other, scores, own, found, accuracies)
-        for other, scores, own in _pairs(table, reference, common)
-        if (compared := _compared(table, (reference, other), scores, metric)) is not None
-        for found, accuracies in [compared]
+    own = table.own_scores
+    others = [label for label in dict.fromkeys(label for label, _ in table.results) if label != reference]
+    of_own = {other: (own[reference], own[other]) for other in others if {reference, other} <= own.keys()}
+    of_common = {
+        other: (common, common)
+        for other in others
+        if common and all((label, common) in table.results for label in (reference, other))
+    }
+    return [
+        *_family(table, reference, of_own, metric, own=True),
+        *_family(table, reference, of_common, metric, own=False),
     ]
-    corrected = holm([found.p_value for _, _, _, found, _ in pairs])
+
+
+def _family(
+    table: ResultTable, reference: str, scores: Mapping[str, tuple[str, str]], metric: str, *, own: bool
+) -> list[PairedVerdict]:
+    compared = {other: _compared(table, (reference, other), pair, metric) for other, pair in scores.items()}
+    found = {other: pair for other, pair in compared.items() if pair is not None}
+    corrected = holm([comparison.p_value for comparison, _ in found.values()])
     level = LEVEL / max(1, sum(not math.isnan(p) for p in corrected))
     gate = gate_of(table.dataset)
     return [
         PairedVerdict(
-            *(other, scores, own, found, p, accuracies),
-            *_sight(found, level),
-            verdict(found.difference.interval, p, accuracies, gate=gate),
+            *(other, scores[other], own, comparison, p, accuracies),
+            *_sight(comparison, level),
+            verdict(comparison.difference.interval, p, accuracies, gate=gate),
         )
-        for (other, scores, own, found, accuracies), p in zip(pairs, corrected, strict=True)
+        for (other, (comparison, accuracies)), p in zip(found.items(), corrected, strict=True)
     ]
-
-
-def _pairs(table: ResultTable, reference: str, common: str | None) -> Iterator[tuple[str, tuple[str, str], bool]]:
-    own = table.own_scores
-    others = [label for label in own if label != reference]
-    if reference in own:
-        yield from ((other, (own[reference], own[other]), True) for other in others)
-    for other in dict.fromkeys(label for label, _ in table.results):
-        labels = (reference, other)
-        already = all(own.get(label) == common for label in labels)
-        if other != reference and common and not already and all((label, common) in table.results for label in labels):
-            yield other, (common, common), False
 
 
 def _compared(
