@@ -150,7 +150,7 @@ MANIFEST = {
         "score": "energy",
         "dataset": "digits",
         "family": "neal",
-        "unknown": "split",
+        "unknown": "digits",
     },
     **{"split": 0, "seed": 0, "known_names": ["0", "1"], "unknown_names": ["2"], "seconds": {"training": 5}},
 }
