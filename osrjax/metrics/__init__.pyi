@@ -36,6 +36,7 @@ from .effects import (
     effect as effect,
     half_change as half_change,
     inner_peaks as inner_peaks,
+    linear_correlation as linear_correlation,
     log_ratio as log_ratio,
     peak as peak,
     rank_correlation as rank_correlation,

@@ -26,6 +26,7 @@ __all__ = [
     "effect",
     "half_change",
     "inner_peaks",
+    "linear_correlation",
     "log_ratio",
     "peak",
     "rank_correlation",
@@ -164,6 +165,31 @@ def rank_correlation(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " poi
     if x.size < 3 or np.isnan(x).any() or np.isnan(y).any() or np.all(x == x[0]) or np.all(y == y[0]):
         return float("nan")
     return float(scipy.stats.spearmanr(x, y).statistic)
+
+
+def linear_correlation(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) -> float:
+    """Pearson's r over the points that are finite.
+
+    Args:
+      x: one value per point.
+      y: another.
+
+    Returns:
+      A number in [-1, 1]; nan for fewer than 3 points, and where x or y is constant.
+
+    Raises:
+      ValueError: x and y of two shapes.
+
+    Example:
+      >>> round(linear_correlation(np.array([1.0, 2.0, 3.0, np.inf]), np.array([1.0, 4.0, 9.0, 0.0])), 3)
+      0.99
+    """
+    _check_alike("x", x, np.shape(y))
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    if x.size < 3 or np.all(x == x[0]) or np.all(y == y[0]):
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def curvature(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) -> float:

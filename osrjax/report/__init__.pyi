@@ -1,3 +1,7 @@
+from .anchors import (
+    Anchor as Anchor,
+    published_anchors as published_anchors,
+)
 from .attribution import (
     SheetColumn as SheetColumn,
     contact_sheet as contact_sheet,
@@ -8,6 +12,7 @@ from .attribution import (
 from .curves import (
     draw_scores as draw_scores,
     oscr_figure as oscr_figure,
+    panel_axes as panel_axes,
     roc_figure as roc_figure,
     save_figure as save_figure,
     score_histogram as score_histogram,
@@ -25,6 +30,37 @@ from .jacobian import (
     known_classes_figure as known_classes_figure,
     norm_histograms as norm_histograms,
 )
+from .leaderboard import (
+    ResultTable as ResultTable,
+    RunResult as RunResult,
+    ScoreRow as ScoreRow,
+    accuracy_correlation as accuracy_correlation,
+    accuracy_points as accuracy_points,
+    manifest_results as manifest_results,
+    result_tables as result_tables,
+    score_ranks as score_ranks,
+    score_rows as score_rows,
+)
+from .leaderboard_figures import (
+    accuracy_figure as accuracy_figure,
+    ranks_figure as ranks_figure,
+)
+from .leaderboard_pages import (
+    Leaderboard as Leaderboard,
+    leaderboard_texts as leaderboard_texts,
+)
+from .markup import (
+    csv_text as csv_text,
+    latex_table as latex_table,
+    latex_text as latex_text,
+    markdown_table as markdown_table,
+    markdown_text as markdown_text,
+)
+from .sheets import (
+    Sheet as Sheet,
+    comparison_sheet as comparison_sheet,
+    score_sheets as score_sheets,
+)
 from .sweep import (
     arms_figure as arms_figure,
     arms_table as arms_table,
@@ -33,6 +69,7 @@ from .sweep import (
 from .tables import (
     JND as JND,
     OOD_COLUMNS as OOD_COLUMNS,
+    cell_text as cell_text,
     data_text as data_text,
     estimate_json as estimate_json,
     estimate_text as estimate_text,
@@ -40,4 +77,11 @@ from .tables import (
     number_text as number_text,
     open_set_table as open_set_table,
     results_table as results_table,
+)
+from .verdicts import (
+    GATES as GATES,
+    PairedVerdict as PairedVerdict,
+    gate_of as gate_of,
+    paired_verdicts as paired_verdicts,
+    verdict as verdict,
 )

@@ -21,7 +21,7 @@ from osrjax import metrics
 from osrjax.evaluation.assessment import ScoredImages
 from osrjax.files import written_whole
 
-__all__ = ["draw_scores", "oscr_figure", "roc_figure", "save_figure", "score_histogram"]
+__all__ = ["draw_scores", "oscr_figure", "panel_axes", "roc_figure", "save_figure", "score_histogram"]
 
 KNOWN_COLOUR, UNKNOWN_COLOUR = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito, 2008
 
@@ -216,6 +216,31 @@ def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "osrjax"}), written_whole(svg) as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
     return png, svg
+
+
+def panel_axes(count: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of several panels, those of the last row that are not needed left out.
+
+    Args:
+      count: of panels.
+      columns: side by side, at most.
+      width: of a panel, in inches.
+      height: of a panel, in inches.
+
+    Returns:
+      The figure, and the axes of each panel.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    drawn = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axes in drawn[count:]:
+        axes.remove()
+    for axes in drawn[:count]:
+        axes.grid(visible=True, color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, drawn[:count]
 
 
 def _axes(title: str) -> tuple[Figure, Axes]:

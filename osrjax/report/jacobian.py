@@ -22,9 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from osrjax.arrays import class_positions
 from osrjax.metrics.detection import jacobian_norm_difference
-from osrjax.metrics.effects import rank_correlation
+from osrjax.metrics.effects import linear_correlation, rank_correlation
 from osrjax.metrics.intervals import SIGNED, Estimate, Range, clipped, t_interval
-from osrjax.report.curves import CURVE_COLOURS, CURVE_STYLES, KNOWN_COLOUR, UNKNOWN_COLOUR
+from osrjax.report.curves import CURVE_COLOURS, CURVE_STYLES, KNOWN_COLOUR, UNKNOWN_COLOUR, panel_axes
 
 __all__ = [
     "correlation_figure",
@@ -76,7 +76,7 @@ def norm_histograms(
     else:
         edges = np.geomspace(low, high, bins + 1) if logarithmic else np.linspace(low, high, bins + 1)
     edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # rounding drops no extreme norm
-    figure, panels = _panels(len(norms), columns=1, width=6.4, height=2.6)
+    figure, panels = panel_axes(len(norms), columns=1, width=6.4, height=2.6)
     for axes, (stage, (known, unknown)) in zip(panels, norms.items(), strict=True):
         for (kind, (colour, style)), values, hatch in zip(KINDS.items(), (known, unknown), ("", "///"), strict=True):
             shares = np.histogram(np.asarray(values, np.float64), edges)[0] / len(values)
@@ -118,7 +118,7 @@ def interpolation_figure(
     Raises:
       ValueError: an arm without runs.
     """
-    figure, panels = _panels(len(profiles), columns=2, width=4.4, height=3.6)
+    figure, panels = panel_axes(len(profiles), columns=2, width=4.4, height=3.6)
     looks = _looks(profiles.values())
     for axes, (stage, curves) in zip(panels, profiles.items(), strict=True):
         for name, values in curves.items():
@@ -159,7 +159,7 @@ def dynamics_figure(
     Raises:
       ValueError: a curve without runs.
     """
-    figure, drawn = _panels(len(panels), columns=columns, width=3.6, height=2.8)
+    figure, drawn = panel_axes(len(panels), columns=columns, width=3.6, height=2.8)
     looks = _looks(panels.values())
     for axes, (name, curves) in zip(drawn, panels.items(), strict=True):
         within = (bounds or {}).get(name, (-np.inf, np.inf))
@@ -189,7 +189,7 @@ def correlation_figure(
       A figure with a panel per metric; its title has the mean over splits of the runs' Spearman and Pearson
       coefficients over steps, the latter without infinite values.
     """
-    figure, panels = _panels(len(others), columns=2, width=4.4, height=4.0)
+    figure, panels = panel_axes(len(others), columns=2, width=4.4, height=4.0)
     points = None
     for axes, (name, values) in zip(panels, others.items(), strict=True):
         shown = np.where(np.isfinite(values), values, np.nan)
@@ -201,7 +201,7 @@ def correlation_figure(
             jnd, shown, c=every, s=sizes, cmap=COLOUR_MAP, edgecolors="black", linewidths=0.3, zorder=2
         )
         coefficients = []
-        for label, coefficient in (("Spearman", rank_correlation), ("Pearson", _linear_correlation)):
+        for label, coefficient in (("Spearman", rank_correlation), ("Pearson", linear_correlation)):
             runs = [[coefficient(x, y) for x, y in zip(*rows, strict=True)] for rows in zip(jnd, values, strict=True)]
             coefficients.append(f"{label} {_estimate_text(np.asarray(runs))}")
         axes.set_title(f"{name} and JND\n" + "\n".join(coefficients), fontsize="medium")
@@ -222,7 +222,7 @@ def known_classes_figure(counts: Int[np.ndarray, " counts"], jnd: Float[np.ndarr
     Returns:
       A figure with one pair of axes; seeds are averaged within an order.
     """
-    figure, (axes,) = _panels(1, columns=1, width=6.0, height=4.4)
+    figure, (axes,) = panel_axes(1, columns=1, width=6.0, height=4.4)
     for index, order in enumerate(jnd):
         label = "one class order, seeds averaged" if index == 0 else None
         axes.plot(counts, _mean(order), color="0.6", linewidth=1, marker=".", markersize=5, label=label)
@@ -289,7 +289,7 @@ def embedding_heat_map(
         points = both[chosen]
         collapsed = (points == points[0]).all()  # no principal axis: one place for all
         place = np.zeros((len(points), 2)) if collapsed else tsne.fit_transform(points)
-    figure, (left, right) = _panels(2, columns=2, width=5.2, height=4.8)
+    figure, (left, right) = panel_axes(2, columns=2, width=5.2, height=4.8)
     unknown = labels == -1
     for position in np.unique(labels[~unknown]):
         name = class_names[position] if position < len(class_names) else f"class {position}"
@@ -319,20 +319,6 @@ def embedding_heat_map(
     bar = figure.colorbar(mappable, ax=right, label=NORM, extend="both", shrink=0.9, ticks=ticks, format="%g")
     bar.ax.minorticks_off()
     return figure
-
-
-def _panels(count: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    drawn = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for axes in drawn[count:]:
-        axes.remove()
-    for axes in drawn[:count]:
-        axes.grid(visible=True, color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, drawn[:count]
 
 
 def _looks(panels) -> dict[str, tuple[str, str]]:
@@ -410,14 +396,6 @@ def _finish_legends(figure: Figure, drawn: list[Axes], panels: Mapping[str, Mapp
     for axes, curves in zip(drawn, panels.values(), strict=True):
         if len(curves) > 1:
             axes.legend(frameon=False, fontsize="small")
-
-
-def _linear_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    finite = np.isfinite(x) & np.isfinite(y)
-    x, y = x[finite], y[finite]
-    if x.size < 3 or np.all(x == x[0]) or np.all(y == y[0]):
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _estimate_text(runs: np.ndarray) -> str:

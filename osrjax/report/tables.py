@@ -12,6 +12,7 @@ from osrjax.metrics.intervals import Estimate, clipped
 __all__ = [
     "JND",
     "OOD_COLUMNS",
+    "cell_text",
     "data_text",
     "estimate_json",
     "estimate_text",
@@ -57,7 +58,7 @@ def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> s
       images   1000               -
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [columns] + [[_cell(row.get(name), digits) for name in columns] for row in rows]
+    lines = [columns] + [[cell_text(row.get(name), digits=digits) for name in columns] for row in rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     is_text = [any(isinstance(row.get(name), str) for row in rows) for name in columns]
     lines.insert(1, ["-" * width for width in widths])
@@ -68,6 +69,28 @@ def results_table(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> s
         ).rstrip()
         for line in lines
     )
+
+
+def cell_text(value: object, *, digits: int = 3) -> str:
+    """A cell of a table, in one line.
+
+    Args:
+      value: as in the rows of :func:`results_table`.
+      digits: as there.
+
+    Example:
+      >>> cell_text(None), cell_text(0.8512), cell_text((0.82, 0.881)), cell_text(True)
+      ('-', '0.851', '[0.820, 0.881]', 'yes')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.{digits}f}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(cell_text(part, digits=digits) for part in value) + "]"
+    return " ".join(str(value).splitlines())
 
 
 def number_text(value: float | None) -> str:
@@ -176,15 +199,3 @@ def data_text(data: OpenSetData) -> str:
     for name, _, complete in data.sources:
         lines.append(f"source: {name} ({'complete' if complete else 'NOT the complete data set'})")
     return "\n".join(lines)
-
-
-def _cell(value: object, digits: int) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return f"{value:.{digits}f}"
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_cell(part, digits) for part in value) + "]"
-    return str(value)

@@ -20,7 +20,7 @@ except SystemExit as end:
 print(json.dumps([code, [name for name in {heavy!r} if name in sys.modules]]))
 """
 SCRIPTS = ("train", "contrastive", "ablation", "compare", "jacobian")
-SCRIPTS += ("attribution", "corruption", "estimator", "norms", "ood", "picture", "predict", "untrained")
+SCRIPTS += ("attribution", "corruption", "estimator", "leaderboard", "norms", "ood", "picture", "predict", "untrained")
 
 
 def ending(script, *words, cwd=None):
@@ -59,6 +59,7 @@ def test_classes_are_listed_without_any_of_it():
         ("untrained --seeds 1", []),
         ("estimator nowhere --images 1", []),
         ("estimator nowhere", []),
+        ("leaderboard nowhere", []),
         ("picture nowhere", []),
         ("predict nowhere image.png", []),
         ("predict nowhere", []),

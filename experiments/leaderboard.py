@@ -1,0 +1,101 @@
+"""Which method is best, on which protocol, and which differences are there? Every number rebuilt from score files.
+
+    python experiments/leaderboard.py experiments/results/entries            all entries below a directory
+    python experiments/leaderboard.py experiments/results/entries mine --reference softmax    against softmax
+    python experiments/leaderboard.py mine --format latex                    printed as LaTeX
+
+An entry is a directory with manifest.json and scores.npz (osrjax/run/entries.py). Checksums are checked; then every
+metric is taken anew from the order of the test images in scores.npz, and no number from anywhere else: this is the
+command that recomputes a leaderboard. One table for each data set, family of class splits and unknown set. Published
+numbers that were verified stand beside ours in the table of their own data set and family, and count nowhere.
+
+Written to OUT: leaderboard.md, .csv, .tex and .json (all numbers, comparisons, and the checksums of what they were
+taken from), figures/. Seconds. Exit code 2: bad input, nothing written.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import osrjax
+from osrjax.run.launch import launch
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Tabulate entries."""
+
+    entries: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Directories with entries, at any depth."""
+    out: Path = Path("runs/leaderboard")
+    """Where tables and figures go."""
+    reference: str = "m-OvR"
+    """The method that the others are compared with, as tables call it."""
+    metric: str = "auroc"
+    """What methods are sorted and compared by."""
+    common: str | None = None
+    """The score by which methods are compared besides their own scores; default: max_logit, where it is there."""
+    format: Literal["text", "markdown", "csv", "latex"] = "text"
+    """What is printed; all are written."""
+
+    def check(self) -> None:
+        """Refuses a command without entries."""
+        if not self.entries:
+            raise ValueError("entries is empty: give directories with entries")
+        for place in self.entries:
+            if not place.is_dir():
+                raise ValueError(f"entries={str(place)!r} is no directory: give one with entries, at any depth")
+
+
+USUAL = "max_logit"  # of every network with logits
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, checks, tabulates; returns the exit code."""
+    return launch(Config, tabulate, script="leaderboard.py", description=__doc__, arguments=arguments)
+
+
+def tabulate(config: Config) -> int:
+    """The whole job; returns the exit code."""
+    report = osrjax.report
+
+    # -------------------------------------------------------------------------------- entries
+    entries = [osrjax.run.read_entry(place) for place in osrjax.run.find_entries(config.entries)]
+    tables = report.result_tables(
+        result
+        for entry in entries
+        for result in report.manifest_results(entry.manifest, entry.results, source=str(entry.directory))
+    )
+
+    # --------------------------------------------------------------------------------- tables
+    common = config.common or (USUAL if any(USUAL in entry.results for entry in entries) else None)
+    found = report.leaderboard_texts(tables, reference=config.reference, metric=config.metric, common=common)
+    kept = ("label", "split", "seed", "recipe", "revision", "machine", "files")
+    sources = [
+        {"directory": str(entry.directory), **{name: entry.manifest.get(name) for name in kept}} for entry in entries
+    ]
+    figures = {
+        "accuracy": report.accuracy_figure(tables, metric=config.metric),
+        "ranks": report.ranks_figure(tables, metric=config.metric),
+    }
+
+    # ---------------------------------------------------------------------------------- write
+    with osrjax.files.writing(config.out):
+        (config.out / "figures").mkdir(parents=True, exist_ok=True)
+    for suffix, text in (("md", f"# Leaderboard\n\n{found.markdown}"), ("tex", found.latex), ("csv", found.csv)):
+        osrjax.files.write_whole(config.out / f"leaderboard.{suffix}", text.encode())
+    osrjax.files.write_json(config.out / "leaderboard.json", {**found.numbers, "entries": sources})
+    for name, figure in figures.items():
+        report.save_figure(figure, config.out / "figures" / name)
+    print(getattr(found, config.format).rstrip())
+    print(
+        f"{len(entries)} entries, every number rebuilt from their score files; written to {config.out}", file=sys.stderr
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
