@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from osrjax.run.checkpoint import Checkpoints, UnreadableCheckpointsError
 from osrjax.run.directory import Run
+from osrjax.run.progress import Progress
 from osrjax.run.provenance import provenance
 from osrjax.run.signals import StopSignal
 
@@ -117,13 +117,13 @@ def train_loop(
             print(f"going on from step {start}", flush=True)
     # A line of step 0 belongs to its probe, which is taken again where nothing was restored.
     run.start_log(start if restored is not None else -1)
-    bar = tqdm(total=steps, initial=start, unit="step", disable=None if run.writes else True, mininterval=0.5)
+    progress = Progress(steps, initial=start, show=run.writes)
 
     first, last = profile_steps if profile_steps is not None and run.writes else (0, 0)
     tracing = False
 
     def ended(exit_code: int) -> LoopResult:
-        bar.close()
+        progress.close()
         if tracing:
             jax.profiler.stop_trace()
         checkpoints.wait()
@@ -154,7 +154,7 @@ def train_loop(
             jax.profiler.stop_trace()
             tracing = False
         pending.append((step, step_metrics))
-        bar.update()
+        progress.update()
         stopping = stop.reached()  # asked once: a signal may come at any line below
         saving = step % save_every == 0 or step == steps or stopping
         probing = probe is not None and (step % probe_every == 0 or step == steps)
@@ -168,7 +168,7 @@ def train_loop(
         now = time.perf_counter()
         speed = (step - clock_step) * batch_size / (now - clock)
         record = {f"train/{name}": float(value) for name, value in values.items()}
-        bar.set_postfix_str(f"loss {values['loss']:.3f}, {speed:.0f} images/s")
+        progress.show(step, values, speed=speed)
         if saving:
             try:
                 record["validation/accuracy"] = accuracy = validate(state)
