@@ -297,6 +297,8 @@ def _own(
     name: str, function: Callable[..., Any], stored: StoredOutputs, others: Mapping[str, Callable[[Rows], Any]]
 ) -> Callable[[Rows], tuple[Any, Any]]:
     """A score of the user's, looked at; its classes are those of the largest logit or of the first score there is."""
+    if "logits" not in stored.outputs["known"] and not others:
+        raise ValueError(f"score={name!r} goes with no predicted class: store logits too, or train_embedding")
 
     def found(rows: Rows) -> tuple[Any, Any]:
         images = len(next(iter(rows.values())))

@@ -21,12 +21,12 @@ SCORES = {
 }
 
 
-def write(path, count, dtype=np.float32, columns=3, **changes):
-    """A file of outputs of so many known and unknown images."""
+def write(path, count, dtype=np.float32, **changes):
+    """A file of outputs of so many known and unknown images, of 200 in all: one shape, one compilation."""
     arrays = {}
-    for part, images in zip(PARTS, (10, *count), strict=True):
-        labels = np.arange(images) % columns
-        arrays[f"{part}_logits"] = (4 * np.eye(columns)[labels] + DRAWS.normal(size=(images, columns))).astype(dtype)
+    for part, images in zip(PARTS, (200 - sum(count), *count), strict=True):
+        labels = np.arange(images) % 3
+        arrays[f"{part}_logits"] = (4 * np.eye(3)[labels] + DRAWS.normal(size=(images, 3))).astype(dtype)
         arrays[f"{part}_labels"] = labels
     np.savez(path, **(arrays | changes))
     return path
@@ -36,9 +36,8 @@ def write(path, count, dtype=np.float32, columns=3, **changes):
 def test_a_score_of_ones_own_is_assessed_as_scikit_learn_and_loops_do(case, tmp_path):
     known, unknown = SCORES[case]
     stored = read_outputs(write(tmp_path / "outputs.npz", (len(known), len(unknown))))
-    scored, _ = score_outputs(
-        stored, own={"own": lambda *_: np.concatenate([np.zeros(10, known.dtype), *SCORES[case]])}
-    )
+    of_all = np.concatenate([np.zeros(200 - len(known) - len(unknown), known.dtype), known, unknown])
+    scored, _ = score_outputs(stored, own={"own": lambda *_: of_all})
     found = assess_scored(scored, stored.labels, score="own", spaces={}, resamples=0).results["scores"]["own"]
     known, unknown = known.astype(np.float64), unknown.astype(np.float64)
     is_unknown = np.repeat([False, True], [len(known), len(unknown)])
@@ -64,16 +63,14 @@ def test_a_score_of_ones_own_is_assessed_as_scikit_learn_and_loops_do(case, tmp_
 
 def test_a_collapsed_network_knows_nothing_by_any_score(tmp_path):
     """One point for all images: every score that can be fitted is 1/2, and the others say why they cannot."""
-    constant = {}
-    for part, images in (("train", 30), ("validation", 10), ("known", 20), ("unknown", 15)):
+    constant = {"train_logits": np.full((30, 3), 0.1), "train_labels": np.arange(30) % 3}
+    for part, images in (("train", 30), ("validation", 165), ("known", 20), ("unknown", 15)):
         constant |= {f"{part}_logits": np.full((images, 3), 0.1), f"{part}_embedding": np.full((images, 5), 0.2)}
-        constant[f"{part}_labels"] = np.arange(images) % 3
-    scored, missing = score_outputs(read_outputs(write(tmp_path / "outputs.npz", (20, 15), **constant)))
+    stored = read_outputs(write(tmp_path / "outputs.npz", (20, 15), **constant))
+    scored, missing = score_outputs(stored)
     assert set(scored) | set(missing) == set(OUTPUT_SCORES)
     assert {"max_softmax", "energy", "knn_sum", "kth_neighbour", "mahalanobis"} <= set(scored)
-    found = assess_scored(
-        scored, {"validation": np.arange(10) % 3, "known": np.arange(20) % 3}, score="energy", spaces={}
-    )
+    found = assess_scored(scored, stored.labels, score="energy", spaces={}, resamples=10)
     for name, metrics in found.results["scores"].items():
         assert metrics["auroc"] == {"value": 0.5, "low": 0.5, "high": 0.5}, name
         assert metrics["fpr_at_95_tpr_known_positive"]["value"] == 1.0, name
@@ -90,10 +87,10 @@ def test_half_precision_is_scored_as_the_numbers_that_it_holds(tmp_path):
 
 def test_a_score_that_leaves_float32_costs_that_score_alone(tmp_path):
     """Squares of 1e30 are infinite: the score says so, and the others are there."""
-    large = {f"{part}_embedding": 1e30 * DRAWS.normal(size=(n, 2)) for part, n in (("validation", 10), ("known", 20))}
-    large |= {"unknown_embedding": 1e30 * DRAWS.normal(size=(15, 2)), "train_embedding": DRAWS.normal(size=(12, 2))}
+    rows = {"train": 12, "validation": 165, "known": 20, "unknown": 15}
+    large = {f"{part}_embedding": DRAWS.normal(size=(n, 2)) * (part == "train" or 1e30) for part, n in rows.items()}
     large |= {"train_logits": np.eye(3)[np.arange(12) % 3], "train_labels": np.arange(12) % 3}
     with np.errstate(over="ignore"):
         scored, missing = score_outputs(read_outputs(write(tmp_path / "outputs.npz", (20, 15), **large)))
-    assert missing["mahalanobis"] == "not finite in float32 for 45 of 45 images"
+    assert missing["mahalanobis"] == "not finite in float32 for 200 of 200 images"
     assert {"knn_sum", "max_logit"} <= set(scored)

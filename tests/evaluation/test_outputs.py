@@ -195,5 +195,8 @@ def test_labels_of_unknown_images_are_kept_and_other_arrays_not_read(arrays, sto
     assert found.classes == 8
     assert set(found.outputs["unknown"]) == {"logits", "embedding"}
     without = {f"{part}_logits": None for part in ("train", "validation", "known", "unknown")}
-    found = read_outputs(stored(unknown_labels=100 - labels, head_kernel=None, head_bias=None, **without))
-    assert found.classes == 8  # those of unknown images are none of them
+    without |= {"head_kernel": None, "head_bias": None}
+    assert read_outputs(stored(unknown_labels=100 - labels, **without)).classes == 8  # unknown classes are none of them
+    found = read_outputs(stored(train_embedding=None, train_labels=None, **without))
+    with pytest.raises(ValueError, match="score='own' goes with no predicted class: store logits too"):
+        score_outputs(found, own={"own": lambda rows, *_: rows["embedding"][:, 0]})
