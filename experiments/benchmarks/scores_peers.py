@@ -97,6 +97,8 @@ def digits_outputs(config: Config) -> Outputs:
 
 def our_scores(outputs: Outputs) -> dict[str, np.ndarray]:
     """Every score of ours with a peer, of known and unknown images."""
+    import jax
+
     stored = outputs.stored()
     parts = [stored.outputs[part] for part in ("known", "unknown")]
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -107,7 +109,7 @@ def our_scores(outputs: Outputs) -> dict[str, np.ndarray]:
         return (images @ first + shift).clip(0) @ kernel + bias
 
     images = np.concatenate([outputs.known, outputs.unknown])
-    found["odin"] = osrjax.scores.odin_score(logits, outputs.weights, images, step=STEP)
+    found["odin"] = osrjax.scores.odin_score(logits, outputs.weights, jax.numpy.asarray(images), step=STEP)
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 

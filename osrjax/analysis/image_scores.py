@@ -138,5 +138,5 @@ def _function(method: Method, name: str) -> BatchFunction:
     function, network = method.functions[name], method.make_network(jnp.float32)
     if name != "logits" or getattr(network, "head", None) != "cosine":
         return function
-    scale: Any = method.options.scale  # ty: ignore[unresolved-attribute]  # of every method with a cosine head
+    scale: Any = method.options.scale  # ty: ignore[missing-attribute]  # of every method with a cosine head
     return lambda variables, images: scale * function(variables, images)
