@@ -20,6 +20,12 @@ from .costs import (
     collectives as collectives,
     step_cost as step_cost,
 )
+from .image_scores import (
+    IMAGE_SCORES as IMAGE_SCORES,
+    ImageScore as ImageScore,
+    Limits as Limits,
+    score_image_parts as score_image_parts,
+)
 from .maps import (
     AttributedImages as AttributedImages,
     make_attributed_images as make_attributed_images,

@@ -1,10 +1,10 @@
 """Outputs of a network from anywhere, as one npz file, and every score that they allow.
 
 The file has, for each part ``train``, ``validation``, ``known`` and ``unknown``, the arrays ``PART_logits`` and
-``PART_embedding`` (one row per image; either may be missing) and, but for ``unknown``, ``PART_labels`` (positions in
-the known classes). ``head_kernel`` [features, classes] and ``head_bias`` [classes] belong to
-``logits = embedding @ head_kernel + head_bias``. ``train`` is needed by scores with a fit alone. A run's own scores.npz
-has this form.
+``PART_embedding`` (one row per image; either may be missing) and ``PART_labels`` (positions in the known classes; of
+``unknown``, which need none, any whole numbers). ``head_kernel`` [features, classes] and ``head_bias`` [classes] belong
+to ``logits = embedding @ head_kernel + head_bias``. ``train`` is needed by scores with a fit alone. Arrays of other
+names are not read. A run's own scores.npz has this form.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +23,8 @@ __all__ = ["OUTPUT_SCORES", "OutputScore", "StoredOutputs", "applicable_scores",
 
 PARTS = ("train", "validation", "known", "unknown")
 OUTPUTS = ("logits", "embedding")
+HEAD = ("head_kernel", "head_bias")
+NAMES = (*(f"{part}_{name}" for part in PARTS for name in (*OUTPUTS, "labels")), *HEAD)
 Rows = Mapping[str, np.ndarray]
 Scored = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -32,7 +34,7 @@ class StoredOutputs(NamedTuple):
 
     Attributes:
       outputs: by part and name (``logits``, ``embedding``), float32 rows.
-      labels: by part but ``unknown``, positions in the known classes.
+      labels: by part, positions in the known classes; of ``unknown``, where they are there, classes of its own.
       classes: number of known classes.
       head: of the embedding, or None.
       cosines: T where the logits are unscaled cosines, otherwise None.
@@ -154,8 +156,6 @@ def _head(stored: StoredOutputs) -> scores.Head:
     return stored.head
 
 
-HEAD = ("head_kernel", "head_bias")
-
 OUTPUT_SCORES: dict[str, OutputScore] = {
     "max_softmax": _of_logits(scores.max_softmax_score),
     "max_logit": _of_logits(scores.max_logit_score),
@@ -189,7 +189,7 @@ def read_outputs(file: Path, *, cosines: float | None = None) -> StoredOutputs:
         or of another kind than numbers; labels that are no positions in the known classes.
     """
     with reading(file, "write it with numpy.savez"), np.load(file) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+        arrays = {name: stored[name] for name in NAMES if name in stored.files}
     where = f"file={str(file)!r}"
     outputs = {
         part: {name: _rows(where, f"{part}_{name}", arrays) for name in OUTPUTS if f"{part}_{name}" in arrays}
@@ -219,10 +219,11 @@ def read_outputs(file: Path, *, cosines: float | None = None) -> StoredOutputs:
     labels = {
         part: _labels(where, f"{part}_labels", arrays, len(next(iter(rows.values()))))
         for part, rows in outputs.items()
-        if part != "unknown"
+        if part != "unknown" or "unknown_labels" in arrays
     }
-    classes = widths.get("logits", 1 + max(int(found.max()) for found in labels.values()))
-    for part, found in labels.items():
+    positions = {part: found for part, found in labels.items() if part != "unknown"}
+    classes = widths.get("logits", 1 + max(int(found.max()) for found in positions.values()))
+    for part, found in positions.items():
         if not 0 <= found.min() <= found.max() < classes:
             raise ValueError(
                 f"{where}: {part}_labels run from {found.min()} to {found.max()}: give positions in the {classes} known"
@@ -258,8 +259,8 @@ def score_outputs(
         larger = more unknown; without training images the last two are None.
 
     Returns:
-      Scores and predicted classes by name, and by name why a score is missing: the arrays that it needs, or what its
-      fit refuses.
+      Scores and predicted classes by name, and by name why a score is missing: the arrays that it needs, what its fit
+      refuses, or that it leaves the range of float32.
 
     Raises:
       ValueError: a score of one's own that is not one finite number per image.
@@ -279,7 +280,12 @@ def score_outputs(
         scored |= {name: function(rows) for name, function in functions.items()}
         return {name: (np.asarray(values), np.asarray(classes)) for name, (values, classes) in scored.items()}
 
-    return scored_images(found, stored.outputs), missing
+    scored = scored_images(found, stored.outputs)
+    for name, images in scored.items():
+        values = np.concatenate(images[:3])
+        if not np.isfinite(values).all():
+            missing[name] = f"not finite in float32 for {np.sum(~np.isfinite(values))} of {len(values)} images"
+    return {name: images for name, images in scored.items() if name not in missing}, missing
 
 
 def _cosine_scores(stored: StoredOutputs, rows: Rows) -> Scored:
@@ -291,6 +297,8 @@ def _own(
     name: str, function: Callable[..., Any], stored: StoredOutputs, others: Mapping[str, Callable[[Rows], Any]]
 ) -> Callable[[Rows], tuple[Any, Any]]:
     """A score of the user's, looked at; its classes are those of the largest logit or of the first score there is."""
+    if "logits" not in stored.outputs["known"] and not others:
+        raise ValueError(f"score={name!r} goes with no predicted class: store logits too, or train_embedding")
 
     def found(rows: Rows) -> tuple[Any, Any]:
         images = len(next(iter(rows.values())))
@@ -313,6 +321,8 @@ def _rows(where: str, name: str, arrays: Rows) -> np.ndarray:
         )
     with np.errstate(over="ignore"):
         rows = values.astype(np.float32)
+    if values.any() and not rows.any():
+        raise ValueError(f"{where}: {name} is 0 everywhere in float32, not as it is stored: scale it up")
     if not np.isfinite(rows).all():
         row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ValueError(f"{where}: {name} is not finite in float32, first in row {row}: look for a diverged network")
@@ -337,11 +347,16 @@ def _stored_head(where: str, arrays: Rows, widths: Mapping[str, int]) -> scores.
         return None
     if len(given) == 1 or set(widths) != set(OUTPUTS):
         raise ValueError(f"{where} has {given[0]}: store {', '.join(HEAD)}, logits and embeddings, or no head")
-    kernel, bias = (np.asarray(arrays[name], np.float32) for name in HEAD)
+    for name in HEAD:
+        if arrays[name].dtype.kind not in "fiu":
+            raise ValueError(f"{where}: {name} has dtype {arrays[name].dtype}: store numbers")
+    with np.errstate(over="ignore"):
+        kernel, bias = (arrays[name].astype(np.float32) for name in HEAD)
     wanted = (widths["embedding"], widths["logits"])
     if kernel.shape != wanted or bias.shape != wanted[1:]:
         raise ValueError(
-            f"{where}: head_kernel has shape {kernel.shape}, head_bias {bias.shape}: store {wanted} and {wanted[1:]}"
+            f"{where}: head_kernel has shape {kernel.shape}, head_bias {bias.shape}: store {wanted} and {wanted[1:]},"
+            " the kernel as the transpose of PyTorch's Linear.weight"
         )
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise ValueError(f"{where}: head_kernel or head_bias is not finite: look for a diverged network")

@@ -52,3 +52,8 @@ from .intervals import (
     range_of as range_of,
     t_interval as t_interval,
 )
+from .ranking import (
+    ScoreCounts as ScoreCounts,
+    ranking_metrics as ranking_metrics,
+    score_counts as score_counts,
+)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Integer, Shaped
 from osrjax.arrays import class_positions
 from osrjax.metrics.detection import open_set_metrics, rejected, rejection_threshold
 from osrjax.metrics.intervals import check_level
+from osrjax.metrics.ranking import ScoreCounts, ranking_metrics
 
 __all__ = ["bootstrap_interval", "bootstrap_intervals"]
 
@@ -202,31 +203,12 @@ def _resampled_metrics(
 ) -> dict[str, np.ndarray]:
     """Metrics of many resamples at once, from how often each example is in them.
 
-    A resample is a histogram over the distinct scores in rising order, and every ranking metric is a function of its
-    cumulative sums. Ties share a bin, so they are exact. All counts and their products are whole numbers below 2^53.
+    A resample is a histogram over the distinct scores in rising order, :class:`osrjax.metrics.ranking.ScoreCounts`.
     """
-    number_known, number_unknown = len(examples.known), len(examples.unknown)
     known = _sums(examples.known, known_times, examples.distinct)
     unknown = _sums(examples.unknown, unknown_times, examples.distinct)
     right = _sums(examples.known, known_times * examples.correct, examples.distinct)
-    # Twice the number of unknown examples that outscore a known one at each bin, ties counting half.
-    outscored = 2 * (number_unknown - np.cumsum(unknown, axis=1)) + unknown
-    pairs = 2 * number_known * number_unknown
-    found = {
-        "closed_set_accuracy": right.sum(axis=1) / number_known,
-        "auroc": (known * outscored).sum(axis=1) / pairs,
-        "oscr": (right * outscored).sum(axis=1) / pairs,
-    }
-    del right, outscored  # there may be many examples
-    unknown_aupr, unknown_fpr, balanced = _detection_metrics(unknown[:, ::-1], known[:, ::-1])
-    known_aupr, known_fpr, _ = _detection_metrics(known, unknown)
-    found |= {
-        "aupr_unknown_positive": unknown_aupr,
-        "aupr_known_positive": known_aupr,
-        "fpr_at_95_tpr_unknown_positive": unknown_fpr,
-        "fpr_at_95_tpr_known_positive": known_fpr,
-        "detection_accuracy": balanced,
-    }
+    found = ranking_metrics(ScoreCounts(known, unknown, right))
     if examples.confusion is not None:
         found["macro_f1"] = _resampled_f1(examples.confusion, known_times, unknown_times)
     return found
@@ -251,15 +233,3 @@ def _sums(places: np.ndarray, times: np.ndarray, size: int) -> np.ndarray:
         return np.bincount(places, times[0], size)[None]
     places = places + size * np.arange(rows)[:, None]
     return np.bincount(places.ravel(), times.ravel(), rows * size).reshape(rows, size)
-
-
-def _detection_metrics(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average precision, FPR at 95 % TPR and balanced accuracy of counts, most positive bin first."""
-    true, false = np.cumsum(positives, axis=1), np.cumsum(negatives, axis=1)
-    precision = true / np.maximum(true + false, 1)
-    average_precision = (positives * precision).sum(axis=1) / true[:, -1]
-    del precision
-    tpr, fpr = true / true[:, -1:], false / false[:, -1:]
-    first = np.argmax(tpr >= 0.95, axis=1)
-    balanced = np.maximum(0.5 * (tpr + 1.0 - fpr).max(axis=1), 0.5)
-    return average_precision, np.take_along_axis(fpr, first[:, None], axis=1)[:, 0], balanced

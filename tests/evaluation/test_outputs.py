@@ -81,6 +81,15 @@ def margin(rows, train, labels):
 def short(rows, train, labels):
     return np.zeros(3)
 
+def one(rows, train, labels):
+    return 0.5
+
+def column(rows, train, labels):
+    return rows["logits"][:, :1]
+
+def words(rows, train, labels):
+    return np.full(len(rows["logits"]), "unknown")
+
 def undefined(rows, train, labels):
     return np.full(len(rows["logits"]), np.nan)
 """
@@ -99,9 +108,12 @@ def test_a_score_of_ones_own(arrays, stored, tmp_path, monkeypatch, capsys):
     wanted = roc_auc_score(truth, np.concatenate([rows[:, -2] - rows[:, -1] for rows in ordered]))
     assert results["scores"]["own_scores:margin"]["auroc"]["value"] == pytest.approx(wanted)
     capsys.readouterr()
-    for name, message in (("short", "gives shape (3,) for"), ("undefined", "no finite numbers"), ("none", "imported")):
+    messages = {"short": "gives shape (3,) for", "one": "gives shape () for", "column": "1) for", "none": "imported"}
+    for name, message in (messages | {"undefined": "no finite numbers", "words": "no finite numbers"}).items():
         assert evaluate.main([file, "--own", f"own_scores:{name}"]) == 2
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 def nan_in(rows, row):
@@ -112,6 +124,16 @@ def nan_in(rows, row):
 
 REFUSED = {
     "has neither unknown_logits nor unknown_embedding": lambda a: {"unknown_logits": None, "unknown_embedding": None},
+    "has neither validation_logits nor": lambda a: {"validation_logits": None, "validation_embedding": None},
+    "has no validation_labels": lambda a: {"validation_labels": None},
+    "unknown_labels has shape (999,) for": lambda a: {"unknown_labels": np.zeros(999, int)},
+    "unknown_labels has dtype": lambda a: {"unknown_labels": np.full(len(a["unknown_logits"]), "cat")},
+    "train_embedding is not finite in float32, first in row 2": lambda a: {
+        "train_embedding": nan_in(a["train_embedding"], 2)
+    },
+    "unknown_embedding is 0 everywhere in float32": lambda a: {"unknown_embedding": a["unknown_embedding"] * 1e-300},
+    "known_embedding has shape": lambda a: {"known_embedding": a["known_embedding"].astype(str)},
+    "known_labels has dtype float64: store": lambda a: {"known_labels": a["known_labels"] * np.nan},
     "has no known_labels": lambda a: {"known_labels": None},
     "known_logits is not finite in float32, first in row 7": lambda a: {"known_logits": nan_in(a["known_logits"], 7)},
     "validation_logits is not finite": lambda a: {"validation_logits": a["validation_logits"] * 1e39},
@@ -124,10 +146,12 @@ REFUSED = {
     "has ['embedding'] of unknown and": lambda a: {"unknown_logits": None},
     "unknown_logits has 3 columns, others 8": lambda a: {"unknown_logits": a["unknown_logits"][:, :3]},
     "known_logits has shape (": lambda a: {"known_logits": a["known_logits"].ravel()},
+    "head_bias has dtype": lambda a: {"head_bias": a["head_bias"].astype(str)},
     "head_kernel has shape (8, 64)": lambda a: {"head_kernel": a["head_kernel"].T},
     "is up to": lambda a: {"head_bias": a["head_bias"] + 10},
     "has head_bias: store": lambda a: {"head_kernel": None},
     "head_kernel or head_bias is not finite": lambda a: {"head_bias": a["head_bias"] * np.nan},
+    "head_kernel or head_bias is not finite: look": lambda a: {"head_kernel": a["head_kernel"] * 1e99},
 }
 
 
@@ -160,3 +184,19 @@ def test_cosines_have_the_scores_of_their_head(stored, rng):
     np.testing.assert_allclose(scored["cosine"].known, -cosines.max(1), rtol=1e-6)
     np.testing.assert_allclose(scored["energy"].known, -logsumexp(16 * cosines, axis=1), rtol=1e-5)
     assert {"m_ovr", "m_ovr_margin", "openmax", "generalised_entropy"} <= set(scored)
+
+
+def test_labels_of_unknown_images_are_kept_and_other_arrays_not_read(arrays, stored):
+    labels = -np.arange(len(arrays["unknown_logits"]))
+    found = read_outputs(
+        stored(unknown_labels=labels, names=np.array([None, "a word"]), unknown_notes=np.array(np.nan))
+    )
+    np.testing.assert_array_equal(found.labels["unknown"], labels)
+    assert found.classes == 8
+    assert set(found.outputs["unknown"]) == {"logits", "embedding"}
+    without = {f"{part}_logits": None for part in ("train", "validation", "known", "unknown")}
+    without |= {"head_kernel": None, "head_bias": None}
+    assert read_outputs(stored(unknown_labels=100 - labels, **without)).classes == 8  # unknown classes are none of them
+    found = read_outputs(stored(train_embedding=None, train_labels=None, **without))
+    with pytest.raises(ValueError, match="score='own' goes with no predicted class: store logits too"):
+        score_outputs(found, own={"own": lambda rows, *_: rows["embedding"][:, 0]})

@@ -162,7 +162,9 @@ def test_times_and_memory_of_the_bootstrap_are_told(capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["examples"], found["classes"], found["resamples"]) == (50, 3, 4)
     assert found["seconds_of_the_first"] > 0
+    assert found["seconds_of_the_metrics"] >= 0
     assert found["mebibytes"] >= 0
+    assert found["difference_from_pairs"] < 1e-12
     assert benchmark.main(["--examples", "1"]) == 2
     assert (
         capsys.readouterr().err

@@ -108,6 +108,50 @@ def test_hand_numbers():
     assert metrics.aupr_unknown_positive(known, unknown) == pytest.approx(0.5 + 0.5 * 0.5)
 
 
+SPREAD = np.random.default_rng(3)
+ADVERSARIAL = {
+    "all tied": (np.zeros(7), np.zeros(5)),
+    "one of each": (np.array([1.0]), np.array([0.5])),
+    "one of each, tied": (np.array([-0.0]), np.array([0.0])),
+    "huge and tiny": (np.array([1e300, -1e300, 1e-300, 0.0, 5e-324]), np.array([1e300, -1e-300, 1e-300])),
+    "neighbours in float64": (np.array([1.0, np.nextafter(1.0, 2.0)]), np.array([np.nextafter(1.0, 0.0), 1.0])),
+    "inverted": (np.arange(9.0) + 100, np.arange(6.0)),
+    "two huge ties": (np.repeat([0.0, 1.0], [400, 100]), np.repeat([0.0, 1.0], [30, 170])),
+    "float16": (SPREAD.normal(size=200).astype(np.float16), SPREAD.normal(1, 1, 100).astype(np.float16)),
+    "integers": (SPREAD.integers(0, 4, 50), SPREAD.integers(1, 5, 40)),
+}
+
+
+@pytest.mark.parametrize("case", list(ADVERSARIAL))
+def test_adversarial_scores_equal_scikit_learn_and_whole_numbers(case):
+    """AUROC and OSCR are quotients of whole numbers, rounded once; thresholds and rates are scikit-learn's own."""
+    known, unknown = (np.asarray(part, np.float64) for part in ADVERSARIAL[case])
+    labels = np.arange(known.size) % 3
+    predictions, guesses = np.where(labels == 1, 0, labels), np.arange(unknown.size) % 4
+    found = plain.open_set_metrics(*ADVERSARIAL[case], predictions, labels, known, guesses, share=0.2)
+    counted = [[2 * int(k < u) + int(k == u) for u in unknown] for k in known]
+    right = predictions == labels
+    pairs = 2 * known.size * unknown.size
+    assert found["auroc"] == sum(map(sum, counted)) / pairs
+    assert found["oscr"] == sum(sum(row) for row, own in zip(counted, right, strict=True) if own) / pairs
+    is_unknown = np.arange(known.size + unknown.size) >= known.size
+    scores = np.concatenate([known, unknown])
+    fpr, tpr, _ = sklearn_metrics.roc_curve(is_unknown, scores, drop_intermediate=False)
+    accepted, known_tpr, _ = sklearn_metrics.roc_curve(~is_unknown, -scores, drop_intermediate=False)
+    assert found["fpr_at_95_tpr_unknown_positive"] == fpr[tpr >= 0.95][0]
+    assert found["fpr_at_95_tpr_known_positive"] == accepted[known_tpr >= 0.95][0]
+    assert found["detection_accuracy"] == np.max(0.5 * (tpr + 1 - fpr))
+    for curve, wanted in zip(plain.roc_curve(known, unknown), (fpr, tpr), strict=True):
+        np.testing.assert_array_equal(curve, wanted)
+    average = sklearn_metrics.average_precision_score
+    assert found["aupr_unknown_positive"] == pytest.approx(average(is_unknown, scores), rel=1e-14)
+    assert found["aupr_known_positive"] == pytest.approx(average(~is_unknown, -scores), rel=1e-14)
+    decided = np.where(scores > plain.rejection_threshold(known, share=0.2), 9, np.concatenate([predictions, guesses]))
+    actual = np.where(is_unknown, 9, np.concatenate([labels, guesses]))
+    wanted = sklearn_metrics.f1_score(actual, decided, average="macro", zero_division=0.0)
+    assert found["macro_f1"] == pytest.approx(wanted, rel=1e-14)
+
+
 def test_all_scores_tied():
     """A constant score knows nothing: AUROC 0.5 and OSCR half the accuracy, where others report 0."""
     known, unknown = np.full(90, 3.25), np.full(60, 3.25)
