@@ -46,6 +46,8 @@ class Config(MovedConfig):
     """Scores of one's own as MODULE:FUNCTION: (rows, train rows, train labels) -> one score per image."""
     images: bool = False
     """Of a run: pass its images through its network again, for scores that are fitted to training images."""
+    image_scores: tuple[str, ...] = ()
+    """Of a run: scores of its function and images too: odin, jacobian_estimate, jacobian_norm (hundreds of passes)."""
     against: tuple[str, ...] = ()
     """Of a run, instead of its own unknown images: whole sets, named as --data of train.py, each an entry."""
     dataset: str | None = None
@@ -74,6 +76,7 @@ class Config(MovedConfig):
         """Refuses numbers out of range, and what does nothing."""
         check_not_negative(self, ["resamples", "split", "seed"])
         check_named_once(self, "against")
+        check_named_once(self, "image_scores")
         if self.cosines is not None:
             check_above_zero(self, ["cosines"])
         if not 0 < self.reject_share < 1:
@@ -149,13 +152,23 @@ def evaluate(config: Config) -> int:
 
 def subjects_of_file(config: Config, own: dict[str, Callable[..., Any]]) -> Iterator[Subject]:
     """The outputs in a file."""
-    of_runs = {"images": False, "against": (), "data": None, "unknown_data": None, "data_dir": None, "own_method": None}
+    of_runs = {
+        "images": False,
+        "image_scores": (),
+        "against": (),
+        "data": None,
+        "unknown_data": None,
+        "data_dir": None,
+        "own_method": None,
+    }
     for name, default in of_runs.items():
         if (value := getattr(config, name)) != default:
             raise ValueError(f"{name}={value!r} belongs to a run, file={str(config.file)!r} is none: leave it out")
     stored = osrjax.evaluation.read_outputs(config.file, cosines=config.cosines)
     scored, missing = osrjax.evaluation.score_outputs(stored, own=own)
-    known, name = stored.outputs["known"], config.file.stem
+    known, name, labels = stored.outputs["known"], config.file.stem, dict(stored.labels)
+    if "unknown" in labels:
+        labels["unknown"] = np.unique(labels["unknown"], return_inverse=True)[1]
     manifest = {
         "label": config.label or name,
         "method": "outputs",
@@ -172,7 +185,7 @@ def subjects_of_file(config: Config, own: dict[str, Callable[..., Any]]) -> Iter
         directory,
         scored,
         missing,
-        dict(stored.labels),
+        labels,
         known["embedding" if "embedding" in known else "logits"],
         manifest,
     )
@@ -188,10 +201,16 @@ def subjects_of_run(config: Config, own: dict[str, Callable[..., Any]]) -> Itera
 
     def subject(out: Path, unknown: str, data: "OpenSetData | None", outputs: dict, labels: dict) -> Subject:
         scored, missing = osrjax.run.score_run(run, outputs, labels, own=own)
+        if config.image_scores:
+            images = {part: found.images for part, found in osrjax.run.parts_of(data or run.data).items()}
+            scored |= osrjax.analysis.score_image_parts(
+                *(run.method, run.variables, images, scored[run.method.score]), names=config.image_scores
+            )
         manifest = osrjax.run.manifest_of_run(run, data, label=config.label or run.config["method"], unknown=unknown)
-        numbers = {number: position for position, number in enumerate(np.unique(labels["unknown"]))}
-        manifest |= {"dataset": config.dataset} if config.dataset else {}
-        labels = {**labels, "unknown": np.array([numbers[label] for label in labels["unknown"]])}
+        classes = {
+            number: place for place, number in enumerate(run.split.unknown if data is None else data.unknown_classes)
+        }
+        labels = {**labels, "unknown": np.array([classes[label] for label in labels["unknown"].tolist()])}
         space = outputs["known"][run.method.space]
         probe = run.directory / "probe.npz"
         own_images = unknown == own_name and probe.exists()
@@ -212,7 +231,12 @@ def subjects_of_run(config: Config, own: dict[str, Callable[..., Any]]) -> Itera
             print("".join(f"{name} {text}\n" for text in unknown.shared), end="")
             outputs, labels = osrjax.run.outputs_of_images(run, {"unknown": unknown.examples})
             short = set_name(name).replace("/", "-")
-            data = dataclasses.replace(run.data, test_unknown=unknown.examples, unknown_names=unknown.class_names)
+            data = dataclasses.replace(
+                run.data,
+                test_unknown=unknown.examples,
+                unknown_names=unknown.class_names,
+                unknown_classes=tuple(range(len(unknown.class_names))),
+            )
             yield subject(directory / short, short, data, known[0] | outputs, known[1] | labels)
         return
     data = run.data if config.dataset is None else run.data_of_lists(config.dataset)

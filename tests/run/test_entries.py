@@ -142,7 +142,16 @@ def test_scores_that_were_changed_are_noticed(entry, tmp_path):
         find_entries([tmp_path / "nowhere"])
 
 
+def test_scores_of_the_function_and_its_images_come_along_where_asked_for(run, tmp_path):
+    options = ["--images", "--own-method", "focal_method:focal", "--image-scores", "jacobian_norm", "--resamples", "0"]
+    assert load_script("evaluate").main([str(run), *options, "--out", str(tmp_path / "out")]) == 0
+    found = read_entry(tmp_path / "out").results
+    assert found["jacobian_norm"]["closed_set_accuracy"] == found["focal"]["closed_set_accuracy"]
+    assert 0 <= found["jacobian_norm"]["auroc"] <= 1
+
+
 REFUSED = {
+    "image_scores=('odin',) belongs to a run": ["--image-scores", "odin"],
     "images=True belongs to a run": ["--images"],
     "against=('npz:a.npz',) belongs to a run": ["--against", "npz:a.npz"],
 }
