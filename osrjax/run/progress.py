@@ -3,6 +3,8 @@
 import math
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from tqdm import tqdm
 
@@ -30,7 +32,7 @@ class Progress:
         """Counts a step."""
         self._bar.update()
 
-    def show(self, step: int, values: dict[str, float], *, speed: float) -> None:
+    def show(self, step: int, values: Mapping[str, Any], *, speed: float) -> None:
         """Says what a logged step has found.
 
         Args:
