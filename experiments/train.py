@@ -55,9 +55,9 @@ PRESETS = {
     "cifar10-fast": Config(
         data="cifar10",
         network="fast_cnn",
-        epochs=11,
-        batch_size=256,
-        learning_rate=0.3,
+        epochs=15,
+        batch_size=128,
+        learning_rate=0.2,
         final_learning_rate=0.0,
         nesterov=True,
         warmup=0.2,
