@@ -8,6 +8,7 @@ from .attribution import (
 from .curves import (
     draw_scores as draw_scores,
     oscr_figure as oscr_figure,
+    progress_figure as progress_figure,
     roc_figure as roc_figure,
     save_figure as save_figure,
     score_histogram as score_histogram,

@@ -22,6 +22,10 @@ from .grid import (
     is_finished as is_finished,
     run_cells as run_cells,
 )
+from .history import (
+    ValidationCurve as ValidationCurve,
+    validation_curve as validation_curve,
+)
 from .lane_program import (
     Lane as Lane,
     LanesProgram as LanesProgram,

@@ -20,7 +20,7 @@ except SystemExit as end:
 print(json.dumps([code, [name for name in {heavy!r} if name in sys.modules]]))
 """
 SCRIPTS = ("train", "contrastive", "ablation", "compare", "jacobian")
-SCRIPTS += ("attribution", "corruption", "estimator", "norms", "ood", "picture", "predict", "untrained")
+SCRIPTS += ("attribution", "corruption", "estimator", "norms", "ood", "picture", "predict", "progress", "untrained")
 
 
 def ending(script, *words, cwd=None):
