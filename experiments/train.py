@@ -55,7 +55,7 @@ PRESETS = {
     "cifar10-fast": Config(
         data="cifar10",
         network="fast_cnn",
-        epochs=15,
+        epochs=16,
         batch_size=128,
         learning_rate=0.2,
         final_learning_rate=0.0,
@@ -87,15 +87,18 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         presets=PRESETS,
         smoke=SMOKE,
-        before=keep_memory,
+        before=prepare_cpu,
         arguments=arguments,
     )
 
 
-def keep_memory(config: Config) -> None:
-    """For all networks but small_cnn, whose steps are small enough to lose by it."""
+def prepare_cpu(config: Config) -> None:
+    """A device a core where several are asked for; memory is kept but for small_cnn, whose small steps lose by it."""
+    several = config.devices is not None and config.devices > 1
+    if several and config.distributed == "none" and config.coordinator is None:
+        osrjax.devices.cpu.one_device_per_core()
     if config.network != "small_cnn":
-        osrjax.devices.cpu.reuse_host_memory()
+        osrjax.devices.cpu.reuse_host_memory(shared=not several)
 
 
 # ------------------------------------------------------------------------- what can be refused

@@ -58,9 +58,9 @@ class FastCNN(nn.Module):
 
     It begins with fixed numbers: the 2x2 patches of the images in the basis of the discrete cosine transform over
     rows, columns and channels, which decorrelates natural images, each coefficient brought to variance 1 and taken
-    with both signs. Then in each stage a convolution, max pooling by 2, batch norm and ReLU, and a convolution, batch
-    norm and ReLU. The raw embedding is the average of the last map, ``widths[-1]`` entries. Most convolutions see maps
-    that are already pooled; each begins as the identity as far as its channels go.
+    with both signs; then a bias and ReLU. In each stage a convolution, max pooling by 2, batch norm and ReLU, and a
+    convolution, batch norm and ReLU. The raw embedding is the average of the last map, ``widths[-1]`` entries. Most
+    convolutions see maps that are already pooled; each begins as the identity as far as its channels go.
 
     Attributes:
         widths: channels of the stages.
@@ -79,7 +79,8 @@ class FastCNN(nn.Module):
         """Stage maps and raw embedding; arguments as in :class:`OpenSetNetwork`."""
         conv = partial(_conv, dtype=self.dtype, kernel_init=_identity_first)
         x, maps = _whitened(images, train, self.dtype), ()
-        x = nn.relu(jnp.concatenate([x, -x], axis=-1))
+        x = jnp.concatenate([x, -x], axis=-1)
+        x = nn.relu(x + self.param("bias", nn.initializers.zeros, x.shape[-1:]).astype(self.dtype)[None, None, None])
         for stage, width in enumerate(self.widths):
             x = _pooled(conv(width)(x))
             x = nn.relu(_norm(train, self.dtype)(x))

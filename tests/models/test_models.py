@@ -103,7 +103,7 @@ def small_cnn(channels: int) -> int:
 
 def fast_cnn(channels: int) -> int:
     widths = [2 * 4 * channels, 32, 32, 96, 96, 192, 192]  # the 2x2 patches, with both signs
-    return sum(conv_norm(a, b) for a, b in itertools.pairwise(widths))
+    return widths[0] + sum(conv_norm(a, b) for a, b in itertools.pairwise(widths))
 
 
 def classifier32(channels: int) -> int:
