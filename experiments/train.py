@@ -55,7 +55,7 @@ PRESETS = {
     "cifar10-fast": Config(
         data="cifar10",
         network="fast_cnn",
-        epochs=16,
+        epochs=14,
         batch_size=128,
         learning_rate=0.2,
         final_learning_rate=0.0,
@@ -94,11 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare_cpu(config: Config) -> None:
     """A device a core where several are asked for; memory is kept but for small_cnn, whose small steps lose by it."""
-    several = config.devices is not None and config.devices > 1
-    if several and config.distributed == "none" and config.coordinator is None:
+    if config.devices not in (None, 1) and config.distributed == "none" and config.coordinator is None:
         osrjax.devices.cpu.one_device_per_core()
     if config.network != "small_cnn":
-        osrjax.devices.cpu.reuse_host_memory(shared=not several)
+        osrjax.devices.cpu.reuse_host_memory()
 
 
 # ------------------------------------------------------------------------- what can be refused
