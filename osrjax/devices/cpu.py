@@ -59,10 +59,12 @@ def one_device_per_core() -> None:
 
     Lanes of a sweep then run one on each core, without the waits of many cores that share small operations. Call it
     before anything that makes JAX look for its devices; GPUs and TPUs are not affected, nor is a process whose
-    XLA_FLAGS or JAX_NUM_CPU_DEVICES say how many devices there are.
+    XLA_FLAGS or JAX's configuration (JAX_NUM_CPU_DEVICES) say how many devices there are.
     """
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not told and "JAX_NUM_CPU_DEVICES" not in os.environ:
+    if (
+        not told and getattr(jax.config, "jax_num_cpu_devices", -1) == -1
+    ):  # its default; JAX_NUM_CPU_DEVICES sets it too
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         jax.config.update("jax_num_cpu_devices", cores)
 

@@ -13,6 +13,7 @@ from .curves import (
     draw_scores as draw_scores,
     oscr_figure as oscr_figure,
     panel_axes as panel_axes,
+    progress_figure as progress_figure,
     roc_figure as roc_figure,
     save_figure as save_figure,
     score_histogram as score_histogram,

@@ -21,7 +21,15 @@ from osrjax import metrics
 from osrjax.evaluation.assessment import ScoredImages
 from osrjax.files import written_whole
 
-__all__ = ["draw_scores", "oscr_figure", "panel_axes", "roc_figure", "save_figure", "score_histogram"]
+__all__ = [
+    "draw_scores",
+    "oscr_figure",
+    "panel_axes",
+    "progress_figure",
+    "roc_figure",
+    "save_figure",
+    "score_histogram",
+]
 
 KNOWN_COLOUR, UNKNOWN_COLOUR = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito, 2008
 
@@ -171,6 +179,30 @@ def oscr_figure(
     axes.set_xlabel("unknown images accepted")
     axes.set_ylabel("known images correctly accepted")
     figure.legend(loc="outside lower center", frameon=False, ncols=2)
+    return figure
+
+
+def progress_figure(
+    curves: Mapping[str, tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]],
+    *,
+    title: str = "Accuracy during training",
+) -> Figure:
+    """Validation accuracy over seconds of training, a curve for each run, with the last point in the legend.
+
+    Args:
+      curves: by name, seconds and accuracies (:func:`osrjax.run.validation_curve`).
+      title: above the axes.
+
+    Returns:
+      A figure with one pair of axes.
+    """
+    figure, axes = _axes(title)
+    for index, (name, (seconds, accuracy)) in enumerate(curves.items()):
+        _draw_curve(axes, index, seconds, accuracy, f"{name}: {accuracy[-1]:.3f} after {seconds[-1]:.0f} s")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds of training steps")
+    axes.set_ylabel("accuracy on known validation images")
+    axes.legend(loc="lower right")
     return figure
 
 

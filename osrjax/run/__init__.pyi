@@ -36,6 +36,11 @@ from .grid import (
     run_cells as run_cells,
     run_commands as run_commands,
 )
+from .history import (
+    ValidationCurve as ValidationCurve,
+    training_seconds as training_seconds,
+    validation_curve as validation_curve,
+)
 from .lane_program import (
     Lane as Lane,
     LanesProgram as LanesProgram,

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 from osrjax.data import OpenSetData, content_of
 from osrjax.evaluation import OrderedImages, metrics_of_order
 from osrjax.fields import check_type
-from osrjax.files import FileError, read_arrays, read_json, reading, write_arrays, write_json
+from osrjax.files import FileError, read_arrays, read_json, write_arrays, write_json
 from osrjax.run.finished import FinishedRun
+from osrjax.run.history import training_seconds
 
 __all__ = ["MANIFEST", "Entry", "find_entries", "is_entry", "manifest_of_run", "read_entry", "write_entry"]
 
@@ -103,30 +104,8 @@ def manifest_of_run(run: FinishedRun, data: OpenSetData | None, *, label: str, u
         "revision": starts[-1].get("revision"),
         "modified": starts[-1].get("modified"),
         "machine": machine,
-        "seconds": {"training": training_seconds(run.directory, run.number("batch_size"))},
+        "seconds": {"training": training_seconds(run.directory, batch_size=run.number("batch_size"))},
     }
-
-
-def training_seconds(directory: Path, batch_size: int) -> float | None:
-    """Seconds that the logged steps of a run took, without start-up, compiling, validation and probes.
-
-    Args:
-      directory: of the run.
-      batch_size: images a step.
-
-    Returns:
-      The sum over all of its starts; None where the run has no log.
-    """
-    path, seconds, last = directory / "metrics.jsonl", 0.0, 0
-    if not path.exists():
-        return None
-    with reading(path, _AGAIN):
-        for line in path.read_text().splitlines():
-            logged = json.loads(line)
-            if rate := logged.get("train/images_per_second"):
-                seconds += (logged["step"] - last) * batch_size / rate
-                last = logged["step"]
-    return seconds
 
 
 def is_entry(directory: Path) -> bool:

@@ -20,7 +20,8 @@ except SystemExit as end:
 print(json.dumps([code, [name for name in {heavy!r} if name in sys.modules]]))
 """
 SCRIPTS = ("train", "contrastive", "ablation", "compare", "jacobian")
-SCRIPTS += ("attribution", "corruption", "estimator", "leaderboard", "norms", "ood", "picture", "predict", "untrained")
+SCRIPTS += ("attribution", "benchmark", "corruption", "estimator", "leaderboard", "norms", "ood", "picture", "predict")
+SCRIPTS += ("evaluate", "progress", "untrained")
 
 
 def ending(script, *words, cwd=None):

@@ -102,8 +102,8 @@ def small_cnn(channels: int) -> int:
 
 
 def fast_cnn(channels: int) -> int:
-    widths = [24, 48, 48, 96, 96, 160, 160]
-    return conv_norm(channels, 24, 2) + sum(conv_norm(a, b) for a, b in itertools.pairwise(widths))
+    widths = [2 * 4 * channels, 32, 32, 96, 96, 192, 192]  # the 2x2 patches, with both signs
+    return widths[0] + sum(conv_norm(a, b) for a, b in itertools.pairwise(widths))
 
 
 def classifier32(channels: int) -> int:
@@ -143,7 +143,7 @@ RESNET34 = resnet((3, 4, 6, 3), bottleneck=False, stem_kernel=3)
 RESNET50 = resnet((3, 4, 6, 3), bottleneck=True, stem_kernel=3)
 COUNTS = [  # name, backbone parameters by formula, features, known total with a linear head, its classes
     ("small_cnn", small_cnn(3), 128, None, 10),
-    ("fast_cnn", fast_cnn(3), 160, None, 10),
+    ("fast_cnn", fast_cnn(3), 192, None, 10),
     ("classifier32", classifier32(3), 128, None, 10),
     ("wrn16_4", wide_resnet(2, 4), 256, 2_748_890, 10),  # "2.7M" in the paper's table
     ("resnet18_w16", RESNET18_W16, 128, None, 10),
@@ -186,7 +186,7 @@ def test_parameter_counts_of_published_networks(backbone, classes, known):
 
 MAPS = {  # (height, channels) of each stage map at 32 x 32
     "small_cnn": [(16, 32), (8, 64), (4, 128)],
-    "fast_cnn": [(15, 48), (7, 96), (3, 160)],
+    "fast_cnn": [(15, 32), (7, 96), (3, 192)],
     "classifier32": [(16, 128), (8, 128), (4, 128)],
     "wrn16_4": [(32, 64), (16, 128), (8, 256)],
     "resnet18_w16": [(32, 16), (16, 32), (8, 64), (4, 128)],
@@ -669,3 +669,38 @@ def test_pooling_is_the_maximum_of_tiles(shape, rng):
         axis=1,
     )
     np.testing.assert_array_equal(_pooled(maps), wanted)
+
+
+def test_patches_are_whitened_by_cosines(rng):
+    images = rng.normal(size=(5, 3, 4, 3)).astype(np.float32)
+
+    class Stem(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return backbones._whitened(images, True, jnp.float32)
+
+    found, statistics = Stem().init_with_output(KEY, jnp.asarray(images))
+    assert set(statistics) == {"batch_stats"}
+    wanted = np.zeros((5, 2, 3, 12))
+
+    def wave(k, i, n):
+        return math.cos(math.pi * k * (i + 0.5) / n) * math.sqrt((1 if k == 0 else 2) / n)
+
+    for row, column, channel in np.ndindex(2, 3, 12):
+        a, b, c = np.unravel_index(channel, (2, 2, 3))
+        for i, j, k in np.ndindex(2, 2, 3):
+            weight = wave(a, i, 2) * wave(b, j, 2) * wave(c, k, 3)
+            wanted[:, row, column, channel] += weight * images[:, row + i, column + j, k]
+    wanted = (wanted - wanted.mean((0, 1, 2))) / np.sqrt(wanted.var((0, 1, 2)) + 1e-4)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 5), (5, 3)])
+def test_convolutions_that_begin_as_the_identity(inputs, outputs, rng):
+    layer = backbones._conv(outputs, dtype=jnp.float32, kernel_init=backbones._identity_first)
+    images = jnp.asarray(rng.normal(size=(2, 4, 4, inputs)), jnp.float32)
+    found, variables = layer.init_with_output(jax.random.key(0), images)
+    np.testing.assert_allclose(found[..., :3], images[..., :3], atol=1e-6)
+    kernel = backbones._identity_first(jax.random.key(1), (3, 3, 40, 80))
+    np.testing.assert_allclose(np.std(np.asarray(kernel[..., 40:])), 1 / math.sqrt(3 * 9 * 40), rtol=0.02)
+    assert variables["params"]["kernel"].shape == (3, 3, inputs, outputs)

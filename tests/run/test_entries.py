@@ -13,7 +13,8 @@ from conftest import load_script
 from sklearn.metrics import roc_auc_score
 
 from osrjax.models.backbones import NETWORKS, SmallCNN
-from osrjax.run.entries import find_entries, read_entry, training_seconds
+from osrjax.run.entries import find_entries, read_entry
+from osrjax.run.history import training_seconds
 
 METHODS = Path(__file__).parents[1] / "methods"
 OWN_SCORE = """
@@ -78,8 +79,8 @@ def test_seconds_of_a_training_are_those_of_its_steps(tmp_path):
     lines = [{"step": 10, "train/images_per_second": 50.0}, {"step": 10, "validation/accuracy": 1.0}]
     lines += [{"step": 30, "train/images_per_second": 200.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert training_seconds(tmp_path, 5) == pytest.approx(10 * 5 / 50 + 20 * 5 / 200)
-    assert training_seconds(tmp_path / "nowhere", 5) is None
+    assert training_seconds(tmp_path, batch_size=5) == pytest.approx(10 * 5 / 50 + 20 * 5 / 200)
+    assert training_seconds(tmp_path / "nowhere", batch_size=5) is None
 
 
 def test_foreign_sets_are_entries_of_their_own(run, tmp_path, rng):
