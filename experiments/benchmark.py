@@ -60,7 +60,8 @@ class Config:
     options: tuple[str, ...] = ()
     """Options of every training as NAME=VALUE, such as epochs=2, in place of the protocol's; part of the cell."""
     probe: tuple[str, ...] = ()
-    """Methods whose input-Jacobian norms are probed on the way, 100 known and 100 unknown images at 13 moments."""
+    """Methods whose first training of each split is probed: Jacobian norms of 100 known and 100 unknown images at 13
+    moments. It changes no number of the training."""
     entries: Path = HERE / "results" / "entries"
     """Directory of manifests and scores: what is kept."""
     runs: Path = Path("runs/benchmark")
@@ -114,8 +115,8 @@ class Set(NamedTuple):
     family: str | None = "any"
 
 
-GRAY = ("--preset bundled --steps 1400", "--preset bundled --steps 400 --no-untrained", 1400)
-COLOUR = ("--preset cifar10-fast --epochs 8", "--preset cifar10-small --steps 400 --no-untrained", 840)
+GRAY = ("--preset bundled --steps 1400", "--preset bundled --steps 700 --no-untrained", 1400)
+COLOUR = ("--preset cifar10-fast --epochs 8", "--preset cifar10-small --steps 400 --no-untrained", 1680)
 SETS: dict[str, Set] = {
     "mnist": Set("mnist", ("mnist",), *GRAY),
     "svhn": Set("svhn_cropped", ("svhn",), *COLOUR),
@@ -191,9 +192,8 @@ def cells_of(config: Config) -> list[Cell]:
                 method = METHODS.get(label, f"train.py --method {label}")
                 script, _, arm = method.partition(" ")
                 common = chosen.contrast if script == "contrastive.py" else chosen.recipe
-                probe = f"--probe-every {chosen.steps // 12} --probe-images 100" if label in config.probe else ""
                 more = " ".join(f"--{text.replace('=', ' ', 1)}" for text in config.options)
-                recipe = " ".join(f"{script} {common} {arm} {probe} {more}".split())
+                recipe = " ".join(f"{script} {common} {arm} {more}".split())
                 entries: tuple[str, ...] = ("",)
                 if chosen.family is None:
                     entries = tuple(f"{set_name(name)}*" for name in config.against)
@@ -216,6 +216,8 @@ def commands_of(config: Config, cell: Cell) -> list[list[str]]:
         data += ["--family", config.family]
         if chosen.lists[0] == "cifar+10":
             data += ["--unknown-data", config.unknown_data or "cifar100"]
+    if cell.label in config.probe and cell.seed == 0:
+        options += ["--probe-every", str(chosen.steps // 12), "--probe-images", "100"]
     where = ["--split", str(cell.split), "--seed", str(cell.seed), "--resamples", "0", "--out", str(run)]
     cache = ["--compilation-cache", str(config.runs / "compilation_cache")]
     train = [str(HERE / script), *options, *data, *where, *cache]
