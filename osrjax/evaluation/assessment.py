@@ -36,7 +36,7 @@ Scalar = float | Float[Array, ""]
 
 
 SCORES = {
-    "cosine": ("m_ovr_margin", "m_ovr", "cosine", "max_softmax", "energy", "entropy"),
+    "cosine": ("m_ovr", "m_ovr_margin", "cosine", "max_softmax", "energy", "entropy"),
     "linear": ("max_softmax", "max_logit", "ovr", "energy", "entropy"),
     **dict.fromkeys(("reciprocal", "adversarial_reciprocal"), ("max_logit", "max_softmax", "energy", "entropy")),
 }

@@ -26,8 +26,8 @@ class ClassLoss(NamedTuple):
       hyper: the hyper-parameters that it reads: fields of :class:`osrjax.methods.options.ClassifyOptions` or names of
         ``own``.
       score: the open-set score that is reported first, a name of :data:`osrjax.evaluation.assessment.SCORES` or of
-        ``scores``: the training loss itself at the predicted class, as the paper scores. (For ``m_ovr_target`` the
-        score has the margin on all angles.)
+        ``scores``: the training loss itself at the predicted class; for m-OvR without its margin, which detects better
+        on known classes left out of training (experiments/results/cifar10-fast.md).
       own: hyper-parameters beside those fields, with their defaults (``--hyper NAME=VALUE``).
       scores: ``(logits, hyper) -> {name: scores}``, beside those of the head; None for no others.
       read: the network's outputs -> what the function reads: the logits, or a pytree that has them.
@@ -101,8 +101,8 @@ _HALVES = ("intra_weight", "inter_weight")
 _MARGIN = ("margin", "scale", *_HALVES)
 
 
-M_OVR = ClassLoss("cosine", _m_ovr, _MARGIN, "m_ovr_margin")
-M_OVR_TARGET = ClassLoss("cosine", partial(_m_ovr, margin_on="target"), _MARGIN, "m_ovr_margin")
+M_OVR = ClassLoss("cosine", _m_ovr, _MARGIN, "m_ovr")
+M_OVR_TARGET = ClassLoss("cosine", partial(_m_ovr, margin_on="target"), _MARGIN, "m_ovr")
 OVR = ClassLoss("cosine", _ovr, ("scale", *_HALVES), "m_ovr")
 COSINE_SOFTMAX = ClassLoss("cosine", _cosine_softmax, ("scale",), "max_softmax")
 SOFTMAX = ClassLoss("linear", _softmax, (), "max_softmax")
