@@ -5,7 +5,7 @@
     python experiments/train.py --preset paper --network wrn16_4 --data npz:cifar10.npz
     python experiments/train.py --help                   every field; PRESET's values with --preset PRESET --help
 
-Two cores, half a minute to two and a half: accuracy 0.940, AUROC 0.786 (experiments/results/default.md). Resumes where
+Two cores, half a minute to two and a half: accuracy 0.940, AUROC 0.754 (experiments/results/default.md). Resumes where
 it was stopped when the same command is given again, and writes everything to a run directory (osrjax/run/directory.py
 lists its files). Model selection sees known training images only, and the LAST step is what is reported. Exit codes: 0
 done, 1 stopped by a non-finite loss or norm or by a file that cannot be written or read, 2 bad input (nothing was
