@@ -96,7 +96,7 @@ def run_cells(
       ValueError: negative workers.
     """
     cache = ["--compilation-cache", str(compilation_cache)] if compilation_cache else []
-    commands = {out: [[str(script), *options, "--out", str(out), *cache]] for out, options in cells.items()}
+    commands = {out: [[str(script), *cache, *options, "--out", str(out)]] for out, options in cells.items()}
     return run_commands(commands, finished=is_finished, workers=workers)
 
 
