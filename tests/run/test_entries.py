@@ -1,5 +1,6 @@
 """Entries of a leaderboard: written from runs, read with every number rebuilt, refused where not whole."""
 
+import csv
 import json
 import re
 import shutil
@@ -63,6 +64,16 @@ def test_a_strangers_method_and_score_become_an_entry_like_any_other(run, entry)
         lengths = [-np.linalg.norm(arrays[f"{part}_logits"], axis=1) for part in ("known", "unknown")]
     wanted = roc_auc_score(np.repeat([0, 1], list(map(len, lengths))), np.concatenate(lengths))
     assert found.results["own_length:length"]["auroc"] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_both_appear_in_a_leaderboard(entry, tmp_path, capsys):
+    assert load_script("leaderboard").main([str(entry), "--reference", "focal", "--out", str(tmp_path)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("focal ")]
+    assert ["focal", "focal", "*"] in [row[:3] for row in rows]
+    assert "own_length:length" in {row[1] for row in rows}
+    stored = csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
+    (row,) = [row for row in stored if row["score"] == "own_length:length" and row["metric"] == "auroc"]
+    assert float(row["mean"]) == pytest.approx(read_entry(entry).results["own_length:length"]["auroc"])
 
 
 def test_a_manifest_says_what_was_trained_and_nothing_of_the_machines_folders(run, entry):

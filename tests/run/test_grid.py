@@ -40,7 +40,7 @@ def test_what_is_missing_runs_and_a_failure_stops_nothing(script, tmp_path, caps
     assert lines[0] == "0 of 3 runs are finished"
     assert [line.split(",")[0] for line in lines[1:]] == ["1/3 a: exit 0", "1/3 b: exit 3", "2/3 c: exit 0"]
     command, printed = (tmp_path / "runs" / "a.log").read_text().splitlines()
-    assert command.endswith(f"{script} --value 1 --out {tmp_path / 'runs' / 'a'}")
+    assert command.endswith(f" --value 1 --out {tmp_path / 'runs' / 'a'}")
     assert printed == f"1 {tmp_path / 'cache'} {len(os.sched_getaffinity(0))}"
     # A second start leaves the finished ones alone.
     before = (tmp_path / "runs" / "a.log").stat().st_mtime_ns
