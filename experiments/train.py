@@ -62,6 +62,7 @@ PRESETS = {
         nesterov=True,
         warmup=0.2,
         weight_decay=5e-4,
+        crop_padding=2,
     ),
     # arXiv 2209.11436, sec. 5; with --network resnet18 also
     # --learning-rate 0.06 --final-learning-rate 0 --epochs 200
