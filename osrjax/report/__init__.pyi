@@ -25,6 +25,10 @@ from .jacobian import (
     known_classes_figure as known_classes_figure,
     norm_histograms as norm_histograms,
 )
+from .page import (
+    leave_page as leave_page,
+    write_page as write_page,
+)
 from .sweep import (
     arms_figure as arms_figure,
     arms_table as arms_table,
