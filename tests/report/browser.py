@@ -20,7 +20,9 @@ class Browser:
         options = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe"
         line = f"exec {BROWSER} {options} --user-data-dir={profile} 3<&{commands} 4>&{answers}"
         silent: Any = subprocess.DEVNULL
-        self.process = subprocess.Popen(["sh", "-c", line], pass_fds=(commands, answers), stdout=silent, stderr=silent)
+        self.process = subprocess.Popen(
+            ["bash", "-c", line], pass_fds=(commands, answers), stdout=silent, stderr=silent
+        )
         os.close(commands)
         os.close(answers)
         self.complaints: list[str] = []

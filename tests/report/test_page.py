@@ -30,7 +30,7 @@ class Found(HTMLParser):
     def __init__(self, page):
         super().__init__()
         self.elements, self.tables, self.scripts, self.text = [], [], [], ""
-        self._cell = None
+        self._inside = False
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
@@ -40,15 +40,18 @@ class Found(HTMLParser):
         elif tag == "tr":
             self.tables[-1].append([])
         elif tag in ("td", "th"):
-            self._cell = dict(attributes).get("data-value")
-            self.tables[-1][-1].append(["", None if self._cell is None else float(self._cell)])
+            value, self._inside = dict(attributes).get("data-value"), True
+            self.tables[-1][-1].append(["", None if value is None else float(value)])
+
+    def handle_endtag(self, tag):
+        self._inside = self._inside and tag not in ("td", "th")
 
     def handle_data(self, data):
         if self.lasttag == "script":
             self.scripts.append(data)
             return
         self.text += data
-        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+        if self._inside:
             self.tables[-1][-1][-1][0] += data
 
     def column(self, number, name):

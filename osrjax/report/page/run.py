@@ -60,6 +60,7 @@ CURVES = {
     "Images a second": ("images_per_second",),
     "Other metrics": ("",),
 }
+NAMED = 12  # classes at the top
 SHOWN = 14  # images of a kind
 
 
@@ -133,8 +134,9 @@ def run_page(directory: Path, images: RunImages) -> Page:
         numbers = results["trained"]["scores"][own]
         facts = {metric_title(name): interval_text(numbers[name]) for name in ("closed_set_accuracy", "auroc", "oscr")}
         sections = [Section("Results", list(_results(results, images)))]
-    known, unknown = (", ".join(map(str, provenance.get(f"{kind}_names", ()))) for kind in ("known", "unknown"))
-    facts |= {"known classes": known, "unknown classes": unknown}
+    for kind in ("known", "unknown"):
+        names = provenance.get(f"{kind}_names") or ()
+        facts[f"{kind} classes"] = ", ".join(map(str, names)) if len(names) <= NAMED else str(len(names))
     if images.scored:
         sections.append(Section("Scores", _score_drawings(images, own, numbers["threshold"])))
     if curves := list(_curves(directory)):
