@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from browser import BROWSER, Browser
 from conftest import load_script
+from PIL import Image
 
 from osrjax.data import OpenSetData
 from osrjax.data.source import Examples
@@ -180,9 +181,12 @@ def test_without_the_library_the_pictures_of_the_run_stand_in(made, monkeypatch,
     place = run_directory(tmp_path / "plain", scored, data)
     for module in (elements, run_module):
         monkeypatch.setattr(module, "has_drawings", lambda: False)
+    (place / "attribution-x").mkdir()
+    Image.new("RGB", (2000, 10)).save(place / "attribution-x" / "stages.png")
     found = Found(write_page(place, scored=scored, data=data).read_text())
     assert "pip install 'osrjax[page]'" in found.text
-    assert [a["alt"] for _, a in found.elements if a.get("class") == "picture"] == ["figures/scores.svg"]
+    pictures = [a["alt"] for _, a in found.elements if a.get("class") == "picture"]
+    assert pictures == ["attribution-x/stages.png", "figures/scores.svg"]
     assert len([tag for tag, _ in found.elements if tag == "script"]) == 2
     assert found.column(0, "AUROC")["second"] is not None
 
@@ -209,6 +213,22 @@ def test_links_are_not_followed_and_damage_costs_one_line(made, tmp_path, capsys
     assert error.startswith("no page: ")
     assert "probe.npz cannot be read" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("provenance.json", '{"sources": [1]}'),
+        ("results.json", "[]"),
+        ("results.json", '{"score": "absent", "trained": {"scores": {}}}'),
+        ("picture.png", "not a picture"),
+    ],
+)
+def test_damaged_files_are_one_line(name, content, made, tmp_path):
+    place = run_directory(tmp_path / "damaged", *made[1:])
+    (place / name).write_text(content)
+    with pytest.raises(FileError, match="cut or damaged"):
+        write_page(place)
 
 
 @pytest.mark.parametrize(

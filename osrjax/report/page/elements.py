@@ -9,6 +9,7 @@ import io
 import itertools
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ import osrjax
 from osrjax.files import json_text, number_or_none
 
 __all__ = [
+    "GET_DRAWINGS",
     "Cell",
     "Drawing",
     "Page",
@@ -141,7 +143,7 @@ def plain_table(entries: Mapping[str, object], caption: str) -> str:
     return f'<table class="plain"><caption>{html.escape(caption)}</caption><tbody>{rows}</tbody></table>'
 
 
-def image_uri(pixels: np.ndarray, *, largest: int = 96) -> str:
+def image_uri(pixels: np.ndarray, *, largest: int = 64) -> str:
     """An image as the address that holds it.
 
     Args:
@@ -150,9 +152,7 @@ def image_uri(pixels: np.ndarray, *, largest: int = 96) -> str:
     """
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     image.thumbnail((largest, largest))
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return _address(image, "png")
 
 
 def gallery(images: Iterable[tuple[np.ndarray, str, str]]) -> str:
@@ -165,19 +165,25 @@ def gallery(images: Iterable[tuple[np.ndarray, str, str]]) -> str:
     return f'<ul class="gallery">{tiles}</ul>'
 
 
-def picture(content: bytes, kind: str, caption: str) -> str:
-    """A picture file; as an image it cannot run anything, not even an SVG.
+def picture(path: Path, caption: str) -> str:
+    """A picture file, made small; as an image it cannot run anything, not even an SVG.
 
     Args:
-      content: of the file.
-      kind: ``png`` or ``svg+xml``.
+      path: of a PNG or an SVG.
       caption: under it.
+
+    Raises:
+      OSError: it is no picture; whatever Pillow raises.
     """
-    name, address = html.escape(caption), base64.b64encode(content).decode()
-    return (
-        f'<figure><img class="picture" src="data:image/{kind};base64,{address}" alt="{name}">'
-        f"<figcaption>{name}</figcaption></figure>"
-    )
+    if path.suffix == ".svg":
+        address = f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    else:
+        with Image.open(path, formats=["PNG"]) as image:
+            small = image.convert("RGB")
+        small.thumbnail((1100, 3000))
+        address = _address(small, "jpeg")
+    name = html.escape(caption)
+    return f'<figure><img class="picture" src="{address}" alt="{name}"><figcaption>{name}</figcaption></figure>'
 
 
 def render(page: Page) -> str:
@@ -190,7 +196,7 @@ def render(page: Page) -> str:
       HTML that refers to nothing outside.
     """
     drawn = has_drawings()
-    notes = [*page.notes, *([] if drawn else [GET_DRAWINGS])]
+    notes = [*page.notes, *([] if drawn else [f"Without {GET_DRAWINGS}."])]
     models: list[Any] = []
     sections, contents = [], []
     for section in page.sections:
@@ -224,6 +230,12 @@ def render(page: Page) -> str:
         drawings=json_text(_items(models)).replace("<", "\\u003c"),
         scripts="".join(f"<script>{script}</script>" for script in scripts),
     )
+
+
+def _address(image: Image.Image, kind: str) -> str:
+    file = io.BytesIO()
+    image.save(file, kind, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _cell(found: object) -> Cell:

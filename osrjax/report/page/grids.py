@@ -22,7 +22,7 @@ from osrjax.report.page.elements import (
     plain_table,
     table,
 )
-from osrjax.report.page.run import metric_title, verdict_table
+from osrjax.report.page.run import LARGEST, metric_title, verdict_table
 from osrjax.report.tables import estimate_text
 from osrjax.run.entries import Entry, find_entries, read_entry
 
@@ -35,7 +35,7 @@ REMEDY = "restore it, or give the same command again"
 MAIN = ("closed_set_accuracy", "auroc", "oscr")
 OF_ENTRY = (*MAIN, "fpr_at_95_tpr_unknown_positive", "rejected_known", "rejected_unknown")
 OVER_SPLITS = "Mean [95 % t interval over splits], the seeds of a split averaged first"
-LARGEST = 2**26  # bytes of a table
+SHOWN = 500  # runs with a row of their own
 
 
 def sweep_page(directory: Path) -> Page:
@@ -75,9 +75,10 @@ def sweep_page(directory: Path) -> Page:
         drawing = Drawing("Means over the runs of an arm.", lambda: drawings.dynamics(panels))
         sections.append(Section("During training", [drawing]))
     shown = ["lane", "arm", "split", "seed", *varied, "diverged_at", *measured]
-    rows = [{metric_title(name): _table_cell(lane[name]) for name in shown} for lane in lanes]
-    commands = {f"lane {lane['lane']}": lane["command"] for lane in lanes}
-    runs = table(rows, "A row for every run; one that diverged has no metrics")
+    rows = [{metric_title(name): _table_cell(lane[name]) for name in shown} for lane in lanes[:SHOWN]]
+    commands = {f"lane {lane['lane']}": lane["command"] for lane in lanes[:SHOWN]}
+    first = f"the first {SHOWN} of {len(lanes)} runs" if len(lanes) > SHOWN else "every run"
+    runs = table(rows, f"A row for {first}; one that diverged has no metrics")
     sections += [
         Section("Every run", [runs, details("Commands", plain_table(commands, "The single run that a lane equals"))]),
         Section("How it was made", [details("Configuration", plain_table(config, "config.json"))]),

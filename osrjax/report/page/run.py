@@ -31,7 +31,7 @@ from osrjax.run import FinishedRun
 if has_drawings():  # they import Bokeh
     from osrjax.report.page import drawings
 
-__all__ = ["RunImages", "images_of_run", "metric_title", "run_page", "verdict_table"]
+__all__ = ["LARGEST", "RunImages", "images_of_run", "metric_title", "run_page", "verdict_table"]
 
 REMEDY = "restore it, or give the training's command again"
 TITLES = {
@@ -60,6 +60,7 @@ CURVES = {
     "Images a second": ("images_per_second",),
     "Other metrics": ("",),
 }
+LARGEST = 2**26  # bytes of a log or a table
 NAMED = 12  # classes at the top
 SHOWN = 14  # images of a kind
 
@@ -263,6 +264,8 @@ def _log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         return
     with reading(path, REMEDY):
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST >> 20} MiB")
         for line in path.read_text(errors="replace").splitlines():
             try:
                 found = json.loads(line)
@@ -320,17 +323,16 @@ def _pictures(directory: Path, *, plain: bool) -> Iterator[str]:
     places = sorted(directory.glob("attribution*/*.png")) + sorted(directory.glob("picture*.png"))
     if plain or not has_drawings():
         places += sorted(directory.glob("figures/*.svg"))
-    left = 1_200_000  # bytes, of three megabytes in all
+    left = 1_000_000  # characters, of three megabytes in all
     for path in places:
-        size = path.stat().st_size
         name = path.relative_to(directory).as_posix()
-        if size > left:
-            yield paragraph(f"{name} is left out: {size / 1e6:.1f} MB are too many for this page.")
-            continue
-        left -= size
         with reading(path, "delete it"):
-            content = path.read_bytes()
-        yield picture(content, {".png": "png", ".svg": "svg+xml"}[path.suffix], name)
+            shown = picture(path, name)
+        if len(shown) > left:
+            yield paragraph(f"{name} is left out: this page would grow too large.")
+            continue
+        left -= len(shown)
+        yield shown
 
 
 def _verdicts(directory: Path) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from osrjax.data import OpenSetData
 from osrjax.evaluation import ScoredImages
-from osrjax.files import check_local, check_no_links, write_whole
-from osrjax.report.page.elements import render
+from osrjax.files import check_local, check_no_links, reading, write_whole
+from osrjax.report.page.elements import GET_DRAWINGS, has_drawings, render
 from osrjax.report.page.grids import benchmark_page, claims_page, comparison_page, sweep_page
 from osrjax.report.page.run import RunImages, images_of_run, run_page
 from osrjax.run.entries import MANIFEST
@@ -45,21 +45,23 @@ def write_page(
         raise ValueError(f"run={str(place)!r} is no directory: give that of a finished run, sweep or comparison")
     check_no_links(place)
     there = {path.name for path in place.iterdir()}
-    if {"config.json", "results.json", "results.csv"} <= there:
-        page = sweep_page(place)
-    elif {"config.json", "results.json"} <= there:
-        images = images_of_run(run) if run is not None else RunImages(scored or {}, data)
-        page = run_page(place, images)
-    elif "claims.json" in there:
-        page = claims_page(place)
-    elif (table := place.with_name(f"{place.name}.json")).is_file() and not table.is_symlink():
-        page = comparison_page(place)
-    elif any(place.rglob(MANIFEST)):
-        page = benchmark_page(place)
-    else:
+    table = place.with_name(f"{place.name}.json")
+    with reading(place, "restore its files, or give the command that made it again"):
+        if {"config.json", "results.json", "results.csv"} <= there:
+            page = sweep_page(place)
+        elif {"config.json", "results.json"} <= there:
+            page = run_page(place, images_of_run(run) if run is not None else RunImages(scored or {}, data))
+        elif "claims.json" in there:
+            page = claims_page(place)
+        elif table.is_file() and not table.is_symlink():
+            page = comparison_page(place)
+        else:
+            page = benchmark_page(place) if any(place.rglob(MANIFEST)) else None
+        content = render(page) if page is not None else ""
+    if page is None:
         raise ValueError(f"run={str(place)!r} holds nothing that is finished: give a run, sweep, comparison or entries")
     path = place / PAGE
-    write_whole(path, render(page).encode())
+    write_whole(path, content.encode())
     return path
 
 
@@ -74,7 +76,8 @@ def leave_page(
       data: of a run.
     """
     try:
-        print(f"page: {write_page(place, scored=scored, data=data)}")
+        path = write_page(place, scored=scored, data=data)
+        print(f"page: {path}" + ("" if has_drawings() else f" (without {GET_DRAWINGS})"))
     except Exception as error:  # all numbers are written by now
         reason = " ".join(str(error).splitlines()) or type(error).__name__
         print(f"no page: {reason} (experiments/report.py {place} tries again)", file=sys.stderr)
