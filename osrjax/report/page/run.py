@@ -1,6 +1,5 @@
 """The page of a training: numbers, curves, scores, images, and all that is needed to repeat it."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ from osrjax.files import FileError, read_json, reading
 from osrjax.methods import score_images
 from osrjax.report.page.elements import (
     Cell,
-    Drawing,
     Page,
     Section,
     details,
@@ -25,15 +23,12 @@ from osrjax.report.page.elements import (
     plain_table,
     table,
 )
-from osrjax.report.tables import JND, interval_text
+from osrjax.report.page.run_figures import REMEDY, dynamics_figure, log_figures, score_figures
+from osrjax.report.tables import interval_text
 from osrjax.run import FinishedRun
 
-if has_drawings():  # they import Bokeh
-    from osrjax.report.page import drawings
+__all__ = ["RunImages", "images_of_run", "metric_title", "run_page", "verdict_table"]
 
-__all__ = ["LARGEST", "RunImages", "images_of_run", "metric_title", "run_page", "verdict_table"]
-
-REMEDY = "restore it, or give the training's command again"
 TITLES = {
     "closed_set_accuracy": "accuracy",
     "auroc": "AUROC",
@@ -51,16 +46,6 @@ TITLES = {
     "rejected_known": "rejected, known",
     "rejected_unknown": "rejected, unknown",
 }
-# Title of the axes -> what the names of the logged metrics end in, or what they begin with.
-CURVES = {
-    "Loss": ("loss",),
-    "Accuracy": ("accuracy",),
-    "Learning rate": ("learning_rate",),
-    "Norms": ("grad_norm", "update_norm", "param_norm"),
-    "Images a second": ("images_per_second",),
-    "Other metrics": ("",),
-}
-LARGEST = 2**26  # bytes of a log or a table
 NAMED = 12  # classes at the top
 SHOWN = 14  # images of a kind
 
@@ -139,11 +124,12 @@ def run_page(directory: Path, images: RunImages) -> Page:
         names = provenance.get(f"{kind}_names") or ()
         facts[f"{kind} classes"] = ", ".join(map(str, names)) if len(names) <= NAMED else str(len(names))
     if images.scored:
-        sections.append(Section("Scores", _score_drawings(images, own, numbers["threshold"])))
-    if curves := list(_curves(directory)):
+        known = None if images.data is None else images.data.test_known.labels
+        sections.append(Section("Scores", score_figures(images.scored, known, own=own, threshold=numbers["threshold"])))
+    if curves := list(log_figures(directory)):
         sections.append(Section("Training", curves))
     if (directory / "probe.npz").is_file():
-        sections.append(Section("Input-Jacobian norms during training", _dynamics(directory)))
+        sections.append(Section("Input-Jacobian norms during training", [dynamics_figure(directory / "probe.npz")]))
     if images.scored and images.data is not None:
         sections.append(Section("Images", list(_mistakes(images.data, images.scored[own]))))
     if pictures := list(_pictures(directory, plain=not images.scored)):
@@ -194,108 +180,6 @@ def _results(results: dict[str, Any], images: RunImages) -> Iterator[str]:
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     yield details("Other numbers", plain_table(rest | {"steps": results.get("steps")}, "Of the trained network"))
-
-
-def _score_drawings(images: RunImages, own: str, threshold: float) -> list[str | Drawing]:
-    """Histogram of the own score, ROC and OSCR of every one that lies in the same space."""
-    pairs = {name: (s.known, s.unknown) for name, s in images.scored.items() if not name.endswith("_embedding")}
-    pairs = {own: pairs[own]} | pairs
-    auroc = {name: f"{name}, AUROC {metrics.auroc(*pair):.3f}" for name, pair in pairs.items()}
-    parts: list[str | Drawing] = [
-        Drawing(
-            f"Scores of known and unknown test images by {own}; what lies above the threshold is called unknown.",
-            lambda: drawings.histogram(*pairs[own], threshold=threshold, score=own),
-        ),
-        Drawing(
-            "ROC: unknown images rejected against known images rejected, along the threshold.",
-            lambda: drawings.curves(
-                {name: metrics.roc_curve(*pair) for name, pair in pairs.items()},
-                x="known images rejected",
-                y="unknown images rejected",
-                unit=True,
-                legends=auroc,
-            ),
-            half=True,
-        ),
-    ]
-    if images.data is not None:
-        correct = images.scored[own].known_predictions == images.data.test_known.labels
-        oscr = {name: f"{name}, OSCR {metrics.oscr(*pair, correct):.3f}" for name, pair in pairs.items()}
-        parts.append(
-            Drawing(
-                "OSCR: known images accepted with their class against unknown images accepted.",
-                lambda: drawings.curves(
-                    {name: metrics.oscr_curve(*pair, correct) for name, pair in pairs.items()},
-                    x="unknown images accepted",
-                    y="known images accepted as their class",
-                    unit=True,
-                    legends=oscr,
-                ),
-                half=True,
-            )
-        )
-    return parts
-
-
-def _curves(directory: Path) -> Iterator[Drawing]:
-    """A figure for every kind of metric that was logged."""
-    logged: dict[str, dict[int, float]] = {}
-    for step, values in _log(directory / "metrics.jsonl"):
-        for name, value in values.items():
-            if not name.startswith("probe/") and isinstance(value, int | float):
-                logged.setdefault(name, {})[step] = float(value)
-    left = dict(logged)
-    for title, endings in CURVES.items():
-        chosen = {name: left.pop(name) for name in list(left) if name.endswith(endings)}
-        found = {name: (np.array(list(v)), np.array(list(v.values()))) for name, v in chosen.items()}
-        found = dict({tuple(pair[1]): (name, pair) for name, pair in found.items()}.values())  # no curve twice
-        if found:
-            values = np.concatenate([y for _, y in found.values()])
-            kind = "log" if 0 < 100 * values.min() < values.max() else "linear"
-            yield Drawing(
-                f"{title} over the steps of training.",
-                lambda found=found, title=title, kind=kind: drawings.curves(found, x="step", y=title, y_type=kind),
-                half=True,
-            )
-
-
-def _log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Lines of metrics.jsonl; one that a killed run has cut is left out."""
-    if not path.is_file():
-        return
-    with reading(path, REMEDY):
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it has more than {LARGEST >> 20} MiB")
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                found = json.loads(line)
-                yield int(found.pop("step")), found
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
-
-
-def _dynamics(directory: Path) -> list[str | Drawing]:
-    """Norms of known and unknown, JND, DBI and AUROC over the same steps."""
-    probe = _probe(directory / "probe.npz")
-    steps = probe["steps"]
-    panels = {
-        "mean norm": {"known": (steps, probe["norm_known"]), "unknown": (steps, probe["norm_unknown"])},
-        "JND": {"JND": (steps, probe["jnd"])},
-        "DBI": {"DBI": (steps, probe["davies_bouldin"])},
-        "AUROC": {"AUROC": (steps, probe["auroc"])},
-    }
-    caption = f"{len(steps)} looks at the same test images. {JND}. DBI: Davies-Bouldin index of the known classes."
-    return [Drawing(caption, lambda: drawings.dynamics(panels))]
-
-
-def _probe(path: Path) -> dict[str, np.ndarray]:
-    """A probe of one length; a Davies-Bouldin index may be infinite, which read_arrays refuses."""
-    with reading(path, REMEDY), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        names = ("steps", "norm_known", "norm_unknown", "jnd", "davies_bouldin", "auroc")
-        probe = {name: np.asarray(stored[name], np.float64) for name in names}
-        if len({values.shape for values in probe.values()}) != 1 or probe["steps"].ndim != 1:
-            raise ValueError("its arrays differ in length")
-        return probe
 
 
 def _mistakes(data: OpenSetData, scored: ScoredImages) -> Iterator[str]:

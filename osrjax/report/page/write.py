@@ -8,8 +8,9 @@ from osrjax.data import OpenSetData
 from osrjax.evaluation import ScoredImages
 from osrjax.files import check_local, check_no_links, reading, write_whole
 from osrjax.report.page.elements import GET_DRAWINGS, has_drawings, render
-from osrjax.report.page.grids import benchmark_page, claims_page, comparison_page, sweep_page
+from osrjax.report.page.grids import benchmark_page, claims_page, comparison_page
 from osrjax.report.page.run import RunImages, images_of_run, run_page
+from osrjax.report.page.sweep import sweep_page
 from osrjax.run.entries import MANIFEST
 from osrjax.run.finished import FinishedRun
 
