@@ -501,6 +501,7 @@ def summarise(config: Config, job: Job, found: dict[int, dict], history: list[di
     write(run.directory / "results.txt", (text + "\n").encode())
     run.write_json("results.json", {**numbers, "table": text})
     print(text)
+    osrjax.report.leave_page(run.directory)
 
 
 def command_of(cell: Cell) -> str:

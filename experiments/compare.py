@@ -252,6 +252,7 @@ def work(config: Config) -> int:
     write_whole(config.out / f"{config.table}.txt", (text + "\n").encode())
     write_json(config.out / f"{config.table}.json", numbers)
     print(text)
+    report.leave_page(config.out / config.table)
     return 0
 
 

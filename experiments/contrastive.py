@@ -220,6 +220,7 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
     }
     run.write_json("results.json", summary)
     print(table)
+    osrjax.report.leave_page(run.directory, scored=scored, data=data)
     osrjax.devices.processes.gather_text("")
     return 0
 

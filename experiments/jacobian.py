@@ -225,6 +225,7 @@ def summarise(
     text = tables_text(config.table, table, cells, records, verdicts, found, roles)
     write_whole(out / "claims.txt", (text + "\n").encode())
     print("\n" + text)
+    report.leave_page(out)
 
 
 # --------------------------------------------------------------------------------------------- runs

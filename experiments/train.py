@@ -209,6 +209,7 @@ def work(config: Config, job: Job, run: "osrjax.run.Run") -> int:
     ends = {"steps": job.steps, "best_validation_step": trained.best_step, "table": table}
     run.write_json("results.json", results | ends)
     print(table)
+    osrjax.report.leave_page(run.directory, scored=found["trained"].scored, data=data)
     osrjax.devices.processes.gather_text("")
     return 0
 

@@ -34,6 +34,7 @@ PLACES = {
     "orbax": ("run/checkpoint.py",),
     "sklearn": ("metrics/", "evaluation/", "report/", "data/digits.py"),
     "matplotlib": ("report/",),
+    "bokeh": ("report/page/",),
     "grain": ("data/",),
     "tensorflow_datasets": ("data/",),
     "tyro": (

@@ -57,6 +57,10 @@ from .markup import (
     markdown_table as markdown_table,
     markdown_text as markdown_text,
 )
+from .page import (
+    leave_page as leave_page,
+    write_page as write_page,
+)
 from .sheets import (
     Sheet as Sheet,
     comparison_sheet as comparison_sheet,

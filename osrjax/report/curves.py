@@ -23,6 +23,7 @@ from osrjax.files import written_whole
 
 __all__ = [
     "draw_scores",
+    "histogram_edges",
     "oscr_figure",
     "panel_axes",
     "progress_figure",
@@ -72,19 +73,8 @@ def score_histogram(
         threshold that is not finite.
     """
     auroc = metrics.auroc(scores_known, scores_unknown)
-    both = np.concatenate([scores_known, scores_unknown]).astype(np.float64)
-    low, high = float(both.min()), float(both.max())
-    if x_scale == "log" and low <= 0:
-        raise ValueError(f'{x_scale=} needs positive scores, the smallest is {low}: use "linear"')
-    logarithmic = x_scale == "log" or (x_scale == "auto" and low > 0 and high > 1e3 * low)
+    edges, logarithmic = histogram_edges(scores_known, scores_unknown, bins=bins, x_scale=x_scale)
     figure, axes = _axes(f"{title}\nAUROC {auroc:.3f}")
-    if low == high:  # all tied: one visible bar in the middle
-        edges = np.linspace(low - 0.5, high + 0.5, bins + 1)
-    elif logarithmic:
-        edges = np.geomspace(low, high, bins + 1)
-    else:
-        edges = np.linspace(low, high, bins + 1)
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # rounding drops no extreme score
     kinds = (
         ("known", scores_known, KNOWN_COLOUR, "", "-"),
         ("unknown", scores_unknown, UNKNOWN_COLOUR, "///", "--"),
@@ -108,7 +98,7 @@ def score_histogram(
     if threshold is not None:
         label = f"threshold {threshold:.4g}: unknown above it"
         axes.axvline(threshold, color="black", linewidth=1.5, linestyle=":", label=label)
-    if logarithmic and low < high:
+    if logarithmic:
         axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
@@ -117,6 +107,42 @@ def score_histogram(
     # Below the axes, since bars may reach anywhere inside them.
     figure.legend(loc="outside lower center", frameon=False)
     return figure
+
+
+def histogram_edges(
+    scores_known: Float[np.ndarray, " known"],
+    scores_unknown: Float[np.ndarray, " unknown"],
+    *,
+    bins: int = 40,
+    x_scale: Literal["auto", "linear", "log"] = "auto",
+) -> tuple[Float[np.ndarray, " edges"], bool]:
+    """The bins that both histograms of scores have, and whether they are of equal width in the logarithm.
+
+    Args:
+      scores_known: as for :func:`score_histogram`, as are the others.
+      scores_unknown: finite scores.
+      bins: number of bins.
+      x_scale: of the axis.
+
+    Returns:
+      ``bins + 1`` edges, and True for a logarithmic axis.
+
+    Raises:
+      ValueError: a logarithmic axis for scores that are not all positive.
+    """
+    both = np.concatenate([scores_known, scores_unknown]).astype(np.float64)
+    low, high = float(both.min()), float(both.max())
+    if x_scale == "log" and low <= 0:
+        raise ValueError(f'{x_scale=} needs positive scores, the smallest is {low}: use "linear"')
+    logarithmic = low < high and (x_scale == "log" or (x_scale == "auto" and low > 0 and high > 1e3 * low))
+    if low == high:  # all tied: one visible bar in the middle
+        edges = np.linspace(low - 0.5, high + 0.5, bins + 1)
+    elif logarithmic:
+        edges = np.geomspace(low, high, bins + 1)
+    else:
+        edges = np.linspace(low, high, bins + 1)
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # rounding drops no extreme score
+    return edges, logarithmic
 
 
 def roc_figure(

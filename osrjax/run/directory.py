@@ -10,6 +10,7 @@
     RUN/probes/            one probe a file                RUN/probe.npz       all probes (osrjax.analysis.probe)
     RUN/norms/             Jacobian norms so far           RUN/norms.npz       of every test image
     RUN/profile/           a trace of some steps, for TensorBoard or Perfetto
+    RUN/page.html          all of it to look at (osrjax.report.page)
 
 Files appear whole or not at all (written beside and renamed), so a kill at any moment leaves a directory from
 which the same command goes on.

@@ -21,7 +21,7 @@ print(json.dumps([code, [name for name in {heavy!r} if name in sys.modules]]))
 """
 SCRIPTS = ("train", "contrastive", "ablation", "compare", "jacobian")
 SCRIPTS += ("attribution", "benchmark", "corruption", "estimator", "leaderboard", "norms", "ood", "picture", "predict")
-SCRIPTS += ("evaluate", "progress", "untrained")
+SCRIPTS += ("evaluate", "progress", "report", "untrained")
 
 
 def ending(script, *words, cwd=None):
@@ -64,6 +64,7 @@ def test_classes_are_listed_without_any_of_it():
         ("picture nowhere", []),
         ("predict nowhere image.png", []),
         ("predict nowhere", []),
+        ("report nowhere", []),
     ],
 )
 def test_a_refusal_loads_nothing_that_it_does_not_need(line, loaded, tmp_path):
