@@ -148,6 +148,26 @@ def test_a_prepared_set_under_a_wrong_name_is_refused(sets, tmp_path):
         open_source("tiny_imagenet", data_dir=tmp_path)
 
 
+STRANGE = {
+    "names a foreign class 'evil_features.Image'": ("features.json", "tensorflow_datasets.core.features.image_feature"),
+    "names a file elsewhere, ": ("dataset_info.json", "{DATASET}-{SPLIT}"),
+}
+
+
+@pytest.mark.parametrize("message", STRANGE)
+def test_a_prepared_set_neither_imports_a_module_nor_reads_elsewhere(message, sets, tmp_path, monkeypatch):
+    name, there = STRANGE[message]
+    shutil.copytree(sets[1] / "fashion_mnist", tmp_path / "fashion_mnist")
+    (tmp_path / "evil_features.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "fashion_mnist" / "1.0.0" / name
+    content = file.read_text()
+    assert there in content
+    file.write_text(content.replace(there, {"features.json": "evil_features"}.get(name, f"../{there}")))
+    with pytest.raises(ValueError, match=message):
+        open_source("fashion_mnist", data_dir=tmp_path)
+
+
 class Records(list):
     """Records as TensorFlow Datasets gives them."""
 
