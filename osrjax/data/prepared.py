@@ -42,6 +42,8 @@ PREPARED_SETS = {name: found.published for name, found in DATA_SETS.items() if f
 # First words of the description of a set that `osrjax.data.prepare` made; the source's provenance follows.
 MADE_HERE = "Prepared by osrjax from "
 
+INSTALL = "pip install 'osrjax[prepared]'"
+
 _CHUNK = 1024  # records in flight while a split is decoded: bounds the memory for encoded bytes
 
 
@@ -198,8 +200,10 @@ def element_sequence(name: str, split: str, *, data_dir: Path | None = None) -> 
 
 
 def _builder(folder: Path):
-    import tensorflow_datasets as tfds  # 1 s of import, only paid by who reads a prepared set
-
+    try:
+        import tensorflow_datasets as tfds  # 1 s of import, only paid by who reads a prepared set
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{folder} is a prepared set, and {error}: {INSTALL}") from error
     _check_features(folder)
     try:
         builder = tfds.builder_from_directory(str(folder))

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import plain_module
 
 from osrjax.data import (
     MissingDataError,
@@ -146,6 +147,16 @@ def test_a_prepared_set_under_a_wrong_name_is_refused(sets, tmp_path):
     shutil.copytree(sets[1] / "fashion_mnist", tmp_path / "tiny_imagenet")
     with pytest.raises(ValueError, match="TinyImageNet's 200 wnids"):
         open_source("tiny_imagenet", data_dir=tmp_path)
+
+
+def test_without_tensorflow_datasets_the_remedy_is_named(sets, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(
+        ValueError, match=r"is a prepared set, and .*tensorflow_datasets.*: pip install 'osrjax\[prepared\]'"
+    ):
+        open_source("fashion_mnist", data_dir=sets[1])
+    with pytest.raises(SystemExit, match=r"^prepare: .*tensorflow_datasets.*: pip install 'osrjax\[prepared\]'$"):
+        plain_module(prepare)
 
 
 STRANGE = {
