@@ -31,7 +31,7 @@ import tyro
 from osrjax import metrics, report
 from osrjax.data.table import CORRUPTIONS
 from osrjax.fields import check_not_negative
-from osrjax.files import read_json, reading, write_json, write_whole
+from osrjax.files import read_arrays, read_json, write_json, write_whole
 from osrjax.run.grid import REPEAT, check_finished, check_same_data, is_finished, run_cells
 from osrjax.run.launch import launch
 
@@ -448,12 +448,9 @@ def shown(
 
 def median_angles(out: Path) -> tuple[float, float, float]:
     """Of known images to their own prototype and to the others, of unknown images to the nearest, in degrees."""
-    file = out / "scores.npz"
-    with reading(file, REPEAT), file.open("rb") as opened, np.load(opened) as stored:
-        known, unknown = (
-            np.degrees(np.arccos(np.clip(stored[f"{part}_logits"], -1, 1))) for part in ("known", "unknown")
-        )
-        own = np.eye(known.shape[1], dtype=bool)[stored["known_labels"]]
+    stored = read_arrays(out / "scores.npz", REPEAT, names=("known_logits", "unknown_logits", "known_labels"))
+    known, unknown = (np.degrees(np.arccos(np.clip(stored[f"{part}_logits"], -1, 1))) for part in ("known", "unknown"))
+    own = np.eye(known.shape[1], dtype=bool)[stored["known_labels"]]
     return float(np.median(known[own])), float(np.median(known[~own])), float(np.median(unknown.min(axis=1)))
 
 

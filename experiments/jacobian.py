@@ -34,7 +34,7 @@ import tyro
 
 from osrjax import analysis, metrics, report
 from osrjax.fields import check_not_negative
-from osrjax.files import number_or_none, read_json, reading, write_json, write_whole
+from osrjax.files import number_or_none, read_arrays, read_json, write_json, write_whole
 from osrjax.run.grid import REPEAT, check_finished, check_same_data, is_finished, run_cells
 from osrjax.run.launch import launch
 
@@ -295,8 +295,7 @@ def images_of(directory: Path) -> dict[str, np.ndarray]:
 
 def arrays_of(file: Path) -> dict[str, np.ndarray]:
     """Every array of an .npz file."""
-    with reading(file, REPEAT), file.open("rb") as opened, np.load(opened) as stored:
-        return {name: stored[name] for name in stored.files}
+    return read_arrays(file, REPEAT, finite=False)
 
 
 def measured(directory: Path) -> dict:

@@ -2,16 +2,18 @@
 
 A disk that is full, read-only or gone, and a file that was cut or changed, are met by every long run some day. What
 reads or writes the files of a run goes through here, so that the user learns which file it was and what to do. Nothing
-is written through a link: a run directory may come from somebody else.
+is written or read through a link: a run directory may come from somebody else. SECURITY.md says what is guaranteed.
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
 import re
+import stat
 import textwrap
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,12 +23,15 @@ import numpy as np
 __all__ = [
     "FileError",
     "check_local",
+    "check_memory",
     "check_no_links",
+    "file_sha256",
     "json_text",
     "number_or_none",
     "open_to_append",
     "read_arrays",
     "read_json",
+    "read_text",
     "reading",
     "write_arrays",
     "write_json",
@@ -60,23 +65,44 @@ def check_local(name: str, value: object) -> None:
         raise ValueError(f"{name}={text!r} is no path of this machine: mount it, or copy it here and give that path")
 
 
+def check_memory(size: int, *, where: str) -> None:
+    """Refuses arrays that the memory of this machine cannot hold.
+
+    Args:
+      size: of arrays that would be made, bytes.
+      where: what to call them in an error.
+
+    Raises:
+      ValueError: they are larger than the memory.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        gib = 2**30
+        raise ValueError(
+            f"{where}: takes {size / gib:.0f} GiB, this machine has {memory / gib:.0f}: give fewer or smaller images"
+        )
+
+
 def check_no_links(directory: Path) -> None:
-    """Refuses a directory with links in it, through which files elsewhere would be written.
+    """Refuses a directory with links in it, through which files elsewhere would be written, or with pipes and devices.
 
     Args:
       directory: may be a link itself, which the user has named.
 
     Raises:
-      FileError: names the first link.
+      FileError: names the first one.
     """
     for folder, folders, names in os.walk(directory):
         for name in sorted((*folders, *names)):
-            if (path := Path(folder, name)).is_symlink():
+            mode = (path := Path(folder, name)).lstat().st_mode
+            if stat.S_ISLNK(mode):
                 raise _link_error(path)
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise FileError(f"{path} is neither a file nor a folder: remove it")
 
 
-def _link_error(path: Path) -> "FileError":
-    return FileError(f"{path} is a link, and nothing is written through one: put the file or folder itself there")
+def _link_error(path: Path, deed: str = "written") -> "FileError":
+    return FileError(f"{path} is a link, and nothing is {deed} through one: put the file or folder itself there")
 
 
 @contextmanager
@@ -241,8 +267,50 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(strict(value), indent=indent, allow_nan=False)
 
 
+def file_sha256(path: Path) -> str:
+    """The checksum of a file of any size.
+
+    Args:
+      path: the file, which exists.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened(path: Path, *, named: bool = False) -> IO[bytes]:
+    """A regular file to read: neither a pipe, which would wait for ever, nor a link, unless the user has named it."""
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if named else os.O_NOFOLLOW)), "rb")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _link_error(path, "read") from error
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is no regular file")
+    return file
+
+
+def read_text(path: Path, remedy: str, *, limit: int = 2**26) -> str:
+    """The text in a file, which is no link.
+
+    Args:
+      path: the file, which exists.
+      remedy: what to do if it is damaged.
+      limit: bytes that it may have.
+
+    Raises:
+      FileError: it cannot be read, or is larger.
+    """
+    with reading(path, remedy), _opened(path) as file:
+        text = file.read(limit + 1)
+        if len(text) > limit:
+            raise ValueError(f"it is larger than {limit >> 20} MiB")
+        return text.decode()
+
+
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file, which is no link.
 
     Args:
       path: the file, which exists.
@@ -251,32 +319,48 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     Raises:
       FileError: it cannot be read, or holds another kind of value.
     """
+    text = read_text(path, remedy)
     with reading(path, remedy):
-        value = json.loads(path.read_text())
+        value = json.loads(text)
         if not isinstance(value, dict):
             raise ValueError(f"it holds a {type(value).__name__} in place of an object")
         return value
 
 
-def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file, all of them numbers that are finite.
+def read_arrays(
+    path: Path,
+    remedy: str,
+    *,
+    names: Collection[str] | None = None,
+    finite: bool = True,
+    limit: int | None = None,
+    named: bool = False,
+) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file, never an object that would have to be unpickled.
 
     Args:
       path: the file, which exists.
       remedy: what to do if it is damaged.
+      names: arrays to read where they are there; None for all.
+      finite: all of them must be numbers, and finite.
+      limit: bytes that its arrays may take; the memory of the machine for None.
+      named: the user has named the file itself, so that it may be a link.
 
     Raises:
       FileError: it cannot be read, or holds anything else.
     """
-    with reading(path, remedy), path.open("rb") as file:
+    with reading(path, remedy), _opened(path, named=named) as file:
         stored = np.load(file, allow_pickle=False)
         if not isinstance(stored, np.lib.npyio.NpzFile):
             raise ValueError("it is no .npz file")
         size = sum(member.file_size for member in stored.zip.infolist())
         if size > 2**31 and size > 100 * path.stat().st_size:  # no numbers that were measured are packed so well
             raise ValueError(f"its arrays would take {size >> 30} GiB")
-        arrays = {name: stored[name] for name in stored.files}
-        for name, array in arrays.items():
+        if limit is not None and size > limit:
+            raise ValueError(f"its arrays would take {size >> 20} MiB")
+        check_memory(size, where="its arrays")
+        arrays = {name: stored[name] for name in stored.files if names is None or name in names}
+        for name, array in arrays.items() if finite else ():
             if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
                 raise ValueError(f"{name} is no array of numbers")
             if not np.isfinite(array).all():

@@ -14,6 +14,7 @@ from osrjax.files import (
     open_to_append,
     read_arrays,
     read_json,
+    read_text,
     write_arrays,
     write_json,
     write_whole,
@@ -104,6 +105,51 @@ def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path):
         member.file_size = 17 * 2**30  # in the directory of the archive
     with pytest.raises(FileError, match=r"\(its arrays would take 17 GiB\): do this"):
         read_arrays(tmp_path / "a.npz", "do this")
+
+
+def test_a_file_that_takes_more_than_its_readers_limit_is_not_read(tmp_path, monkeypatch):
+    write_arrays(tmp_path / "a.npz", {"x": np.zeros(2**18)})  # two MiB, packed into two KiB
+    with pytest.raises(FileError, match=r"\(its arrays would take 2 MiB\): do this"):
+        read_arrays(tmp_path / "a.npz", "do this", limit=2**20)
+    assert len(read_arrays(tmp_path / "a.npz", "do this", limit=2**22)["x"]) == 2**18
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 2**20}[name])
+    with pytest.raises(FileError, match=r"its arrays: takes .* GiB, this machine has"):
+        read_arrays(tmp_path / "a.npz", "do this")
+    (tmp_path / "a.txt").write_bytes(b"12345")
+    assert read_text(tmp_path / "a.txt", "do this", limit=5) == "12345"
+    with pytest.raises(FileError, match=r"a\.txt cannot be read, .*larger than 0 MiB\): do this"):
+        read_text(tmp_path / "a.txt", "do this", limit=4)
+
+
+def test_what_is_not_asked_for_is_not_unpacked_and_never_unpickled(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.array([1.0, np.nan]), bad=np.array([print]), text=np.array(["a"]))
+    assert np.isnan(read_arrays(tmp_path / "a.npz", "do this", names=("x", "none"), finite=False)["x"][1])
+    with pytest.raises(FileError, match="it holds no plain arrays"):
+        read_arrays(tmp_path / "a.npz", "do this", finite=False)
+
+
+READERS = {"a.npz": read_arrays, "a.json": read_json, "a.txt": read_text}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_nothing_is_read_through_a_link_or_from_a_pipe(name, tmp_path):
+    WRITERS[name](tmp_path / name)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / name)
+    with pytest.raises(FileError, match=rf"run/{name} is a link, and nothing is read through one"):
+        READERS[name](tmp_path / "run" / name, "do this")
+    (tmp_path / "run" / name).unlink()
+    os.mkfifo(tmp_path / "run" / name)
+    with pytest.raises(FileError, match="no regular file"):  # opening it would wait for ever
+        READERS[name](tmp_path / "run" / name, "do this")
+    with pytest.raises(FileError, match=f"{name} is neither a file nor a folder: remove it"):
+        check_no_links(tmp_path / "run")
+
+
+def test_a_file_that_the_user_names_may_be_a_link(tmp_path):
+    write_arrays(tmp_path / "a.npz", {"x": np.ones(2)})
+    (tmp_path / "b.npz").symlink_to(tmp_path / "a.npz")
+    assert read_arrays(tmp_path / "b.npz", "do this", named=True)["x"].tolist() == [1, 1]
 
 
 def check_line(path):

@@ -108,10 +108,10 @@ class NormStore:
     @staticmethod
     def _load(path: Path, size: int, mmap_mode: Literal["r+"] | None = None) -> np.ndarray:
         with reading(path, "delete it and give the same command again"):
-            values = np.load(path, mmap_mode=mmap_mode)
+            values = np.load(path, mmap_mode="r")  # "r+" would make a short file as long as its header says
             if values.shape != (size,) or values.dtype != np.float32:
                 raise ValueError(f"{values.dtype} {values.shape} for {size} images")
-            return values
+            return np.load(path, mmap_mode=mmap_mode)
 
     def has(self, rows: slice) -> bool:
         """Whether these norms are done."""

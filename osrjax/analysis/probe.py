@@ -28,7 +28,7 @@ from osrjax import augment, metrics
 from osrjax.analysis.norms import make_norm_plan
 from osrjax.data import OpenSetData
 from osrjax.devices.cpu import compiler_options
-from osrjax.files import reading, write_arrays, writing
+from osrjax.files import read_arrays, write_arrays, writing
 from osrjax.jacobian.paths import interpolation_profile, path_length
 from osrjax.methods.method import Method, score_images
 from osrjax.train.apply import apply_in_batches
@@ -364,8 +364,7 @@ def join_probes(directory: str | Path) -> dict[str, np.ndarray]:
     probes = []
     for file in files:
         remedy = "delete it to do without that probe, or start in a new run directory"
-        with reading(file, remedy), np.load(file) as stored:
-            probes.append(dict(stored))
+        probes.append(read_arrays(file, remedy, finite=False))
         if any(not np.array_equal(probes[0][name], probes[-1][name]) for name in _FIXED):
             raise ValueError(f"{file} was taken on other images than {files[0].name}: join the probes of one run")
     stacked = ("norms_known", "norms_unknown", "path_lengths", *PROBE_METRICS)

@@ -1,4 +1,5 @@
-"""What runs without the repository: ``python -m osrjax COMMAND``.
+"""What runs without the repository: ``osrjax COMMAND``, one name of ``osrjax.__main__`` a file.
 
-One file per command, which is also a script of experiments/; it parses and prints, and computes nothing itself.
+Each is also a script of experiments/, which only calls its ``main(arguments, *, script)``; it parses and prints, and
+computes nothing itself.
 """

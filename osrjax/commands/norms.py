@@ -1,8 +1,8 @@
 """What are the exact input-Jacobian norms of images under a trained network? For a run, image by image.
 
-    python experiments/norms.py runs/NAME                               test images of the run's own data
-    python experiments/norms.py runs/NAME --quantities embedding raw_embedding logits --part train
-    python experiments/norms.py runs/NAME --data npz:other.npz --devices 8 --memory-mib 4096
+    osrjax norms runs/NAME                               test images of the run's own data
+    osrjax norms runs/NAME --quantities embedding raw_embedding logits --part train
+    osrjax norms runs/NAME --data npz:other.npz --devices 8 --memory-mib 4096
 
 Writes one .npy array for each quantity, in the order of the data set's images, and prints means by class. A stopped
 command goes on where it was. Norms are per unit of pixels scaled to [-1, 1]; those of the unit embedding are the
@@ -61,9 +61,9 @@ class Config(FinishedConfig):
             raise ValueError(f"memory_mib={self.memory_mib} is below 1: give the memory of a device in MiB")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, script: str = "norms.py") -> int:
     """Parses, checks, computes, tabulates; returns the exit code."""
-    return launch(Config, compute, script="norms.py", description=__doc__, arguments=arguments)
+    return launch(Config, compute, script=script, description=__doc__, arguments=arguments)
 
 
 def compute(config: Config) -> int:

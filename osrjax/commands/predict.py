@@ -1,7 +1,7 @@
 """Which known class does this image show, or is it unknown? Image files against a finished run.
 
-    python experiments/predict.py runs/NAME photo.png folder/of/images
-    python experiments/predict.py runs/NAME *.png --reject-share 0.05 --json
+    osrjax predict runs/NAME photo.png folder/of/images
+    osrjax predict runs/NAME *.png --reject-share 0.05 --json
 
 The threshold is the score that rejects `reject_share` of the run's own KNOWN validation images; no unknown image
 has a say in it. An image scoring above it is called unknown. Seconds. Exit code 2: bad input, nothing was classified.
@@ -43,9 +43,9 @@ class Config(FinishedConfig):
             raise ValueError("images is empty: give image files or folders of them")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, script: str = "predict.py") -> int:
     """Parses, checks, classifies; returns the exit code."""
-    return launch(Config, classify, script="predict.py", description=__doc__, arguments=arguments)
+    return launch(Config, classify, script=script, description=__doc__, arguments=arguments)
 
 
 def classify(config: Config) -> int:

@@ -1,6 +1,5 @@
 """Values that come from users and their files: right, made right without loss, or refused in one line."""
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "check_memory",
     "checked_class_names",
     "checked_labels",
     "chosen_rows",
@@ -55,24 +53,6 @@ def one_line(text: str) -> str:
       'two [31mlines'
     """
     return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text).split())
-
-
-def check_memory(size: int, *, where: str) -> None:
-    """Refuses images that the memory of this machine cannot hold.
-
-    Args:
-      size: of an array that would be made, bytes.
-      where: what to call it in an error.
-
-    Raises:
-      ValueError: if it is larger than the memory.
-    """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if size > memory:
-        gib = 2**30
-        raise ValueError(
-            f"{where}: takes {size / gib:.0f} GiB, this machine has {memory / gib:.0f}: give fewer or smaller images"
-        )
 
 
 def checked_labels(labels: np.ndarray, *, num_classes: int, where: str) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from osrjax.data.checks import check_memory
+from osrjax.files import check_memory
 
 __all__ = ["IMAGE_SUFFIXES", "decoded_image", "is_gray", "stacked_images"]
 

@@ -1,7 +1,6 @@
 """The idx files in which MNIST and Fashion-MNIST are published."""
 
 import gzip
-import hashlib
 import math
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ from osrjax.data.source import (
     Source,
     checked_examples,
 )
+from osrjax.files import check_memory, file_sha256
 
 __all__ = ["FASHION_MNIST_CLASSES", "idx_array", "idx_source"]
 
@@ -49,18 +49,24 @@ def idx_array(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist: give the folder of the four idx files")
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be decompressed ({error}): fetch it again") from error
     # Header: two zero bytes, the type code (8 is unsigned byte), the number of axes, then the axes as
     # big-endian 32-bit integers.
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < (header := 4 + 4 * content[3]):
-        raise ValueError(f"{path}: is not an idx file of unsigned bytes: fetch it again")
-    shape = tuple(int(n) for n in np.frombuffer(content[4:header], ">u4"))
-    if len(content) != header + math.prod(shape):
-        raise ValueError(f"{path}: holds {len(content)} bytes, not a {shape} array: fetch it again")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            start = file.read(4)
+            axes = file.read(4 * start[3]) if len(start) == 4 else b""
+            if start[:3] != b"\x00\x00\x08" or len(start) < 4 or len(axes) < 4 * start[3]:
+                raise ValueError(f"{path}: is not an idx file of unsigned bytes: fetch it again")
+            shape = tuple(int(n) for n in np.frombuffer(axes, ">u4"))
+            size = math.prod(shape)
+            check_memory(size, where=str(path))
+            content = file.read(size + 1)  # no more, however much a small file would unpack to
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be decompressed ({error}): fetch it again") from error
+    if len(content) != size:
+        held = f"more than {size}" if len(content) > size else len(content)
+        raise ValueError(f"{path}: holds {held} bytes of pixels, not a {shape} array: fetch it again")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def idx_source(directory: Path, *, name: str, class_names: tuple[str, ...]) -> Source:
@@ -96,7 +102,7 @@ def idx_source(directory: Path, *, name: str, class_names: tuple[str, ...]) -> S
             if not file(split, part).is_file():
                 raise MissingDataError(f"{file(split, part)} does not exist: give the folder of the four idx files")
     images = file("train", "images-idx3")
-    digest = hashlib.sha256(images.read_bytes()).hexdigest()
+    digest = file_sha256(images)
     return Source(
         name=name,
         provenance=f"idx files in {directory}, sha256 of {images.name} {digest[:12]}",

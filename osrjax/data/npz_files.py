@@ -1,6 +1,5 @@
 """A user's own arrays: one .npz file with S_images and S_labels for every split S."""
 
-import hashlib
 import math
 import os
 import zipfile
@@ -11,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from osrjax.data.checks import check_memory, checked_class_names, checked_labels, one_line
+from osrjax.data.checks import checked_class_names, checked_labels, one_line
 from osrjax.data.source import (
     DecodedSplits,
     Examples,
@@ -21,6 +20,7 @@ from osrjax.data.source import (
     covers_every_class,
     named_splits,
 )
+from osrjax.files import check_memory, file_sha256
 
 __all__ = ["npz_source"]
 
@@ -82,7 +82,7 @@ def npz_source(path: Path) -> Source:
 
     return Source(
         name=f"npz:{path}",
-        provenance=f"npz file {path.name}, sha256 {_sha256(path)[:12]}{note}{remark}",
+        provenance=f"npz file {path.name}, sha256 {file_sha256(path)[:12]}{note}{remark}",
         complete=covers_every_class(by_split, len(class_names)),
         class_names=class_names,
         splits=DecodedSplits({split: lambda split=split: read(split) for split in splits}, by_split),
@@ -138,8 +138,3 @@ def _class_names(path: Path, arrays: Collection[str], labels: Mapping[str, np.nd
                 " in an array classes"
             )
     return tuple(str(label) for label in range(largest + 1))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

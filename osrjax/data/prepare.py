@@ -17,16 +17,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 import tyro
 from PIL import Image
 
 from osrjax.data.idx import FASHION_MNIST_CLASSES, idx_source
 from osrjax.data.npz_files import npz_source
-from osrjax.data.prepared import MADE_HERE, PREPARED_SETS, prepared_source, prepared_versions
+from osrjax.data.prepared import INSTALL, MADE_HERE, PREPARED_SETS, prepared_source, prepared_versions
 from osrjax.data.source import Source
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
 from osrjax.files import check_local
+
+try:
+    import tensorflow_datasets as tfds
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"prepare: {missing}: {INSTALL}") from None
 
 __all__ = ["Config", "main", "prepare"]
 

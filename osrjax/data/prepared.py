@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from osrjax.data.checks import check_memory
 from osrjax.data.decoding import decoded_image
 from osrjax.data.source import (
     DecodedSplits,
@@ -24,7 +23,7 @@ from osrjax.data.source import (
 from osrjax.data.splits import check_tiny_imagenet_order
 from osrjax.data.table import DATA_SETS, PublishedSet
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
-from osrjax.files import check_local, reading
+from osrjax.files import check_local, check_memory, read_json, reading
 
 __all__ = [
     "MADE_HERE",
@@ -42,6 +41,8 @@ PREPARED_SETS = {name: found.published for name, found in DATA_SETS.items() if f
 
 # First words of the description of a set that `osrjax.data.prepare` made; the source's provenance follows.
 MADE_HERE = "Prepared by osrjax from "
+
+INSTALL = "pip install tensorflow-datasets array_record importlib_resources"
 
 _CHUNK = 1024  # records in flight while a split is decoded: bounds the memory for encoded bytes
 
@@ -199,8 +200,11 @@ def element_sequence(name: str, split: str, *, data_dir: Path | None = None) -> 
 
 
 def _builder(folder: Path):
-    import tensorflow_datasets as tfds  # 1 s of import, only paid by who reads a prepared set
-
+    try:
+        import tensorflow_datasets as tfds  # 1 s of import, only paid by who reads a prepared set
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{folder} is a prepared set, and {error}: {INSTALL}") from error
+    _check_features(folder)
     try:
         builder = tfds.builder_from_directory(str(folder))
     except Exception as error:  # whatever a damaged description makes the JSON and protobuf readers raise
@@ -212,7 +216,25 @@ def _builder(folder: Path):
             f"{folder}: is prepared as {'/'.join(sorted(formats))}, which only TensorFlow reads: remove it,"
             f" then {_with_tensorflow(folder.parent.name, folder.parent.parent)}"
         )
+    files = [Path(file) for split in builder.info.splits.values() for file in split.filepaths]
+    if strange := [file for file in files if file.parent != folder]:
+        raise ValueError(f"{folder}: dataset_info.json names a file elsewhere, {strange[0]}: prepare the set again")
     return builder
+
+
+def _check_features(folder: Path) -> None:
+    """Refuses a description that names classes elsewhere, whose modules TensorFlow Datasets would import."""
+    parts: list[Any] = [read_json(folder / "features.json", "prepare the set again")]
+    for part in parts:  # grows by what lies within
+        if isinstance(part, list):
+            parts += part
+        elif isinstance(part, dict):
+            parts += part.values()
+            for name in ("type", "pythonClassName", "python_class_name"):
+                if isinstance(kind := part.get(name), str) and not kind.startswith(
+                    "tensorflow_datasets.core.features."
+                ):
+                    raise ValueError(f"{folder}: features.json names a foreign class {kind!r}: prepare the set again")
 
 
 def _data_source(builder, split: str):

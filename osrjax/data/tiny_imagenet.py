@@ -74,6 +74,8 @@ def _validation_files(directory: Path, number: dict[str, int]) -> list[tuple[Pat
         name, wnid, *_ = (*line.split("\t"), "")
         if wnid not in number:
             raise ValueError(f"{directory}: val_annotations.txt names an unknown class {wnid!r}: unpack it again")
+        if Path(name).name != name:
+            raise ValueError(f"{directory}: val_annotations.txt names a file elsewhere, {name!r}: unpack it again")
         rows.append((directory / "val" / "images" / name, number[wnid]))
     return rows
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from osrjax import scores
 from osrjax.evaluation.assessment import ScoredImages, open_set_scores, scored_images
-from osrjax.files import reading
+from osrjax.files import read_arrays
 
 __all__ = ["OUTPUT_SCORES", "OutputScore", "StoredOutputs", "applicable_scores", "read_outputs", "score_outputs"]
 
@@ -188,8 +188,7 @@ def read_outputs(file: Path, *, cosines: float | None = None) -> StoredOutputs:
       ValueError: one line that names the array that is missing, of another length or width than the others, not finite,
         or of another kind than numbers; labels that are no positions in the known classes.
     """
-    with reading(file, "write it with numpy.savez"), np.load(file) as stored:
-        arrays = {name: stored[name] for name in NAMES if name in stored.files}
+    arrays = read_arrays(file, "write it with numpy.savez", names=NAMES, finite=False, named=True)
     where = f"file={str(file)!r}"
     outputs = {
         part: {name: _rows(where, f"{part}_{name}", arrays) for name in OUTPUTS if f"{part}_{name}" in arrays}

@@ -217,7 +217,7 @@ class Run:
     def remember_files(self, *names: str) -> None:
         """Keeps the checksums of files in provenance.json, by which a finished run tells them from others."""
         if self.writes:
-            found = {name: hashlib.sha256((self.directory / name).read_bytes()).hexdigest() for name in names}
+            found = {name: files.file_sha256(self.directory / name) for name in names}
             self.write_json("provenance.json", {**self.read_json("provenance.json"), "files": found})
 
     def read_json(self, name: str) -> Any:

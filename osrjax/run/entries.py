@@ -10,8 +10,8 @@ Numbers are not kept: they are taken from scores.npz whenever an entry is read.
 """
 
 import dataclasses
-import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from osrjax.data import OpenSetData, content_of
 from osrjax.evaluation import OrderedImages, metrics_of_order
 from osrjax.fields import check_type
-from osrjax.files import FileError, read_arrays, read_json, write_arrays, write_json
+from osrjax.files import FileError, file_sha256, read_arrays, read_json, write_arrays, write_json
 from osrjax.run.finished import FinishedRun
 from osrjax.run.history import training_seconds
 
@@ -34,6 +34,7 @@ FIELDS = {
     **dict.fromkeys(("files", "seconds"), dict),
 }
 _AGAIN = "restore it, or make the entry again with experiments/evaluate.py"
+_LARGEST = 2**26  # bytes of scored images; metrics take some thirty times that
 
 
 class Entry(NamedTuple):
@@ -63,7 +64,7 @@ def write_entry(directory: Path, manifest: Mapping[str, Any], scored: Mapping[st
     """
     write_arrays(directory / "scores.npz", {name: images.packed() for name, images in scored.items()})
     names = [name for name in ("scores.npz", "probe.npz") if (directory / name).exists()]
-    files = {name: _sha256(directory / name) for name in names}
+    files = {name: file_sha256(directory / name) for name in names}
     write_json(directory / MANIFEST, {"format": FORMAT, **manifest, "files": files})
 
 
@@ -118,17 +119,17 @@ def is_entry(directory: Path) -> bool:
 
 
 def find_entries(places: Iterable[Path]) -> list[Path]:
-    """The directories of all entries at or below some places, sorted, each once.
+    """The directories of all entries at or below some places, sorted, each once; links below them are not followed.
 
     Args:
-      places: directories.
+      places: directories, which may be links themselves.
 
     Raises:
       ValueError: a place that does not exist, or has no entry.
     """
     found: set[Path] = set()
     for place in places:
-        here = {path.parent for path in place.rglob(MANIFEST)} if place.is_dir() else set()
+        here = {Path(folder) for folder, _, names in os.walk(place) if MANIFEST in names}
         if not here:
             raise ValueError(f"{str(place)!r} holds no entry: give directories with a {MANIFEST}, at any depth")
         found |= here
@@ -158,16 +159,19 @@ def read_entry(directory: Path) -> Entry:
             check_type(name, manifest[name], kind)
         except ValueError as error:
             raise FileError(f"{where} has {str(error).partition(':')[0]}: {_AGAIN}") from error
+    for name in ("known_names", "unknown_names"):
+        if not all(isinstance(word, str) for word in manifest[name]):
+            raise FileError(f"{where} has {name} that are no text: {_AGAIN}")
     if "scores.npz" not in manifest["files"]:
         raise FileError(f"{where} names no scores.npz among its files: {_AGAIN}")
     for name, checksum in manifest["files"].items():
         if name not in ("scores.npz", "probe.npz"):
             raise FileError(f"{where} names a file {name!r}, which no entry has: {_AGAIN}")
         path = directory / name
-        if not path.is_file() or _sha256(path) != checksum:
+        if not path.is_file() or file_sha256(path) != checksum:
             raise FileError(f"{path} is not the file whose checksum stands in {MANIFEST}: {_AGAIN}")
     classes, results = len(manifest["known_names"]), {}
-    for name, rows in read_arrays(directory / "scores.npz", _AGAIN).items():
+    for name, rows in read_arrays(directory / "scores.npz", _AGAIN, limit=_LARGEST).items():
         try:
             results[name] = metrics_of_order(OrderedImages.unpacked(rows, classes=classes), classes=classes)
         except ValueError as error:
@@ -181,7 +185,3 @@ def _without_folders(name: str) -> str:
     """npz:FILE without its place, which is nobody's business."""
     kind, colon, place = name.partition(":")
     return kind + colon + Path(place).name if colon else name
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,7 +6,6 @@ of another run, damaged or of another type is refused by name.
 """
 
 import dataclasses
-import hashlib
 import json
 import reprlib
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from osrjax.data.splits import ClassSplit
 from osrjax.data.table import set_name
 from osrjax.devices.cpu import compiler_options
 from osrjax.fields import check_type
-from osrjax.files import FileError, read_arrays, read_json
+from osrjax.files import FileError, file_sha256, read_arrays, read_json
 from osrjax.methods.find import make_method, method_source
 from osrjax.methods.method import Method, Task, check_image_shape
 from osrjax.methods.table import METHODS
@@ -242,7 +241,7 @@ class FinishedRun:
         """Refuses a file that is not the one that the run wrote, where it remembers."""
         remembered = self.provenance.get("files")
         checksum = remembered.get(path.name) if isinstance(remembered, dict) else None
-        if checksum is not None and checksum != hashlib.sha256(path.read_bytes()).hexdigest():
+        if checksum is not None and checksum != file_sha256(path):
             raise FileError(f"{path} is not the file that this run wrote: restore that one, or {TRAIN_AGAIN}")
 
 

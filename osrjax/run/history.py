@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from osrjax.files import reading
+from osrjax.files import read_text, reading
 from osrjax.run.finished import open_finished
 
 __all__ = ["ValidationCurve", "training_seconds", "validation_curve"]
+
+_AGAIN = "restore it, or train again"
 
 
 class ValidationCurve(NamedTuple):
@@ -71,8 +73,9 @@ def _logged(directory: Path, batch_size: int) -> Iterator[tuple[float, dict[str,
     path, seconds, before = directory / "metrics.jsonl", 0.0, 0
     if not path.exists():
         return
-    with reading(path, "restore it, or train again"):
-        for line in path.read_text().splitlines():
+    text = read_text(path, _AGAIN, limit=2**28)
+    with reading(path, _AGAIN):
+        for line in text.splitlines():
             logged = json.loads(line)
             if speed := logged.get("train/images_per_second"):
                 seconds += (logged["step"] - before) * batch_size / speed

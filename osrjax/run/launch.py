@@ -196,7 +196,7 @@ def launch(
       The exit code.
     """
     try:
-        config = parse(config_class, arguments, description=description, presets=presets, smoke=smoke)
+        config = parse(config_class, arguments, description=description, presets=presets, smoke=smoke, prog=script)
         with plain_output():
             check_fields(config)
             return work(config)

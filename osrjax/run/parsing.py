@@ -26,6 +26,7 @@ def parse(
     description: str | None = None,
     presets: Mapping[str, AnyConfig] | None = None,
     smoke: Smoke | None = None,
+    prog: str | None = None,
 ) -> AnyConfig:
     """The configuration of a command line: a preset, then what ``--smoke`` changes, then whatever it overrides.
 
@@ -38,6 +39,7 @@ def parse(
       description: for ``--help``.
       presets: by name.
       smoke: by field, other defaults with ``--smoke``; or a function that gives them for a preset.
+      prog: what ``--help`` calls the command; the name of the script for None.
 
     Returns:
       The configuration. ``--help`` ends the process.
@@ -64,7 +66,7 @@ def parse(
     if undone and default is not None:
         default = dataclasses.replace(default, **undone)
     with _one_line():
-        config = tyro.cli(config_class, args=arguments, default=default, description=description)
+        config = tyro.cli(config_class, args=arguments, default=default, description=description, prog=prog)
     for name in names:
         value = getattr(config, name)
         for part in value if isinstance(value, tuple) else (value,):

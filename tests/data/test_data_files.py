@@ -398,6 +398,10 @@ def test_tiny_imagenet_folder_with_other_classes_is_refused(tiny_folder):
         file.write("\ncut")
     with pytest.raises(ValueError, match=r"val_annotations.txt names an unknown class ''"):
         tiny_imagenet_folder_source(tiny_folder)
+    for name in ("../../secret.JPEG", "/etc/secret.JPEG"):
+        (tiny_folder / "val" / "val_annotations.txt").write_text(f"{name}\tn00000007\n")
+        with pytest.raises(ValueError, match=f"names a file elsewhere, '{name}'"):
+            tiny_imagenet_folder_source(tiny_folder)
     lines = (tiny_folder / "wnids.txt").read_text().splitlines()
     (tiny_folder / "wnids.txt").write_text("\n".join(["n09999999", *lines[1:]]))
     with pytest.raises(ValueError, match="TinyImageNet's 200 wnids"):

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import plain_module
 
 from osrjax.data import (
     MissingDataError,
@@ -146,6 +147,36 @@ def test_a_prepared_set_under_a_wrong_name_is_refused(sets, tmp_path):
     shutil.copytree(sets[1] / "fashion_mnist", tmp_path / "tiny_imagenet")
     with pytest.raises(ValueError, match="TinyImageNet's 200 wnids"):
         open_source("tiny_imagenet", data_dir=tmp_path)
+
+
+def test_without_tensorflow_datasets_the_remedy_is_named(sets, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(
+        ValueError, match=r"is a prepared set, and .*tensorflow_datasets.*: pip install 'osrjax\[prepared\]'"
+    ):
+        open_source("fashion_mnist", data_dir=sets[1])
+    with pytest.raises(SystemExit, match=r"^prepare: .*tensorflow_datasets.*: pip install 'osrjax\[prepared\]'$"):
+        plain_module(prepare)
+
+
+STRANGE = {
+    "names a foreign class 'evil_features.Image'": ("features.json", "tensorflow_datasets.core.features.image_feature"),
+    "names a file elsewhere, ": ("dataset_info.json", "{DATASET}-{SPLIT}"),
+}
+
+
+@pytest.mark.parametrize("message", STRANGE)
+def test_a_prepared_set_neither_imports_a_module_nor_reads_elsewhere(message, sets, tmp_path, monkeypatch):
+    name, there = STRANGE[message]
+    shutil.copytree(sets[1] / "fashion_mnist", tmp_path / "fashion_mnist")
+    (tmp_path / "evil_features.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "fashion_mnist" / "1.0.0" / name
+    content = file.read_text()
+    assert there in content
+    file.write_text(content.replace(there, {"features.json": "evil_features"}.get(name, f"../{there}")))
+    with pytest.raises(ValueError, match=message):
+        open_source("fashion_mnist", data_dir=tmp_path)
 
 
 class Records(list):

@@ -121,6 +121,13 @@ def test_idx_files_that_are_missing_or_cut(idx_folder, tmp_path):
     cut.write_bytes(b"\x00\x00\x0d" + content[3:])
     with pytest.raises(ValueError, match="not an idx file of unsigned bytes"):
         idx_array(cut)
+    file.write_bytes(gzip.compress(content + bytes(2**22)))  # of which no more is unpacked than the header says
+    with pytest.raises(ValueError, match=r"holds more than 15680 bytes of pixels, not a \(20, 28, 28\) array"):
+        idx_array(file)
+    file.write_bytes(gzip.compress(content[:4] + b"\xff" * 12 + content[16:]))
+    with pytest.raises(ValueError, match="GiB, this machine has"):
+        idx_array(file)
+    write_idx(file, arrays["t10k"][0])
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot be decompressed"):
         idx_array(file)

@@ -1,6 +1,7 @@
 """Entries of a leaderboard: written from runs, read with every number rebuilt, refused where not whole."""
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -152,6 +153,41 @@ def test_scores_that_were_changed_are_noticed(entry, tmp_path):
         read_entry(copy)
     with pytest.raises(ValueError, match="holds no entry: give directories"):
         find_entries([tmp_path / "nowhere"])
+
+
+def test_nothing_is_found_or_read_through_a_link_and_no_name_is_anything_but_text(entry, tmp_path):
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "elsewhere").symlink_to(entry)
+    with pytest.raises(ValueError, match="holds no entry: give directories"):
+        find_entries([tmp_path / "board"])
+    assert find_entries([tmp_path / "board" / "elsewhere"])  # the user has named that one
+    copy = changed(entry, tmp_path, known_names=[{}])
+    with pytest.raises(ValueError, match="has known_names that are no text"):
+        read_entry(copy)
+    (copy / "manifest.json").unlink()
+    (copy / "manifest.json").symlink_to(entry / "manifest.json")
+    with pytest.raises(ValueError, match=r"manifest\.json is a link, and nothing is read through one"):
+        read_entry(copy)
+
+
+def test_scores_that_would_fill_the_memory_are_not_unpacked(entry, tmp_path):
+    copy = changed(entry, tmp_path)
+    np.savez_compressed(copy / "scores.npz", focal=np.zeros((3, 2**25), np.uint8))  # 100 KB
+    files = {"scores.npz": hashlib.sha256((copy / "scores.npz").read_bytes()).hexdigest()}
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
+    with pytest.raises(ValueError, match=r"scores\.npz cannot be read, .*would take 96 MiB"):
+        read_entry(copy)
+
+
+def test_nothing_is_written_through_a_link_in_a_run(run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (tmp_path / "elsewhere").mkdir()
+    (copy / "evaluation").symlink_to(tmp_path / "elsewhere")
+    assert load_script("evaluate").main([str(copy), "--own-method", "focal_method:focal", "--resamples", "0"]) == 2
+    assert "run/evaluation is a link, and nothing is written through one" in capsys.readouterr().err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_scores_of_the_function_and_its_images_come_along_where_asked_for(run, tmp_path):
