@@ -4,15 +4,16 @@ import os
 import sys
 from pathlib import Path
 
+import osrjax
+
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 HERE = Path(__file__).parent
 os.environ["OSRJAX_REPOSITORY"] = str(HERE.parent)  # for pages that show or start its scripts
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE / "_build" / "compiled"))  # pages share programs
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # most run once: quick to compile
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-
-import osrjax
 
 project, author, release = "osrjax", "the osrjax contributors", osrjax.__version__
 extensions = [

@@ -106,7 +106,8 @@ def page(room: str, found: list[str]) -> str:
         if module != room:
             heading = module.removeprefix(f"{room}.")
             lines += [heading, "-" * len(heading), ""]
-        lines += [f".. automodule:: {module}", "   :no-members:", ""]
+        shared = ["   :no-index:"] if module in ALIASES.values() else []  # the function of that name has the entry
+        lines += [f".. automodule:: {module}", "   :no-members:", *shared, ""]
         for name in exported(module) if module in found else []:
             lines += [*directive(module, name), ""]
     return "\n".join(lines)
