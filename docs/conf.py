@@ -12,7 +12,6 @@ HERE = Path(__file__).parent
 os.environ["OSRJAX_REPOSITORY"] = str(HERE.parent)  # for pages that show or start its scripts
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE / "_build" / "compiled"))  # pages share programs
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # most run once: quick to compile
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 project, author, release = "osrjax", "the osrjax contributors", osrjax.__version__
@@ -37,7 +36,7 @@ nitpick_ignore_regex = [
 myst_enable_extensions = ["dollarmath", "amsmath", "html_image", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("OSRJAX_DOCS_EXECUTION", "cache")  # "off" for a quick look at the words
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_kernel_rgx_aliases = {".*": "python3"}

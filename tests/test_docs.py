@@ -20,7 +20,7 @@ def test_the_notebook_runs(capsys, narrow):
     """In this process, with few steps and images; its last line is what is asked for."""
     names: dict = {}
     for cell in code_cells(NOTEBOOK):
-        source = "".join(cell["source"]).replace("STEPS, IMAGES = 200, 64", "STEPS, IMAGES = 3, 4")
+        source = "".join(cell["source"]).replace("STEPS, IMAGES = 100, 32", "STEPS, IMAGES = 3, 4")
         exec(compile(source, str(NOTEBOOK), "exec"), names)
     assert names["STEPS"] == 3
     printed = capsys.readouterr().out
