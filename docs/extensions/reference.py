@@ -18,7 +18,7 @@ from sphinx.util.nodes import make_refnode
 import osrjax
 
 OUT = DOCS / "generated" / "reference"
-COMMANDS = ("osrjax.__main__", "osrjax.commands", "osrjax.data.prepare", "osrjax.data.build_fashion_mnist_small")
+COMMANDS = r"osrjax\.(__main__|commands\..*|data\.prepare|data\.build_fashion_mnist_small)"
 logger = logging.getLogger(__name__)
 
 
@@ -27,7 +27,7 @@ def modules() -> dict[str, list[str]]:
     exporting = [
         module.name
         for module in pkgutil.walk_packages(osrjax.__path__, "osrjax.")
-        if not module.ispkg and not module.name.startswith(COMMANDS) and exported(module.name)
+        if not module.ispkg and not re.fullmatch(COMMANDS, module.name) and exported(module.name)
     ]
     rooms: dict[str, list[str]] = {}
     for name in exporting:
@@ -101,7 +101,7 @@ def directive(module: str, name: str) -> list[str]:
 def page(room: str, found: list[str]) -> str:
     """The page of a room."""
     title = room.removeprefix("osrjax.")
-    lines = [title, "=" * len(title), ""]
+    lines, written = [title, "=" * len(title), ""], set()
     for module in dict.fromkeys([room, *found]):
         if module != room:
             heading = module.removeprefix(f"{room}.")
@@ -109,7 +109,9 @@ def page(room: str, found: list[str]) -> str:
         shared = ["   :no-index:"] if module in ALIASES.values() else []  # the function of that name has the entry
         lines += [f".. automodule:: {module}", "   :no-members:", *shared, ""]
         for name in exported(module) if module in found else []:
-            lines += [*directive(module, name), ""]
+            if ALIASES[f"{module}.{name}"] not in written:  # two modules may export one object
+                lines += [*directive(module, name), ""]
+                written.add(ALIASES[f"{module}.{name}"])
     return "\n".join(lines)
 
 
