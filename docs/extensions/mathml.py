@@ -1,7 +1,16 @@
 """Formulas as MathML, which browsers draw themselves: no script, no font and no network."""
 
+import re
+
 from docutils import nodes
-from latex2mathml.converter import convert
+from latex2mathml import converter
+
+FENCES = re.compile(r"\\lVert.*?\\rVert|\\Big\(.*?\\Big\)", re.DOTALL)
+
+
+def convert(formula: str, **options: str) -> str:
+    """MathML; fences and what they hold are one group, so that an index belongs to all of it."""
+    return converter.convert(FENCES.sub(lambda found: f"{{{found.group()}}}", formula), **options)
 
 
 def visit_inline(self, node):
