@@ -208,7 +208,8 @@ def dataset_jacobian_norms(
     each device; the images stay on the host.
 
     Args:
-      functions: ``(variables, images) -> outputs`` by a name that a file can have, such as :func:`network_functions`.
+      functions: ``(variables, images) -> outputs`` by a name that a file can have, such as
+        :func:`osrjax.models.network_functions`.
       variables: parameters and statistics, a tree of arrays, such as a module of Equinox or a state of NNX; what is no
         array in it (activations, flags, numbers of Python) is left as it is.
       images: floats, as the functions take them: norms are per unit of these values.

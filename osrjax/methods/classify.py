@@ -159,7 +159,7 @@ def make_classify_objective(
     Args:
       network: gives ``Outputs``; its head must be the one that the loss reads.
       class_loss: an entry of ``CLASS_LOSSES`` or one's own.
-      augmentation: ``(key, uint8 images) -> float images``, such as :func:`make_crop_and_flip`.
+      augmentation: ``(key, uint8 images) -> float images``, such as :func:`osrjax.augment.make_crop_and_flip`.
       rotations: ``"none"``; ``"one"``: each image at one of the four rotations, drawn at random; ``"all"``.
 
     Returns:

@@ -167,7 +167,7 @@ def open_set_table(
     """The main table of a run: one row per score, then the run's own score of the untrained network.
 
     Args:
-      trained: metrics by score, as :func:`osrjax.evaluation.assessment.assess` gives under ``scores``.
+      trained: metrics by score, as :func:`osrjax.methods.assess` gives under ``scores``.
       untrained: the same of the network before training; None: no such row.
       score: the run's own one, which gets a star.
 

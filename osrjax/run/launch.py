@@ -145,7 +145,7 @@ class FinishedConfig(MovedConfig):
     """A finished run directory of experiments/train.py or experiments/contrastive.py."""
 
     def open(self, *needed: str) -> "FinishedRun":
-        """Opens the run; arguments and errors as :meth:`MovedConfig.open_run`."""
+        """Opens the run; arguments and errors as :meth:`osrjax.run.MovedConfig.open_run`."""
         return self.open_run(self.run, *needed)
 
 

@@ -72,7 +72,7 @@ def train_loop(
       state: a new state, a tree of arrays; the run's own is restored in its place where there is one.
       train_step: ``(state, inputs) -> (state, metrics)`` with scalars on the device, among them ``loss``, or what
         ``on_host`` makes them of; it may consume the state.
-      inputs: ``start -> iterator`` over the inputs of the steps after ``start`` (:func:`make_inputs`).
+      inputs: ``start -> iterator`` over the inputs of the steps after ``start`` (:func:`osrjax.train.make_inputs`).
       script: name of the script, which begins the lines of errors.
       steps: number of steps of the whole run.
       batch_size: images a step, for the speed.
