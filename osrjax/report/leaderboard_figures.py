@@ -14,6 +14,8 @@ from osrjax.report.sweep import MARKERS
 
 __all__ = ["accuracy_figure", "ranks_figure"]
 
+PANELS = 3  # side by side
+
 
 def accuracy_figure(tables: Sequence[ResultTable], *, metric: str = "auroc") -> Figure:
     """A metric of every run, by the method's own score, against its closed-set accuracy: a panel for each table.
@@ -25,7 +27,7 @@ def accuracy_figure(tables: Sequence[ResultTable], *, metric: str = "auroc") -> 
     Returns:
       The figure; the title of a panel has Pearson's correlation over the runs of all methods, and their number.
     """
-    figure, axes = panel_axes(len(tables), columns=3, width=4.4, height=4.0)
+    figure, axes = panel_axes(len(tables), columns=PANELS, width=4.4, height=4.0)
     labels = sorted({label for table in tables for label in table.own_scores})
     looks = {
         label: (CURVE_COLOURS[i % len(CURVE_COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)
@@ -43,7 +45,8 @@ def accuracy_figure(tables: Sequence[ResultTable], *, metric: str = "auroc") -> 
         Line2D([], [], linestyle="", color=colour, marker=marker, markeredgecolor="black", label=_plain(label))
         for label, (colour, marker) in looks.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", frameon=False, ncols=min(len(labels), 5))
+    beside = 2 * min(len(tables), PANELS)
+    figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize="small", ncols=beside)
     return figure
 
 
@@ -58,17 +61,15 @@ def ranks_figure(tables: Sequence[ResultTable], *, metric: str = "auroc") -> Fig
       The figure: dots for means, thick lines for the middle half of the runs, thin ones for all.
     """
     longest = max(len(score_ranks(table, metric=metric)) for table in tables)
-    figure, axes = panel_axes(len(tables), columns=3, width=4.4, height=1.6 + 0.28 * max(longest, 4))
+    figure, axes = panel_axes(len(tables), columns=PANELS, width=4.4, height=1.6 + 0.28 * max(longest, 4))
     for panel, table in zip(axes, tables, strict=True):
         ranks = score_ranks(table, metric=metric)
         _draw_ranks(panel, ranks)
         runs = len(next(iter(ranks.values()))) if ranks else 0
-        said = (
-            f"{len(ranks)} scores that all runs have, n = {runs} runs" if ranks else "no two scores that all runs have"
-        )
+        said = f"{len(ranks)} scores, n = {runs} runs" if ranks else "no two scores that all runs have"
         panel.set_title(f"{_title(table)}\n{said}", fontsize="medium")
         panel.set_xlabel(f"rank by {metric}, 1 = best")
-    figure.suptitle("mean rank, middle half (thick) and range (thin) over runs", fontsize="medium")
+    figure.suptitle("mean rank of scores that all runs have,\nmiddle half (thick) and range (thin)", fontsize="medium")
     return figure
 
 
