@@ -44,8 +44,9 @@ class Progress:
         text = ", ".join([*found, f"{speed:.0f} images/s"])
         self._bar.set_postfix_str(text)
         now = time.monotonic()
-        if self._lines and (step == self._total or now - self._last > max(FIRST, SHARE * (now - self._started))):
-            left = (now - self._started) / max(1, step - self._initial) * (self._total - step)
+        passed = now - self._started
+        if self._lines and passed > FIRST and (step == self._total or now - self._last > max(FIRST, SHARE * passed)):
+            left = passed / max(1, step - self._initial) * (self._total - step)
             ends = f", {_duration(left)} left" if step < self._total else ""
             print(f"step {step}/{self._total}: {text}{ends}", file=sys.stderr, flush=True)
             self._last = now
@@ -59,7 +60,7 @@ def _duration(seconds: float) -> str:
     """Seconds, minutes or hours, rounded up.
 
     Example:
-      >>> [_duration(seconds) for seconds in (42, 61, 7300)]
+      >>> [_duration(seconds) for seconds in (42.0, 61.0, 7300.0)]
       ['42 s', '2 min', '2.1 h']
     """
     if seconds <= 60:

@@ -151,7 +151,7 @@ def test_input_gradients_of_a_class_run(class_run, monkeypatch, tmp_path, capsys
     assert found["layers"] == []
     finished = open_finished(directory)
     for kind in ("known", "unknown"):
-        chosen = script.choose_images(finished, kind, script.Config(directory, images=4))
+        chosen = script.choose_images(finished, kind, script.Config(run=directory, images=4))
 
         def loss(outputs, kind=kind, labels=chosen.labels):
             labels = labels if kind == "known" else outputs.logits.argmax(-1)
@@ -172,7 +172,7 @@ def test_images_are_chosen_class_by_class(class_run):
     finished = open_finished(class_run[0])
     for kind, classes in (("known", finished.data.known_names), ("unknown", finished.data.unknown_names)):
         part = finished.data.test_known if kind == "known" else finished.data.test_unknown
-        chosen = script.choose_images(finished, kind, script.Config(class_run[0], images=8, batch_size=10))
+        chosen = script.choose_images(finished, kind, script.Config(run=class_run[0], images=8, batch_size=10))
         assert sorted(set(chosen.names)) == sorted(classes)
         assert chosen.names == sorted(chosen.names)
         assert max(map(chosen.names.count, classes)) <= 8 / len(classes) + 1
@@ -182,7 +182,7 @@ def test_images_are_chosen_class_by_class(class_run):
         if kind == "known":
             np.testing.assert_array_equal(chosen.labels, part.labels[rows])
             assert chosen.names == [classes[label] for label in chosen.labels[:8]]
-        other = script.choose_images(finished, kind, script.Config(class_run[0], images=8, batch_size=10, seed=1))
+        other = script.choose_images(finished, kind, script.Config(run=class_run[0], images=8, batch_size=10, seed=1))
         assert not np.array_equal(chosen.first, other.first)
 
 
@@ -206,7 +206,7 @@ def test_maps_of_a_contrastive_run(monkeypatch, tmp_path):
     found = json.loads((directory / "attribution-layer_cam" / "attribution.json").read_text())
     assert (found["layers"], found["steps"], found["images"]) == ([1, 2], [0, 2, 3, 5], {"known": 6})
     finished = open_finished(directory)
-    chosen = script.choose_images(finished, "known", script.Config(directory, images=3, batch_size=6))
+    chosen = script.choose_images(finished, "known", script.Config(run=directory, images=3, batch_size=6))
     first, second = (np.asarray(view) for view in chosen[:2])
     mirrored = [np.allclose(a, b[:, ::-1], atol=1e-6) for a, b in zip(first, second, strict=True)]
     same = [np.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True)]

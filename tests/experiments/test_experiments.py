@@ -147,7 +147,7 @@ def test_probing_leaves_training_as_it_is(undisturbed, probed):
     probe = arrays_of(probed / "probe.npz")
     assert probe["steps"].tolist() == [0, 70, 140, 210, 280, 300]
     results = json.loads((probed / "results.json").read_text())
-    trained, untrained = (results[name]["scores"]["m_ovr_margin"] for name in ("trained", "untrained"))
+    trained, untrained = (results[name]["scores"]["m_ovr"] for name in ("trained", "untrained"))
     assert probe["auroc"][[0, -1]].tolist() == [untrained["auroc"]["value"], trained["auroc"]["value"]]
     assert probe["accuracy"][-1] == trained["closed_set_accuracy"]["value"]
     assert probe["davies_bouldin"][-1] == results["trained"]["davies_bouldin"]
