@@ -21,6 +21,7 @@ Exit codes: 0 done, 1 some cells failed (their logs are named), 2 bad input, not
 import dataclasses
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -101,22 +102,32 @@ class Set(NamedTuple):
     Attributes:
       data: default of ``--data``.
       lists: names under which the families list its classes; the first is trained on.
-      recipe: options of train.py.
-      contrast: options of contrastive.py.
-      steps: of the recipe, for the moments of the probe.
+      recipes: options of each script.
+      steps: of train.py's recipe, for the moments of the probe.
       family: None where all classes are known.
     """
 
     data: str
     lists: tuple[str, ...]
-    recipe: str
-    contrast: str
+    recipes: Mapping[str, str]
     steps: int
     family: str | None = "any"
 
 
-GRAY = ("--preset bundled --steps 1400", "--preset bundled --steps 700 --no-untrained", 1400)
-COLOUR = ("--preset cifar10-fast --epochs 8", "--preset cifar10-small --steps 400 --no-untrained", 1680)
+GRAY = (
+    {
+        "train.py": "--preset bundled --steps 1400",
+        "contrastive.py": "--preset bundled --steps 700 --no-untrained",
+    },
+    1400,
+)
+COLOUR = (
+    {
+        "train.py": "--preset cifar10-fast --epochs 8",
+        "contrastive.py": "--preset cifar10-small --steps 400 --no-untrained",
+    },
+    1680,
+)
 SETS: dict[str, Set] = {
     "mnist": Set("mnist", ("mnist",), *GRAY),
     "svhn": Set("svhn_cropped", ("svhn",), *COLOUR),
@@ -191,9 +202,8 @@ def cells_of(config: Config) -> list[Cell]:
                 name = f"{label}-{split}-{seed}".replace(" ", "_").replace(":", ".")
                 method = METHODS.get(label, f"train.py --method {label}")
                 script, _, arm = method.partition(" ")
-                common = chosen.contrast if script == "contrastive.py" else chosen.recipe
                 more = " ".join(f"--{text.replace('=', ' ', 1)}" for text in config.options)
-                recipe = " ".join(f"{script} {common} {arm} {more}".split())
+                recipe = " ".join(f"{script} {chosen.recipes[script]} {arm} {more}".split())
                 entries: tuple[str, ...] = ("",)
                 if chosen.family is None:
                     entries = tuple(f"{set_name(name)}*" for name in config.against)
