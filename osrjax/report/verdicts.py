@@ -33,7 +33,7 @@ class PairedVerdict(NamedTuple):
       found: reference - other, over the runs that both have.
       corrected: p value after Holm's correction over the comparisons of the table of the same kind.
       accuracies: mean closed-set accuracy of the reference and of the other, over the same runs.
-      power: chance to find a true difference of :data:`POINT` at this n, the spread of the differences taken as the
+      power: chance to find a true difference of ``POINT`` at this n, the spread of the differences taken as the
         true one, at the strictest level of the correction; nan for a single sample.
       needed: samples that find it with 80 % power; None for a single sample, or more than a million.
       verdict: by :func:`verdict`.
@@ -51,7 +51,7 @@ class PairedVerdict(NamedTuple):
 
     @property
     def sees_one_point(self) -> bool:
-        """Whether a true difference of :data:`POINT` would be found with 80 % power at this n."""
+        """Whether a true difference of ``POINT`` would be found with 80 % power at this n."""
         return self.power >= WANTED_POWER
 
 
