@@ -33,7 +33,7 @@ from osrjax.fields import check_above_zero, check_named_once, check_not_negative
 from osrjax.files import read_json
 from osrjax.run.launch import launch
 
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"  # of osrjax.run.entries, which would load JAX before a refusal
 HERE = Path(__file__).parent
 Protocol = Literal["mnist", "svhn", "cifar10", "cifar+N", "tiny_imagenet", "gray", "ood", "crops"]
 

@@ -144,7 +144,7 @@ def evaluate(config: Config) -> int:
         manifest = {**subject.manifest, **numbers, "score": first, "recipe": config.recipe}
         manifest["reject_share"] = config.reject_share
         if subject.probe is not None:
-            kept = osrjax.files.read_arrays(subject.probe, osrjax.run.REPEAT)
+            kept = osrjax.files.read_arrays(subject.probe, osrjax.run.REPEAT, finite=False)
             halves = {name: rows.astype(np.float16) for name, rows in kept.items() if name.startswith("embedding_")}
             osrjax.files.write_arrays(out / "probe.npz", kept | halves)  # embeddings, for pictures, are most of it
         osrjax.run.write_entry(out, manifest, ordered)
@@ -200,7 +200,7 @@ def subjects_of_run(config: Config, own: dict[str, Callable[..., Any]]) -> Itera
     run = config.open_run(config.file, "scores.npz", argument="file")
     if config.out is None:
         check_no_links(config.file)
-    own_name = run.config["dataset"] or set_name(run.config["data"])
+    own_name = run.config.get("dataset") or set_name(run.config["data"])
     directory = config.out or config.file / "evaluation"
 
     def subject(out: Path, unknown: str, data: "OpenSetData | None", outputs: dict, labels: dict) -> Subject:
@@ -210,7 +210,9 @@ def subjects_of_run(config: Config, own: dict[str, Callable[..., Any]]) -> Itera
             scored |= osrjax.analysis.score_image_parts(
                 *(run.method, run.variables, images, scored[run.method.score]), names=config.image_scores
             )
-        manifest = osrjax.run.manifest_of_run(run, data, label=config.label or run.config["method"], unknown=unknown)
+        manifest = osrjax.run.manifest_of_run(
+            run, data, label=config.label or run.method.options.method, unknown=unknown
+        )
         classes = {
             number: place for place, number in enumerate(run.split.unknown if data is None else data.unknown_classes)
         }

@@ -92,7 +92,7 @@ def manifest_of_run(run: FinishedRun, data: OpenSetData | None, *, label: str, u
     machine = {name: value for name, value in starts[-1].items() if name not in ("versions", "revision", "modified")}
     return {
         "label": label,
-        "method": run.config["method"],
+        "method": run.method.options.method,
         "dataset": split["dataset"],
         "family": split["family"],
         "split": split["index"],

@@ -100,7 +100,7 @@ def score_run(
         for part, found in outputs.items()
     }
     loss = CLASS_LOSSES.get(method.options.method)
-    cosines = float(run.config["scale"]) if loss is not None and loss.head == "cosine" else None
+    cosines = method.hyper["scale"] if loss is not None and loss.head == "cosine" else None
     head = None
     if space == "raw_embedding":
         classifier = run.variables["params"]["classifier"]

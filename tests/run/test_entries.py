@@ -87,6 +87,19 @@ def test_a_manifest_says_what_was_trained_and_nothing_of_the_machines_folders(ru
     assert str(run.parent) not in (entry / "manifest.json").read_text()
 
 
+def test_a_probe_of_a_collapsed_network_comes_along(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    with np.load(copy / "probe.npz") as stored:
+        arrays = dict(stored)
+    np.savez(copy / "probe.npz", **{**arrays, "davies_bouldin": np.full_like(arrays["davies_bouldin"], np.inf)})
+    options = ["--own-method", "focal_method:focal", "--resamples", "0", "--out", str(tmp_path / "out")]
+    assert load_script("evaluate").main([str(copy), *options]) == 0
+    with np.load(tmp_path / "out" / "probe.npz") as kept:
+        assert np.isinf(kept["davies_bouldin"]).all()
+        np.testing.assert_allclose(kept["embedding_known"], arrays["embedding_known"], atol=1e-3)
+
+
 def test_seconds_of_a_training_are_those_of_its_steps(tmp_path):
     lines = [{"step": 10, "train/images_per_second": 50.0}, {"step": 10, "validation/accuracy": 1.0}]
     lines += [{"step": 30, "train/images_per_second": 200.0}]
