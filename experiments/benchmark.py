@@ -123,10 +123,10 @@ GRAY = (
 )
 COLOUR = (
     {
-        "train.py": "--preset cifar10-fast --epochs 8",
+        "train.py": "--preset cifar10-fast --epochs 7",
         "contrastive.py": "--preset cifar10-small --steps 400 --no-untrained",
     },
-    1680,
+    1470,
 )
 SETS: dict[str, Set] = {
     "mnist": Set("mnist", ("mnist",), *GRAY),
