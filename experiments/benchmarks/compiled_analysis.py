@@ -5,6 +5,7 @@ No chip tells another anything, and each has as many images of a call, or fewer 
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -83,9 +84,10 @@ def calls_of(
             for devices in chips
         ]
     else:  # with more chips than lanes those of one lane would share its batch
-        found = [
-            sweep_call(name, analysis, devices, cache, platform) for devices in chips if analysis.lanes % devices == 0
-        ]
+        even = [devices for devices in chips if analysis.lanes % devices == 0]
+        for devices in sorted(set(chips) - set(even)):
+            print(f"{name} is left out on {devices} chips: give a divisor of its lanes", file=sys.stderr)
+        found = [sweep_call(name, analysis, devices, cache, platform) for devices in even]
     if any(call.cost.collectives for call in found):
         raise RuntimeError(f"{name} communicates on {platform}: {found[0].cost.collectives}")
     return found

@@ -44,8 +44,8 @@ from osrjax.files import write_json
 class Config:
     """Compile training steps, norms and sweeps for many chips and say what they cost."""
 
-    presets: tuple[str, ...] = ("train", "contrastive")
-    """KIND:PRESET, such as train:bundled or norms:resnet18, or KIND for all of a kind that are listed in the source."""
+    presets: tuple[str, ...] = ()
+    """KIND:PRESET, such as train:bundled or norms:resnet18, or KIND for all of a kind; default: all training steps."""
     chips: tuple[int, ...] = (1, 8, 64, 256)
     """Numbers of chips."""
     platform: Literal["cpu", "v5e", "v5p"] = "cpu"
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = dataclasses.replace(config, chips=(1, 2) if config.platform == "cpu" else (1, 4))
     try:
         check(config)
-        names = chosen(config.presets, (*programs, *analyses))
+        names = chosen(config.presets or tuple(programs), (*programs, *analyses))
         prepare_devices(config)
         cache = Cache(config.cache)
         if config.json:
