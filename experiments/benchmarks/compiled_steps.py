@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,8 +30,8 @@ from osrjax.methods.masks import Attribution, GradMix
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork, zero_taps
 from osrjax.train.batches import gather_batch
-from osrjax.train.objective import Batch
-from osrjax.train.optimizers import make_adam, make_sgd
+from osrjax.train.objective import Batch, Objective
+from osrjax.train.optimizers import Optimizer, make_adam, make_sgd
 from osrjax.train.parallel import data_parallel
 from osrjax.train.step import init_state, make_train_step
 
@@ -81,20 +82,30 @@ def mesh_of(platform: str, devices: int) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(np.array(described[:devices]), ("data",), axis_types=(AxisType.Auto,))
 
 
+def placed(tree: Any, where: jax.sharding.Sharding) -> Any:
+    """Shapes that lie somewhere."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree)
+
+
+def classifier_parts(program: Program) -> tuple[OpenSetNetwork, Callable[..., Objective], Optimizer]:
+    """Network, maker of the objective and optimizer of train.py."""
+    network = OpenSetNetwork(NETWORKS[program.network](), program.classes, "cosine")
+    make_objective = functools.partial(
+        make_classify_objective,
+        class_loss=CLASS_LOSSES["m_ovr"],
+        augmentation=make_crop_and_flip(crop_padding=program.crop_padding),
+        rotations=program.rotations,
+    )
+    return network, make_objective, make_sgd(total_steps=1000)
+
+
 def lowered_step(program: Program, devices: int, batch: int, platform: str) -> Any:
     """The sharded training step of a preset, lowered and not yet compiled, for so many images a device."""
     mesh = mesh_of(platform, devices)
-    backbone = NETWORKS[program.network]()
     if program.script == "train":
-        network = OpenSetNetwork(backbone, program.classes, "cosine")
-        make_objective = functools.partial(
-            make_classify_objective,
-            class_loss=CLASS_LOSSES["m_ovr"],
-            augmentation=make_crop_and_flip(crop_padding=program.crop_padding),
-            rotations=program.rotations,
-        )
-        optimizer = make_sgd(total_steps=1000)
+        network, make_objective, optimizer = classifier_parts(program)
     else:
+        backbone = NETWORKS[program.network]()
         network = ContrastiveNetwork(backbone)
         mix = GradMix(Attribution(last_layers(len(zero_taps(network, program.image_shape, 1)))))
         make_objective = functools.partial(
@@ -106,9 +117,6 @@ def lowered_step(program: Program, devices: int, batch: int, platform: str) -> A
     def gather_and_step(state, batch, key, hyper):
         return step(state, gather_batch(batch, None, mesh=mesh), key, hyper)
 
-    def placed(tree, where):
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree)
-
     hyper = dict.fromkeys(HYPER, jax.ShapeDtypeStruct((), jnp.float32))
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(
@@ -118,9 +126,13 @@ def lowered_step(program: Program, devices: int, batch: int, platform: str) -> A
     labels = jax.ShapeDtypeStruct(images.shape[:1], jnp.int32)
     rows = Batch(*placed((images, labels), sharding.batch_sharding(mesh)))
     everywhere = sharding.replicated(mesh)
-    options = {**compiler_options(), **quick_options()} if platform == "cpu" else {}
-    jitted = jax.jit(gather_and_step, donate_argnums=0, compiler_options=options)
+    jitted = jax.jit(gather_and_step, donate_argnums=0, compiler_options=options_for(platform))
     return jitted.lower(placed(state, everywhere), rows, placed(key, everywhere), placed(hyper, everywhere))
+
+
+def options_for(platform: str) -> dict[str, str | bool]:
+    """Options of all programs here."""
+    return {**compiler_options(), **quick_options()} if platform == "cpu" else {}
 
 
 @functools.cache
@@ -153,12 +165,18 @@ class Cache:
     def cost(self, program: Program, devices: int, batch: int, platform: str) -> costs.StepCost:
         """The cost of a program, compiled unless it was before."""
         lowered = lowered_step(program, devices, batch, platform)
+        state, *_ = lowered.in_avals[0]
+        shapes = [leaf.shape for leaf in jax.tree.leaves(state.params)]
+        return self.cost_of(lowered, devices=devices, batch=batch, platform=platform, parameters=shapes)
+
+    def cost_of(
+        self, lowered: Any, *, devices: int, batch: int, platform: str, parameters: Iterable[tuple[int, ...]] = ()
+    ) -> costs.StepCost:
+        """The cost of what is lowered, compiled unless it was before."""
         name = f"{platform}, jax {jax.__version__}, {devices} x {batch}, "
         name += hashlib.sha256(lowered.as_text().encode()).hexdigest()
         if name not in self.known:
-            state, *_ = lowered.in_avals[0]
-            shapes = [leaf.shape for leaf in jax.tree.leaves(state.params)]
-            cost = costs.step_cost(lowered.compile(), devices=devices, batch=batch, parameters=shapes)
+            cost = costs.step_cost(lowered.compile(), devices=devices, batch=batch, parameters=parameters)
             self.known[name] = dataclasses.asdict(cost)
             unfinished = self.path.with_suffix(".unfinished")
             unfinished.write_text(json.dumps(self.known))

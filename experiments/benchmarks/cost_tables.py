@@ -1,5 +1,6 @@
 """The tables of costs.py: what a step costs each chip, how long that takes, and from which batch on talk is hidden."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -13,6 +14,24 @@ class Row(NamedTuple):
 
     preset: str
     how: str
+    cost: costs.StepCost
+
+
+class Call(NamedTuple):
+    """A call of norms or of a sweep.
+
+    Attributes:
+      preset: its name.
+      at_a_time: on each chip, images x passes or lanes x images.
+      count: calls of the whole work.
+      exact: whether products are taken at the highest precision.
+      cost: of a call.
+    """
+
+    preset: str
+    at_a_time: str
+    count: int
+    exact: bool
     cost: costs.StepCost
 
 
@@ -82,6 +101,48 @@ def time_table(rows: list[Row], name: str, chip: costs.Chip) -> str:
         lines.append(line)
     weak, strong = (["images", f"{how}: arithmetic", "talk"] for how in ("weak", "strong"))
     return table([f"ms on {name}", "chips", *weak, *strong, "latency", "hidden from", "a tenth"], lines)
+
+
+def call_table(calls: list[Call], platform: str) -> str:
+    """What a call costs each chip, whatever the chip."""
+    lines = []
+    for preset, at_a_time, count, _, cost in calls:
+        figures = map(number, (cost.flops / 1e9, cost.accessed / 1e9, cost.peak / 2**30))
+        lines.append([preset, str(cost.devices), at_a_time, str(count), *figures, str(len(cost.collectives))])
+    head = ["a call on each chip", "chips", "at a time", "calls", "GFLOP", "GB", "GiB held", "collectives"]
+    return f"compiled for {platform}\n" + table(head, lines)
+
+
+def hours_of(call: Call, chip: costs.Chip) -> float:
+    """Hours of all calls, at best."""
+    if call.exact:
+        chip = chip.at_highest_precision()
+    return call.count * call.cost.arithmetic_seconds(chip) / 3600
+
+
+def hours_table(calls: list[Call], chips: dict[str, costs.Chip]) -> str:
+    """Hours of the whole work, chip-hours, and the hours that operations alone would take."""
+    lines = []
+    for call in calls:
+        line = [call.preset, str(call.cost.devices)]
+        for chip in chips.values():
+            hours = hours_of(call, chip)
+            alone = hours_of(call._replace(cost=dataclasses.replace(call.cost, accessed=0.0)), chip)
+            line += map(number, (hours, alone, hours * call.cost.devices))
+        lines.append(line)
+    heads = [word for name in chips for word in (f"{name}: hours", "operations", "chip-hours")]
+    return table(["the whole work, at best", "chips", *heads], lines)
+
+
+def call_summary(calls: list[Call], chips: dict[str, costs.Chip]) -> list[dict[str, Any]]:
+    """Everything that the tables of calls say."""
+    return [
+        {"preset": call.preset, "chips": call.cost.devices, "at_a_time": call.at_a_time, "calls": call.count}
+        | {"flops": call.cost.flops, "bytes_accessed": call.cost.accessed, "bytes_held": call.cost.peak}
+        | {"collectives": len(call.cost.collectives)}
+        | {"hours": {name: hours_of(call, chip) for name, chip in chips.items()}}
+        for call in calls
+    ]
 
 
 def summary(rows: list[Row], chips: dict[str, costs.Chip], platform: str) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class Chip(NamedTuple):
       far_link: bytes a second that a chip sends between islands.
       hop: seconds from chip to chip.
       axes: of the torus that the chips form; 0: all chips behind switches.
+      highest_flops: as ``flops``, at the highest precision, in which norms are exact.
     """
 
     flops: float
@@ -141,6 +142,11 @@ class Chip(NamedTuple):
     far_link: float
     hop: float
     axes: int
+    highest_flops: float
+
+    def at_highest_precision(self) -> "Chip":
+        """The chip as it is for programs whose products are all at the highest precision."""
+        return self._replace(flops=self.highest_flops)
 
     def latency(self, devices: int) -> float:
         r"""Seconds of an all-reduce of nothing: there and back along the longest way.
@@ -162,19 +168,20 @@ class Chip(NamedTuple):
 
 
 # One ring along one axis of a torus, both ways round: a link sends half of its bidirectional figure, a ring uses two.
-# float32 products take one pass of bfloat16 on a TPU and TF32 on an H100 by JAX's default precision. The latency of a
+# float32 products take one pass of bfloat16 on a TPU and TF32 on an H100 by JAX's default precision; at the highest six
+# passes on a TPU (jax.lax.Precision), and float32 on an H100. The latency of a
 # hop is of the order that "How to Scale Your Model" gives for TPUs (https://jax-ml.github.io/scaling-book/tpus/);
 # that of the H100, NVLink or InfiniBand, is our guess.
 CHIPS: dict[str, Chip] = {
     # https://cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 819 GB/s, links of 400 GB/s both ways, 4 ports;
     # 6.4 Tb/s of network for a pod
-    "v5e": Chip(197e12, 819e9, 100e9, 256, 25e9 / 8, 1e-6, 2),
+    "v5e": Chip(197e12, 819e9, 100e9, 256, 25e9 / 8, 1e-6, 2, 197e12 / 6),
     # https://cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 2765 GB/s, links of 1200 GB/s both ways, 6 ports;
     # 50 Gb/s of network a chip
-    "v5p": Chip(459e12, 2765e9, 200e9, 8960, 50e9 / 8, 1e-6, 3),
-    # https://www.nvidia.com/en-us/data-center/h100/: SXM, TF32 989 TFLOP/s with sparsity, half of it without;
+    "v5p": Chip(459e12, 2765e9, 200e9, 8960, 50e9 / 8, 1e-6, 3, 459e12 / 6),
+    # https://www.nvidia.com/en-us/data-center/h100/: SXM, TF32 989 TFLOP/s with sparsity, half of it without, FP32 67;
     # 3.35 TB/s; NVLink 900 GB/s in both directions among 8; a 400 Gb/s network port for each GPU of a DGX H100
-    "h100": Chip(494.7e12, 3.35e12, 450e9, 8, 50e9, 2e-6, 0),
+    "h100": Chip(494.7e12, 3.35e12, 450e9, 8, 50e9, 2e-6, 0, 67e12),
 }
 
 
@@ -264,7 +271,7 @@ def break_even_batch(costs: Sequence[StepCost], chip: Chip, *, share: float = 1.
       ValueError: not two different batches on equally many chips.
 
     Example:
-      >>> chip = Chip(100.0, 1e9, 10.0, 8, 1.0, 0.0, 0)
+      >>> chip = Chip(100.0, 1e9, 10.0, 8, 1.0, 0.0, 0, 100.0)
       >>> gradients = (Collective("all-reduce", gradients=400),)
       >>> costs = [StepCost(2, batch, 50.0 * batch, 0.0, 0, gradients) for batch in (1, 8)]
       >>> round(break_even_batch(costs, chip), 6)  # 400 bytes in 40 s, half a second an image

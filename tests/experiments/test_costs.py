@@ -11,6 +11,7 @@ from conftest import EXPERIMENTS, load_script
 
 from osrjax.analysis import costs
 from osrjax.analysis.costs import CHIPS, Chip, Collective, StepCost
+from osrjax.analysis.norms import make_norm_plan
 from osrjax.data import resolve_data
 from osrjax.devices import sharding
 from osrjax.losses import contrastive
@@ -93,7 +94,7 @@ def test_latency_is_the_way_there_and_back():
     assert CHIPS["h100"]._replace(hop=1.0).latency(8) == 2 * 3
 
 
-CHIP = Chip(flops=100.0, memory=10.0, link=5.0, island=4, far_link=1.0, hop=0.5, axes=0)
+CHIP = Chip(flops=100.0, memory=10.0, link=5.0, island=4, far_link=1.0, hop=0.5, axes=0, highest_flops=25.0)
 GRADIENTS = Collective("all-reduce", gradients=400)
 
 
@@ -109,6 +110,19 @@ def test_times_of_a_step():
     assert one.communication_seconds(CHIP) == 2 * (2 * 2 * 0.5 + 600 / 5)
     assert dataclasses.replace(one, devices=8).communication_seconds(CHIP) == 2 * (2 * 3 * 0.5 + 700)
     assert step(1, 8).communication_seconds(CHIP) == 0
+
+
+def test_hours_of_all_calls(script):
+    tables = sys.modules["cost_tables"]
+    call = tables.Call("norms:x", "8 x 4", 3600, True, step(4, 8))
+    assert tables.hours_of(call, CHIP) == 16.0  # 400 operations of exact products at 25 a second
+    assert tables.hours_of(call._replace(exact=False), CHIP) == 4.0
+    assert CHIPS["v5e"].flops == pytest.approx(6 * CHIPS["v5e"].highest_flops)  # six products of bfloat16
+    (line,) = [line for line in tables.hours_table([call], {"here": CHIP}).splitlines() if "norms:x" in line]
+    assert line.split()[1:] == ["4", "16", "16", "64"]
+    memory_bound = call._replace(cost=dataclasses.replace(call.cost, accessed=320.0))
+    (line,) = [line for line in tables.hours_table([memory_bound], {"here": CHIP}).splitlines() if "norms:x" in line]
+    assert line.split()[1:] == ["4", "32", "16", "128"]
 
 
 def test_break_even_batch():
@@ -132,7 +146,7 @@ def taps_inside(size, stride):
     return sum(0 <= stride * out + tap - 1 < size for out in range(size // stride) for tap in range(3))
 
 
-def test_operations_of_a_forward_pass_by_hand():
+def wrn_operations():
     """WRN-16-4 as its paper's table lists it: two operations for each product with a pixel inside the image."""
     products, channels, size = taps_inside(32, 1) ** 2 * 3 * 16, 16, 32
     for width in (64, 128, 256):
@@ -143,12 +157,16 @@ def test_operations_of_a_forward_pass_by_hand():
             size //= stride
             products += taps_inside(size, 1) ** 2 * width * width + shortcut
             channels = width
+    return 2 * products
+
+
+def test_operations_of_a_forward_pass_by_hand():
     network = NETWORKS["wrn16_4"]()
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), images)
     forward = jax.jit(functools.partial(network.apply, train=False))
     found = costs.step_cost(forward.lower(variables, images).compile(), devices=1, batch=1)
-    assert 1.0 <= found.flops / (2 * products) < 1.01  # the rest is element-wise
+    assert 1.0 <= found.flops / wrn_operations() < 1.01  # the rest is element-wise
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
     assert found.peak > 4 * weights
     assert found.accessed > 4 * weights
@@ -207,6 +225,93 @@ def test_copies_and_views_stay_on_their_devices(steps, kind):
     assert 4 * matrices <= gradients <= 4 * numbers(shapes) + 40
 
 
+# Norms and lanes.
+
+
+class Uncached:
+    """Compiles every time; what it compiled last is kept."""
+
+    def cost_of(self, lowered, *, devices, batch, platform):
+        assert platform == "cpu"
+        self.compiled = lowered.compile()
+        return costs.step_cost(self.compiled, devices=devices, batch=batch)
+
+
+@pytest.fixture(scope="module")
+def analysis(script):
+    return sys.modules["compiled_analysis"]
+
+
+def test_exact_norms_of_wrn_by_hand(analysis):
+    """A cotangent pass has the products of a forward pass: 256 outputs, and one linearisation."""
+    norms = analysis.Norms(NETWORKS["wrn16_4"], (32, 32, 3), images=1)
+    passes = analysis.passes_of(norms)
+    assert passes == 256
+    counted = Uncached().cost_of(analysis.lowered_norms(norms, 8, 1, "cpu"), devices=1, batch=1, platform="cpu")
+    assert counted.flops < 10 * wrn_operations()  # its loop once
+    found = analysis.with_all_passes(counted, passes, 8)
+    assert 1.0 <= found.flops / (257 * wrn_operations()) < 1.03
+
+
+def test_a_loop_counts_as_often_as_it_runs(analysis):
+    norms = analysis.SMOKE["norms:smoke"]
+    passes = analysis.passes_of(norms)
+    assert passes == 8  # outputs; 64 inputs
+    assert analysis.passes_of(analysis.SMOKE["estimate:smoke"]) == 8
+    found = {}
+    for chunk in (8, 3, 2):  # no loop; two rounds and a rest of two; four rounds
+        cost = Uncached().cost_of(analysis.lowered_norms(norms, chunk, 1, "cpu"), devices=1, batch=2, platform="cpu")
+        found[chunk] = analysis.with_all_passes(cost, passes, chunk)
+    assert found[3].flops == pytest.approx(found[8].flops, rel=0.1)
+    assert found[2].flops == pytest.approx(found[8].flops, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["norms", "estimate"])
+def test_norms_say_nothing_to_other_chips(analysis, kind):
+    norms = analysis.SMOKE[f"{kind}:smoke"]
+    cache = Uncached()
+    alone, four = (
+        cache.cost_of(analysis.lowered_norms(norms, 2, n, "cpu"), devices=n, batch=2, platform="cpu") for n in (1, 4)
+    )
+    assert four.collectives == ()
+    assert four.flops == pytest.approx(alone.flops, rel=0.01)
+    if kind == "norms":  # the program that norms.py runs
+        function, variables = analysis.embedding_of(norms)
+        plan = make_norm_plan(
+            function, variables, norms.image_shape, batch_size=8, chunk_size=2, mesh=sharding.data_mesh(4)
+        )
+        assert plan.norms.cost_analysis()["flops"] == pytest.approx(four.flops, rel=0.01)
+        assert plan.memory == pytest.approx(four.peak, rel=0.01)
+
+
+def test_lanes_say_nothing_to_other_chips(analysis, steps):
+    sweep = analysis.SMOKE["sweep:smoke"]
+    cache = Uncached()
+    two, one = (analysis.sweep_call("sweep:smoke", sweep, n, cache, "cpu").cost for n in (2, 4))
+    assert two.collectives == one.collectives == ()
+    single, *_ = compiled(steps, sweep.program, 1, sweep.program.batch_size)
+    assert one.flops == pytest.approx(single.flops, rel=0.05)  # a lane is a run
+    assert two.flops == pytest.approx(2 * single.flops, rel=0.05)
+
+
+def test_fewer_passes_at_a_time_where_memory_is_short(analysis):
+    class Counted:
+        def cost_of(self, lowered, *, devices, batch, platform):
+            seen.append(lowered)
+            return StepCost(devices, batch, 90.0, 9.0, 1000 >> len(seen), collectives)
+
+    seen, collectives = [], ()
+    norms = analysis.SMOKE["norms:smoke"]
+    first, second = analysis.calls_of("norms:smoke", norms, (1, 2), Counted(), "cpu", 300)
+    assert len(seen) == 2
+    assert (first.at_a_time, first.count, second.count) == ("2 x 3", 20 * 5000, 20 * 2500)  # 0.8 * 8 * 300 / 500
+    assert first.cost.flops == 90.0 * 9 / 6  # eight passes and the linearisation; 3 + 2 of them counted
+    assert [one.cost.devices for one in (first, second)] == [1, 2]
+    collectives = (GRADIENTS,)
+    with pytest.raises(RuntimeError, match="norms:smoke communicates on cpu"):
+        analysis.calls_of("norms:smoke", norms, (1, 2), Counted(), "cpu", 300)
+
+
 def test_each_device_compares_its_own_anchors():
     """A quarter of the matrices of similarities on each of four devices, where rows are spread as images are."""
 
@@ -261,6 +366,20 @@ def test_presets_are_those_of_the_scripts(script):
             assert (config.jitter, config.crop, config.cam_layers, config.block_size) == (1.0, True, (), None)
 
 
+def test_smoke_of_norms_and_lanes(script, tmp_path, capsys):
+    options = ["--cache", str(tmp_path / "cache.json"), "--json", str(tmp_path / "costs.json")]
+    assert script.main(["--smoke", "--presets", "norms", "estimate", "sweep:smoke", *options]) == 0
+    printed = capsys.readouterr().out
+    made = json.loads((tmp_path / "costs.json").read_text())
+    assert made["steps"] == []
+    calls = {(call["preset"], call["chips"]): call for call in made["calls"]}
+    assert sorted(calls) == [(f"{kind}:smoke", chips) for kind in ("estimate", "norms", "sweep") for chips in (1, 2)]
+    assert {call["collectives"] for call in calls.values()} == {0}
+    assert calls["sweep:smoke", 1]["flops"] == pytest.approx(2 * calls["sweep:smoke", 2]["flops"], rel=0.05)
+    assert calls["norms:smoke", 1]["hours"]["v5e"] == pytest.approx(2 * calls["norms:smoke", 2]["hours"]["v5e"])
+    assert printed.count("sweep:smoke") == 2 * 2
+
+
 def test_smoke_run_and_its_cache(script, tmp_path, capsys):
     options = ["--smoke", "--cache", str(tmp_path / "cache.json"), "--json", str(tmp_path / "new" / "costs.json")]
     assert script.main(options) == 0
@@ -296,6 +415,8 @@ def test_smoke_run_and_its_cache(script, tmp_path, capsys):
     ("options", "message"),
     [
         ("--presets train:nothing", "presets='train:nothing' does not exist"),
+        ("--presets norms:nothing", "presets='norms:nothing' does not exist"),
+        ("--memory-gib 0", "memory_gib=0.0 must be above 0"),
         ("--chips 0", "chips=0 is below 1"),
         ("--link -1", "link=-1.0 must be above 0"),
         ("--platform v5e --chips 3", "chips=3 is no slice of v5e"),
