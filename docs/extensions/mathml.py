@@ -21,7 +21,7 @@ def visit_inline(self, node):
 
 def visit_display(self, node):
     """One formula on lines of its own."""
-    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    self.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
     raise nodes.SkipNode
 
 
