@@ -7,7 +7,7 @@ from latex2mathml import converter
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
-FENCES = re.compile(r"\\lVert.*?\\rVert|\\Big\(.*?\\Big\)", re.DOTALL)
+FENCES = re.compile(r"(?<!\\left)\\lVert.*?\\rVert|\\Big\(.*?\\Big\)", re.DOTALL)
 
 
 def convert(formula: str, **options: str) -> str:
