@@ -24,7 +24,7 @@ extensions = [
     "repository_pages",
     "reference",
 ]
-exclude_patterns = ["_build", "extensions"]
+exclude_patterns = ["_build", "extensions", "static"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 nitpicky = True  # a reference in a docstring that leads nowhere is an error
@@ -54,4 +54,5 @@ python_maximum_signature_line_length = 88
 html_theme = "sphinx_book_theme"
 html_title = f"osrjax {release}"
 html_theme_options = {"show_navbar_depth": 1, "use_download_button": False, "use_fullscreen_button": False}
+html_static_path, html_css_files = ["static"], ["osrjax.css"]
 html_copy_source = False

@@ -1,16 +1,9 @@
-"""The pages of experiments/: heads, commands, links, figures and lengths of lines."""
+"""The pages of experiments/: heads, links, figures and lengths of lines."""
 
-import dataclasses
-import functools
 import re
-import shlex
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import load_script
-
-from osrjax.run.launch import parse
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -48,33 +41,6 @@ def links(page: Path) -> list[str]:
     return [target for target in targets if not re.match(r"\w+:", target)]
 
 
-def commands(text: str) -> list[str]:
-    return re.findall(r"`(?:\w+=\S+ )*(python [^`]+)`", text)
-
-
-@functools.cache
-def parses(command: str) -> bool:
-    """Whether the script exists and takes the words."""
-    _, script, *words = shlex.split(command)
-    file = ROOT / script
-    if not file.is_file():
-        return False
-    if "--what" in words:  # speed.py starts a file of the benchmarks with all other words
-        place = words.index("--what")
-        file = file.parent / "benchmarks" / f"speed_{words[place + 1]}.py"
-        del words[place : place + 2]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(file.parent))  # what lies beside it
-        module = load_script(str(file.relative_to(EXPERIMENTS).with_suffix("")))
-    config = vars(sys.modules[module.main.__module__])["Config"]
-    launched = "preset" in {field.name for field in dataclasses.fields(config)}
-    try:
-        parse(config, words, presets=vars(module)["PRESETS"] if launched else None)
-    except (SystemExit, ValueError):
-        return False
-    return True
-
-
 @every_result
 def test_a_result_has_its_head(page):
     found = head(page)
@@ -88,11 +54,6 @@ def test_the_commands_of_a_head_are_scripts_of_experiments(page):
     assert found
     for command in found:
         assert re.match(r"python experiments/(benchmarks/)?\w+\.py( |$)", command)
-
-
-@every_page
-def test_every_command_of_a_page_parses(page):
-    assert [command for command in commands(prose(page)) if not parses(command)] == []
 
 
 @every_page
@@ -123,16 +84,3 @@ def test_figures_are_small_and_shown():
     figures = sorted(EXPERIMENTS.rglob("*.png"))
     assert [relative(figure) for figure in figures if figure.resolve() not in shown] == []
     assert [relative(figure) for figure in figures if figure.stat().st_size > 100_000] == []
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        ("python experiments/train.py --steps 5 --data npz:cifar10.npz", True),
-        ("python experiments/speed.py --what jacobian --batch 2", True),
-        ("python experiments/absent.py", False),
-        ("python experiments/train.py --no-such-option", False),
-    ],
-)
-def test_a_wrong_command_is_found(command, expected):
-    assert parses(command) is expected

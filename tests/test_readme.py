@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 from conftest import quick_process
@@ -23,6 +24,16 @@ def test_the_code_runs_from_top_to_bottom_on_two_devices(tmp_path):
     process = quick_process(tmp_path / "blocks.py", cwd=tmp_path, **environment)  # it writes a run directory
     _, error = process.communicate(timeout=280)
     assert process.returncode == 0, error
+
+
+def test_a_stranger_types_all_of_it():
+    """What .ci/stranger takes from the page: every line of shell, the code once, what stands within lines."""
+    found = run_path(str(ROOT / ".ci" / "stranger"))["commands"](README)
+    shell = "".join(re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)).splitlines()
+    assert [command for command in found if command in shell] == shell
+    assert found.index(".venv/bin/python snippets.py") == 2
+    assert "osrjax predict RUN image.png" in found
+    assert sum("pip install '.[" in command for command in found) == 3
 
 
 @pytest.mark.parametrize(("page", "text"), RESULTS)
@@ -57,8 +68,10 @@ def test_every_room_stands_in_the_tree_and_every_path_exists():
     assert [path for path in paths if not (ROOT / "osrjax" / path).exists()] == []
 
 
-def test_the_picture_is_small():
-    assert (ROOT / "docs" / "picture.png").stat().st_size < 150_000
+def test_pictures_are_small():
+    pictures = re.findall(r'src="([^"]+)"', README)
+    assert pictures == ["docs/picture.png", "docs/page.png"]
+    assert max((ROOT / picture).stat().st_size for picture in pictures) < 150_000
 
 
 def test_the_version_is_one():

@@ -4,13 +4,18 @@ import re
 
 from docutils import nodes
 from latex2mathml import converter
+from sphinx.util import logging
 
-FENCES = re.compile(r"\\lVert.*?\\rVert|\\Big\(.*?\\Big\)", re.DOTALL)
+logger = logging.getLogger(__name__)
+FENCES = re.compile(r"(?<!\\left)\\lVert.*?\\rVert|\\Big\(.*?\\Big\)", re.DOTALL)
 
 
 def convert(formula: str, **options: str) -> str:
     """MathML; fences and what they hold are one group, so that an index belongs to all of it."""
-    return converter.convert(FENCES.sub(lambda found: f"{{{found.group()}}}", formula), **options)
+    drawn = converter.convert(FENCES.sub(lambda found: f"{{{found.group()}}}", formula), **options)
+    for unknown in re.findall(r">(\\\w+)", drawn):
+        logger.error("%s is not known to the renderer: %s", unknown, formula)
+    return drawn
 
 
 def visit_inline(self, node):
@@ -21,7 +26,7 @@ def visit_inline(self, node):
 
 def visit_display(self, node):
     """One formula on lines of its own."""
-    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    self.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
     raise nodes.SkipNode
 
 

@@ -159,6 +159,11 @@ def resolve(app, env, node, content):
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, public)
 
 
+def with_short_names(app, what, name, value, options, signature, returned):
+    """Arrays of JAX by the name that users import."""
+    return tuple(text and text.replace("jaxlib._jax.Array", "jax.Array") for text in (signature, returned))
+
+
 def skip(app, what, name, value, skipped, options):
     """Fields of a NamedTuple stand among its attributes already."""
     return True if type(value).__name__ in ("_tuplegetter", "member_descriptor") else None
@@ -169,5 +174,6 @@ def setup(app):
     app.connect("builder-inited", generate)
     app.connect("env-check-consistency", check)
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-process-signature", with_short_names)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}

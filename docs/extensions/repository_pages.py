@@ -39,7 +39,8 @@ def with_links(page: Path) -> str:
 
     parts = re.split(r"(^```.*?^```$)", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     link = re.compile(r'(\]\(|src=")([^)"\s]+)(\)|")')
-    return "".join(part if part.startswith("```") else link.sub(rewritten, part) for part in parts)
+    parts = [part if part.startswith("```") else link.sub(rewritten, part) for part in parts]
+    return "".join(re.sub(r"^```\n", "```text\n", part) for part in parts)  # a table is no Python
 
 
 def write(path: Path, text: str) -> None:

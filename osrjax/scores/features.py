@@ -281,7 +281,7 @@ def kth_neighbour_score(
     r"""Negative cosine to the k-th nearest of all training images, whatever their class.
 
     .. math:: -\cos(z, z_{(k)}) = \tfrac12 r_k^2 - 1, \qquad
-              r_k = \Bigl\lVert \tfrac{z}{\lVert z \rVert} - \tfrac{z_{(k)}}{\lVert z_{(k)} \rVert} \Bigr\rVert,
+              r_k = \left\lVert \tfrac{z}{\lVert z \rVert} - \tfrac{z_{(k)}}{\lVert z_{(k)} \rVert} \right\rVert,
 
     which ranks as the paper's distance r_k does. *Cost*: as :func:`class_similarities`.
 

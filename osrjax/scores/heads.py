@@ -186,7 +186,7 @@ def gradient_norm_score(
 ) -> Float[Array, "*batch"]:
     r"""Negative L1 norm of the gradient by the head's kernel of the divergence from uniform to the softmax.
 
-    .. math:: -\Bigl\lVert \frac{\partial}{\partial W} \frac{1}{K} \sum_k -\log p_k \Bigr\rVert_1
+    .. math:: -\left\lVert \frac{\partial}{\partial W} \frac{1}{K} \sum_k -\log p_k \right\rVert_1
               = -\frac{1}{T} \lVert h \rVert_1 \sum_k \Bigl| p_k - \frac{1}{K} \Bigr|,
               \qquad p = \mathrm{softmax}(z / T).
 

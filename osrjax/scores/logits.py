@@ -38,7 +38,7 @@ def m_ovr_score(
 
     .. math:: \min_y L(x, y) = \mathrm{softplus}(-T s_{\hat y})
               + \sum_{k \ne \hat y} \mathrm{softplus}(T s_k),
-              \qquad s_k = \cos(\theta_k + m), \quad \hat y = \arg\max_k s_k.
+              \qquad s_k = \cos(\theta_k + m), \quad \hat y = \mathrm{arg\,max}_k\, s_k.
 
     Every term is positive and small for a confident example, so losses of 1e-12 keep their order in float32. Below
     1e-38, hence with T above about 80, they become 0: :func:`log_m_ovr_score` has no such limit. The paper leaves open
