@@ -4,7 +4,7 @@
     python experiments/benchmark.py cifar10 --data npz:cifar10.npz --family split_2020 --methods m-OvR softmax ARPL
     python experiments/benchmark.py cifar+N --data npz:cifar10.npz --unknown-data npz:cifar100_test.npz --seeds 3
     python experiments/benchmark.py ood --data npz:cifar10.npz --against npz:svhn_test10k.npz npz:cifar100_test.npz
-    python experiments/benchmark.py gray --data npz:mnist.npz --against npz:ood_gray28.npz
+    python experiments/benchmark.py gray --data npz:mnist.npz --against npz:notmnist.npz npz:omniglot.npz
     python experiments/benchmark.py crops --data npz:cifar10.npz --against folder:LSUN_crop folder:ImageNet_resize
     python experiments/benchmark.py mnist --methods m-OvR my_losses:focal       a method of one's own, MODULE:FUNCTION
     python experiments/leaderboard.py experiments/results/entries               the tables of what is there
@@ -123,10 +123,10 @@ GRAY = (
 )
 COLOUR = (
     {
-        "train.py": "--preset cifar10-fast --epochs 8",
+        "train.py": "--preset cifar10-fast --epochs 7",
         "contrastive.py": "--preset cifar10-small --steps 400 --no-untrained",
     },
-    1680,
+    1470,
 )
 SETS: dict[str, Set] = {
     "mnist": Set("mnist", ("mnist",), *GRAY),

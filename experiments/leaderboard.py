@@ -32,8 +32,8 @@ class Config:
     """Directories with entries, at any depth."""
     out: Path = Path("runs/leaderboard")
     """Where tables and figures go."""
-    reference: str = "m-OvR"
-    """The method that the others are compared with, as tables call it."""
+    reference: str | None = None
+    """The method that the others are compared with, as tables call it; default: m-OvR, or the first that is there."""
     metric: str = "auroc"
     """What methods are sorted and compared by."""
     common: str | None = None
@@ -68,7 +68,9 @@ def tabulate(config: Config) -> int:
 
     # --------------------------------------------------------------------------------- tables
     common = config.common or (USUAL if any(USUAL in entry.results for entry in entries) else None)
-    found = report.leaderboard_texts(tables, reference=config.reference, metric=config.metric, common=common)
+    labels = [entry.manifest["label"] for entry in entries]
+    reference = config.reference or ("m-OvR" if "m-OvR" in labels else labels[0])
+    found = report.leaderboard_texts(tables, reference=reference, metric=config.metric, common=common)
     kept = ("label", "split", "seed", "recipe", "revision", "machine", "files")
     sources = [
         {"directory": str(entry.directory), **{name: entry.manifest.get(name) for name in kept}} for entry in entries

@@ -55,7 +55,7 @@ PRESETS = {
     "cifar10-fast": Config(
         data="cifar10",
         network="fast_cnn",
-        epochs=14,
+        epochs=16,
         batch_size=128,
         learning_rate=0.2,
         final_learning_rate=0.0,
