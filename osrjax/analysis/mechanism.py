@@ -236,7 +236,7 @@ def _effects(
     return [
         effect(
             values,
-            finished if values.shape == finished.shape else np.asarray(finished.any(axis=1, keepdims=True)),
+            finished,
             [accuracy],
             claim=claim,
             name=name,
@@ -249,19 +249,20 @@ def _effects(
     ]
 
 
-def _pseudo_values(probes: Probes, when: str) -> Float[np.ndarray, "splits 1"]:
-    """Of the role's coefficient: n times that of all splits less n - 1 times that of all others."""
+def _pseudo_values(probes: Probes, when: str) -> Float[np.ndarray, "splits seeds"]:
+    """Of the role's coefficient: n times that of all splits less n - 1 times that of all others, for every seed."""
 
     def role(rows: Probes) -> float:
         mean = class_adjusted_norms(rows)[when]["mean"]
         return float("nan") if mean is None else mean
 
-    there = [i for i, row in enumerate(probes) if any(probe is not None for probe in row)]
-    values, n = np.full((len(probes), 1), np.nan), len(there)
+    finished = finished_runs(probes)
+    there = np.flatnonzero(finished.any(axis=1))
+    values, n, whole = np.full(finished.shape, np.nan), len(there), role(probes)
     for i in there:
-        values[i] = n * role(probes) - (n - 1) * role([probes[k] for k in there if k != i])
+        values[i, finished[i]] = n * whole - (n - 1) * role([probes[k] for k in there if k != i])
     # A pseudo-value that is missing would leave a mean of the others that estimates nothing.
-    return values if np.isfinite(values[there]).all() else np.full_like(values, np.nan)
+    return values if np.isfinite(values[finished]).all() else np.full_like(values, np.nan)
 
 
 def _norm_and_distance(probe: Probe, kind: str, to: str) -> float:

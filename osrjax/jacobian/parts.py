@@ -73,8 +73,10 @@ def input_jacobian_parts(
       >>> import jax.numpy as jnp
       >>> scales = jnp.array([1.0, 2.0, 3.0])
       >>> parts = input_jacobian_parts(lambda x: scales * x, jnp.array([2.0, 0.0, 0.0]), jnp.array([[1.0, 1.0, 0.0]]))
-      >>> print(parts.towards, parts.across, parts.singular_values, parts.radial)  # f = (1, 0, 0), u = (0, 1, 0)
-      1.0 1.5 [1.5 1.  0. ] 1.0
+      >>> print(f"{parts.towards:.3f} {parts.across:.3f} {parts.radial:.3f}")  # f = (1, 0, 0), u = (0, 1, 0)
+      1.000 1.500 1.000
+      >>> print(parts.singular_values)
+      [1.5 1.  0. ]
     """
     x = floats("x", x)
     outputs = real_outputs(fn, x)

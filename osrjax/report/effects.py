@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from osrjax.metrics.comparisons import splits_needed
-from osrjax.metrics.effects import NO_ACCURACY
+from osrjax.metrics.effects import NO_ACCURACY, NO_RUN
 
 __all__ = ["effect_rows", "role_rows", "what_would_change"]
 
@@ -76,7 +76,7 @@ def what_would_change(record: Mapping[str, Any], *, gate: float, unit: str = "sp
     if verdict == NO_ACCURACY:
         return f"an accuracy of {gate} (now {record['accuracy']:.3f})"
     if verdict != "undecided":
-        return "" if verdict == "reported" else "runs that define it"
+        return {NO_RUN: "runs", "undefined": "runs that define it"}.get(verdict, "")
     if record["n"] < 2:
         return f"a second {unit}"
     deviation = float(np.std([value for value in record["per_split"] if value is not None], ddof=1))

@@ -233,7 +233,7 @@ def entry_probe(entry: Entry) -> dict[str, np.ndarray] | None:
 
 
 def _are_positions(labels: np.ndarray, classes: int) -> bool:
-    return labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() < classes
+    return labels.dtype.kind in "iu" and bool(labels.min() >= 0 and labels.max() < classes)
 
 
 def _known_ids(manifest: Mapping[str, Any], classes: int) -> np.ndarray:

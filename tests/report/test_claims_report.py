@@ -219,7 +219,7 @@ def test_what_would_change_a_verdict():
         ([9.0, 10.0, 11.0], "a mean within 2.484 of 0 at this spread"),  # t = 4.303 / sqrt 3
         ([1.0], "a second split"),
         ([-1.0, 1.0], "another mean"),
-        ([np.nan], ""),
+        ([np.nan], "runs"),
     ):
         assert report.what_would_change(record(values), gate=0.9) == wanted
     assert report.what_would_change(record([1.0, 2.0], 0.85), gate=0.9) == "an accuracy of 0.9 (now 0.850)"
