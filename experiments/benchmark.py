@@ -61,8 +61,10 @@ class Config:
     options: tuple[str, ...] = ()
     """Options of every training as NAME=VALUE, such as epochs=2, in place of the protocol's; part of the cell."""
     probe: tuple[str, ...] = ()
-    """Methods whose first training of each split is probed: Jacobian norms of 100 known and 100 unknown images at 13
+    """Methods of which one training of each split is probed: Jacobian norms of 100 known and 100 unknown images at 13
     moments. It changes no number of the training."""
+    probe_seed: int = 0
+    """Seed of the trainings that are probed."""
     entries: Path = HERE / "results" / "entries"
     """Directory of manifests and scores: what is kept."""
     runs: Path = Path("runs/benchmark")
@@ -77,9 +79,13 @@ class Config:
     def check(self) -> None:
         """Refuses what needs no image to be refused."""
         check_above_zero(self, ["seeds"])
-        check_not_negative(self, ["workers"])
+        check_not_negative(self, ["workers", "probe_seed"])
         for name in ("methods", "against", "probe"):
             check_named_once(self, name)
+        if self.probe and self.probe_seed >= self.seeds:
+            raise ValueError(
+                f"probe_seed={self.probe_seed} is none of {self.seeds} seeds: raise seeds, or give a smaller one"
+            )
         if self.only is not None and self.only < 1:
             raise ValueError(f"only={self.only} starts nothing: give 1 or more")
         if wrong := [text for text in self.options if not re.fullmatch(r"[a-z]\w*=\S+", text)]:
@@ -226,7 +232,7 @@ def commands_of(config: Config, cell: Cell) -> list[list[str]]:
         data += ["--family", config.family]
         if chosen.lists[0] == "cifar+10":
             data += ["--unknown-data", config.unknown_data or "cifar100"]
-    if cell.label in config.probe and cell.seed == 0:
+    if cell.label in config.probe and cell.seed == config.probe_seed:
         options += ["--probe-every", str(chosen.steps // 12), "--probe-images", "100"]
     where = ["--split", str(cell.split), "--seed", str(cell.seed), "--resamples", "0", "--out", str(run)]
     cache = ["--compilation-cache", str(config.runs / "compilation_cache")]

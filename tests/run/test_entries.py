@@ -250,6 +250,7 @@ PROTOCOLS = {
     "with protocol='mnist': give sets": ["mnist", "--against", "npz:a.npz"],
     "family='cac' has no lists for 'mnist'": ["mnist", "--family", "cac"],
     "options='--epochs' is no NAME=VALUE": ["mnist", "--options=--epochs"],
+    "probe_seed=1 is none of 1 seeds": ["mnist", "--probe", "softmax", "--probe-seed", "1"],
     "only=0 starts nothing": ["mnist", "--only", "0"],
 }
 
