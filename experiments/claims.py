@@ -59,6 +59,11 @@ def decide(config: Config) -> int:
     tables = report.claim_tables(entries)
     found = report.claims_texts(tables)
     kept = ("label", "split", "seed", "recipe", "revision", "files")
+    figures = {
+        f"{table.name}-{name}": figure
+        for table in (tables if config.draw else ())
+        for name, figure in report.claim_figures(table).items()
+    }
     sources = [
         {"directory": str(entry.directory), **{name: entry.manifest.get(name) for name in kept}} for entry in entries
     ]
@@ -69,9 +74,8 @@ def decide(config: Config) -> int:
     for suffix, text in (("txt", found.text + "\n"), ("md", f"# Claims\n\n{found.markdown}"), ("csv", found.csv)):
         osrjax.files.write_whole(config.out / f"claims.{suffix}", text.encode())
     osrjax.files.write_json(config.out / "claims.json", {**found.numbers, "entries": sources})
-    for table in tables if config.draw else ():
-        for name, figure in report.claim_figures(table).items():
-            report.save_figure(figure, config.out / "figures" / f"{table.name}-{name}")
+    for name, figure in figures.items():
+        report.save_figure(figure, config.out / "figures" / name)
     print(getattr(found, config.format).rstrip())
     print(f"{len(entries)} entries, written to {config.out}", file=sys.stderr)
     return 0

@@ -4,10 +4,10 @@
     python experiments/jacobian_parts.py runs/NAME runs/OTHER      a table with intervals over class splits
 
 The images are those that a probe with as many images looks at. Of the exact Jacobian of the unit embedding: its norm,
-its part in the direction of the nearest class mean (of the unit embeddings of the training images) and the rest, and
+its part in the direction of the nearest class mean (of the unit embeddings of validation images) and the rest, and
 its singular values; and length and norm of the embedding before normalisation. Writes RUN/parts/parts.npz, one row an
-image. Cost: one exact Jacobian an image, held in memory, and its singular values: about 10 s of one core a run for
-28 x 28 pixels and 128 features. Exit codes: 0 done, 2 bad input.
+image, which the same command reads again. Cost: one exact Jacobian an image, held in memory, and its singular values:
+about 10 s of one core a run for 28 x 28 pixels and 128 features. Exit codes: 0 done, 2 bad input.
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ import tyro
 
 import osrjax
 from osrjax.fields import check_above_zero
-from osrjax.files import write_arrays, write_json
+from osrjax.files import read_arrays, write_arrays, write_json
 from osrjax.run.launch import MovedConfig, launch
 
 if TYPE_CHECKING:
+    from osrjax.analysis import ProbeSets
     from osrjax.run import FinishedRun
 
 PARTS = {
@@ -103,28 +104,42 @@ def parts_of(run: "FinishedRun", config: Config) -> dict[str, dict[str, np.ndarr
     asked = Asked(run.directory, config.images)
     sets = osrjax.analysis.probe_sets(run.data, probe_images=config.images, probe_pairs=1, seed=run.split.index)
     out = osrjax.run.result_directory(asked, "parts", "parts.json")
-    means = class_means(run)
-    parts, labels = {}, {}
-    for kind, examples, chosen in (
+    if not (out / "parts.json").exists():
+        write_parts(run, sets, out, batch_size=config.batch_size)
+        write_json(out / "parts.json", {"asked": osrjax.run.asked_of(asked)})
+    again = f"delete {out}, and give the same command again"
+    arrays = read_arrays(out / "parts.npz", again)
+    names = {
+        kind: [f"{kind}_{name}" for name in osrjax.jacobian.JacobianParts._fields] for kind in ("known", "unknown")
+    }
+    if not {name for of in names.values() for name in of} <= arrays.keys():
+        raise ValueError(f"{out / 'parts.npz'} lacks some parts: {again}")
+    return {kind: {name.removeprefix(f"{kind}_"): arrays[name] for name in of} for kind, of in names.items()}
+
+
+def write_parts(run: "FinishedRun", sets: "ProbeSets", out: Path, *, batch_size: int) -> None:
+    """Measures the parts of the norms of a run's images: parts.npz."""
+    means, arrays = class_means(run), {}
+    for kind, examples, rows in (
         ("known", run.data.test_known, sets.known),
         ("unknown", run.data.test_unknown, sets.unknown),
     ):
-        images = osrjax.augment.to_float_host(examples.images[chosen])
-        embedding = run.method.functions["raw_embedding"]
-        parts[kind] = osrjax.analysis.image_jacobian_parts(
-            embedding, run.variables, images, means, batch_size=config.batch_size
+        found = osrjax.analysis.image_jacobian_parts(
+            run.method.functions["raw_embedding"],
+            run.variables,
+            osrjax.augment.to_float_host(examples.images[rows]),
+            means,
+            batch_size=batch_size,
         )
-        labels[f"{kind}_labels"] = examples.labels[chosen]
-    arrays = {f"{kind}_{name}": values for kind, found in parts.items() for name, values in found.items()}
-    write_arrays(out / "parts.npz", arrays | labels)
-    write_json(out / "parts.json", {"asked": osrjax.run.asked_of(asked)})
-    return parts
+        arrays |= {f"{kind}_{name}": values for name, values in found.items()}
+        arrays[f"{kind}_labels"] = examples.labels[rows]
+    write_arrays(out / "parts.npz", arrays)
 
 
 def class_means(run: "FinishedRun") -> np.ndarray:
-    """Of the unit embeddings of the training images: [classes, features]."""
-    labels = run.data.train.labels
-    rows = run.outputs(run.data.train.images)["embedding"].astype(np.float64)
+    """Of the unit embeddings of the validation images: [classes, features]."""
+    labels = run.data.validation.labels
+    rows = run.outputs(run.data.validation.images)["embedding"].astype(np.float64)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     return np.stack([rows[labels == k].mean(axis=0) for k in range(len(run.data.known_classes))])
 
