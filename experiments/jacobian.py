@@ -325,7 +325,7 @@ def curves(found: Found) -> dict:
     for arm, probes in present(found, *ARMS).items():
         profiles = analysis.series(probes, "profiles").mean(axis=3)
         drawn["arms"][arm] = {
-            "steps": steps_of(probes).tolist(),
+            "steps": report.probe_steps(probes).tolist(),
             **{
                 name: estimates(analysis.series(probes, name), metrics.range_of(name))
                 for name in analysis.PROBE_METRICS
@@ -346,11 +346,6 @@ def present(found: Found, *arms: str) -> dict[str, list[list[dict[str, np.ndarra
     return {arm: found.probes[arm] for arm in arms if any(run for row in found.probes[arm] for run in row)}
 
 
-def steps_of(probes: list[list[dict[str, np.ndarray] | None]]) -> np.ndarray:
-    """The probed steps, which all runs of a table share."""
-    return next(run["steps"] for row in probes for run in row if run)
-
-
 def histograms(found: Found) -> "Figure | None":
     """Figure 3: norms of known and unknown images before and after training."""
     if (arrays := found.images) is None:
@@ -362,35 +357,17 @@ def histograms(found: Found) -> "Figure | None":
 
 def interpolation(found: Found) -> "Figure | None":
     """Figure 4: norms along lines between known classes."""
-    if not (arms := present(found, METHOD, BASELINE)):
-        return None
-    profiles = {arm: analysis.series(probes, "profiles").mean(axis=3) for arm, probes in arms.items()}
-    fractions = next(run["fractions"] for row in next(iter(arms.values())) for run in row if run)
-    stages = {"before training": 0, "after training": 1}
-    return report.interpolation_figure(
-        fractions, {stage: {arm: p[:, :, i] for arm, p in profiles.items()} for stage, i in stages.items()}
-    )
+    return report.probe_interpolation_figure(arms) if (arms := present(found, METHOD, BASELINE)) else None
 
 
 def dynamics(found: Found) -> "Figure | None":
     """Figure 5: everything over training, m-OvR."""
-    if not (arms := present(found, METHOD)):
-        return None
-    values = {name: analysis.series(arms[METHOD], name) for name in TITLES}
-    panels = {TITLES[name]: {METHOD: values[name]} for name in ("davies_bouldin", "path_length", "jnd", "auroc")}
-    panels["class distances"] = {"within": values["intra_distance"], "between": values["inter_distance"]}
-    panels["mean norm"] = {"known": values["norm_known"], "unknown": values["norm_unknown"]}
-    return report.dynamics_figure(steps_of(arms[METHOD]), panels, title=METHOD, bounds=bounds_of_titles())
+    return report.probe_dynamics_figure(arms[METHOD], title=METHOD) if (arms := present(found, METHOD)) else None
 
 
 def correlation(found: Found) -> "Figure | None":
     """Figure 6: AUROC and DBI against JND over training."""
-    if not (arms := present(found, METHOD)):
-        return None
-    values = {name: analysis.series(arms[METHOD], name) for name in ("jnd", "auroc", "davies_bouldin")}
-    jnd = values.pop("jnd")
-    others = {TITLES[name]: array for name, array in values.items()}
-    return report.correlation_figure(steps_of(arms[METHOD]), jnd, others)
+    return report.probe_correlation_figure(arms[METHOD]) if (arms := present(found, METHOD)) else None
 
 
 def known_classes(found: Found) -> "Figure | None":
@@ -402,27 +379,13 @@ def known_classes(found: Found) -> "Figure | None":
 
 def losses(found: Found) -> "Figure | None":
     """Figure 8: m-OvR beside softmax over training."""
-    return arms_figure(found, METHOD, BASELINE)
+    return report.probe_arms_figure(arms) if (arms := present(found, METHOD, BASELINE)) else None
 
 
 def halves(found: Found) -> "Figure | None":
     """Claim (i): each half of the loss alone beside both."""
-    return arms_figure(found, METHOD, "intra half", "inter half")
-
-
-def arms_figure(found: Found, *names: str) -> "Figure | None":
-    """Every metric over training, a curve per arm."""
-    if not (arms := present(found, *names)):
-        return None
-    panels = {
-        title: {arm: analysis.series(probes, name) for arm, probes in arms.items()} for name, title in TITLES.items()
-    }
-    return report.dynamics_figure(steps_of(next(iter(arms.values()))), panels, bounds=bounds_of_titles())
-
-
-def bounds_of_titles() -> "dict[str, metrics.Range]":
-    """The range of every metric that is drawn, by its title."""
-    return {title: metrics.range_of(name) for name, title in TITLES.items()}
+    arms = present(found, METHOD, "intra half", "inter half")
+    return report.probe_arms_figure(arms) if arms else None
 
 
 def embedding(found: Found) -> "Figure | None":
@@ -439,17 +402,6 @@ def embedding(found: Found) -> "Figure | None":
     )
 
 
-TITLES = {
-    "jnd": "JND",
-    "norm_known": "mean norm, known",
-    "norm_unknown": "mean norm, unknown",
-    "davies_bouldin": "Davies-Bouldin index",
-    "intra_distance": "distance within classes",
-    "inter_distance": "distance between classes",
-    "path_length": "projected path length",
-    "auroc": "AUROC",
-    "accuracy": "closed-set accuracy",
-}
 FIGURES: dict[FigureName, "Callable[[Found], Figure | None]"] = {
     "histograms": histograms,
     "interpolation": interpolation,
@@ -493,49 +445,20 @@ def tables_text(
         for k, count in enumerate(table.counts)
         if not np.isnan(found.accuracy[..., k]).all()
     ]
-    effect_rows = [
-        {
-            "claim": record["claim"],
-            "arm": record["arm"],
-            "effect": record["effect"],
-            "mean [95 % t interval]": interval_text(record["mean"], *record["interval"]),
-            "n": str(record["n"]) + (f", undefined in {record['undefined']} runs" if record["undefined"] else ""),
-            "found with 80 % power": record["detectable"],
-            "expected": {1: "> 0", -1: "< 0", 0: ""}[record["expected"]],
-            "verdict": record["verdict"],
-        }
-        for record in sorted(records, key=lambda record: record["claim"])
-        if record["verdict"] != metrics.NO_RUN or record["arm"] in table.arms
-    ]
+    shown = [r for r in records if r["verdict"] != metrics.NO_RUN or r["arm"] in table.arms]
     claim_rows = [
         {"claim": letter, "text": analysis.CLAIMS[letter], "verdict": verdict} for letter, verdict in verdicts.items()
     ]
     title = f"{name}: {done} of {len(cells)} runs: {len(table.groups)} splits x {table.seeds} seeds"
     if table.counts:
         title += f"; {table.orders} class orders x {table.seeds} seeds for each K"
-    role_rows = [
-        {
-            "log of unknown over known norm, classes held fixed": arm,
-            **{f"{when} [95 %]": interval_text(role["mean"], *role["interval"]) for when, role in found_role.items()},
-        }
-        for arm, found_role in roles.items()
-    ]
-    tables = (accuracies, effect_rows, role_rows, claim_rows)
+    tables = (accuracies, report.effect_rows(shown), report.role_rows(roles), claim_rows)
     return "\n\n".join([title, *(report.results_table(rows) for rows in tables if rows), report.JND])
 
 
 def mean_text(values: np.ndarray) -> str:
     """Mean and interval over splits of one accuracy per run, some of them there."""
     return report.estimate_text(metrics.t_interval(values), bounds=metrics.SHARE)
-
-
-def interval_text(mean: float | None, low: float | None, high: float | None) -> str:
-    """0.012 [-0.003, 0.027]; a dash without a mean, the mean alone without an interval."""
-    if mean is None:
-        return "-"
-    if low is None or high is None or not np.isfinite([low, high]).all():
-        return f"{mean:.3f}"
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -64,11 +64,7 @@ def tabulate(config: Config) -> int:
 
     # -------------------------------------------------------------------------------- entries
     entries = [osrjax.run.read_entry(place) for place in osrjax.run.find_entries(config.entries)]
-    tables = report.result_tables(
-        result
-        for entry in entries
-        for result in report.manifest_results(entry.manifest, entry.results, source=str(entry.directory))
-    )
+    tables = report.entry_tables(entries)
 
     # --------------------------------------------------------------------------------- tables
     common = config.common or (USUAL if any(USUAL in entry.results for entry in entries) else None)

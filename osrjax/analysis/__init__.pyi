@@ -26,9 +26,21 @@ from .image_scores import (
     Limits as Limits,
     score_image_parts as score_image_parts,
 )
+from .jacobian_parts import (
+    image_jacobian_parts as image_jacobian_parts,
+)
 from .maps import (
     AttributedImages as AttributedImages,
     make_attributed_images as make_attributed_images,
+)
+from .mechanism import (
+    MECHANISM as MECHANISM,
+    NearestDistances as NearestDistances,
+    detector_effects as detector_effects,
+    detector_scores as detector_scores,
+    explained_difference as explained_difference,
+    mechanism_effects as mechanism_effects,
+    nearest_distances as nearest_distances,
 )
 from .norms import (
     NormPlan as NormPlan,

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from osrjax.files import number_or_none
 from osrjax.metrics.effects import (
+    ACCURACY,
     curvature,
     effect,
     half_change,
@@ -92,20 +93,21 @@ def series(probes: Probes, name: str) -> Float[np.ndarray, "splits seeds *steps"
     return stacked
 
 
-def dynamics_effects(probes: Probes, *, arm: str, decides: bool = True) -> list[dict[str, Any]]:
+def dynamics_effects(probes: Probes, *, arm: str, decides: bool = True, gate: float = ACCURACY) -> list[dict[str, Any]]:
     """Claims (a) to (e): what training does to the norms, the profiles, DBI and AUROC of one arm.
 
     Args:
       probes: of the arm.
       arm: its name.
       decides: False reports the effects without verdicts, for an arm that the claims are not about.
+      gate: least mean accuracy that gives a verdict.
 
     Returns:
       Records of :func:`osrjax.metrics.effects.effect`. ``|JND before| / |JND after|`` divides by the mean over runs,
       since the quotient of a single run has no mean where JND may be 0.
     """
-    accuracy = _per_run(probes, lambda probe: probe["accuracy"][-1])
-    before, after = (_per_run(probes, lambda probe, end=end: probe["jnd"][end]) for end in (0, -1))
+    accuracy = per_run(probes, lambda probe: probe["accuracy"][-1])
+    before, after = (per_run(probes, lambda probe, end=end: probe["jnd"][end]) for end in (0, -1))
     scale = abs(np.nanmean(after)) if np.isfinite(after).any() else np.nan
     share = np.abs(before) / scale if scale > 0 else np.full_like(before, np.nan)
     numbers: list[tuple[str, str, int, np.ndarray]] = [
@@ -117,7 +119,7 @@ def dynamics_effects(probes: Probes, *, arm: str, decides: bool = True) -> list[
     # Scale-free, added after the first split was seen: training changes the norms themselves several times over.
     for when, end in (("before", 0), ("after", -1)):
         kinds = (
-            _per_run(probes, lambda probe, n=f"norm_{kind}", end=end: probe[n][end]) for kind in ("unknown", "known")
+            per_run(probes, lambda probe, n=f"norm_{kind}", end=end: probe[n][end]) for kind in ("unknown", "known")
         )
         ratio = np.vectorize(log_ratio, otypes=[np.float64])(*kinds)
         numbers.append(("a", f"log of unknown over known norm, {when}", 0, ratio))
@@ -127,14 +129,14 @@ def dynamics_effects(probes: Probes, *, arm: str, decides: bool = True) -> list[
         later = _growth(probes, f"norm_{kind}", start=1)
         numbers.append(("b", f"the same from the second probe on, {kind}", 0, later))
     for when, end, expected in (("before", 0, 0), ("after", -1, 1)):
-        values = _per_run(probes, lambda probe, end=end: peak(probe["profiles"][end], probe["fractions"]))
+        values = per_run(probes, lambda probe, end=end: peak(probe["profiles"][end], probe["fractions"]))
         numbers.append(("c", f"log of middle over ends, {when}", expected, values))
     # Added after the first split was seen: the rule above can hold for a profile that rises from end to end.
     for when, end in (("before", 0), ("after", -1)):
-        values = _per_run(probes, lambda probe, end=end: inner_peaks(probe["profiles"][end], probe["fractions"]))
+        values = per_run(probes, lambda probe, end=end: inner_peaks(probe["profiles"][end], probe["fractions"]))
         numbers.append(("c", f"share of lines with the largest norm in the inner half, {when}", 0, values))
     halves = {
-        name: _per_run(probes, lambda probe, name=name, sign=sign: half_change(probe["steps"], probe[name], sign=sign))
+        name: per_run(probes, lambda probe, name=name, sign=sign: half_change(probe["steps"], probe[name], sign=sign))
         for name, sign in (("jnd", 1), ("davies_bouldin", -1))
     }
     numbers += [
@@ -143,11 +145,18 @@ def dynamics_effects(probes: Probes, *, arm: str, decides: bool = True) -> list[
         ("d", "half of the change, JND - DBI", 1, halves["jnd"] - halves["davies_bouldin"]),
         ("d", "Spearman of DBI and JND", 0, _correlation(probes, "davies_bouldin")),
         ("e", "Spearman of AUROC and JND", 1, _correlation(probes, "auroc")),
-        ("e", "gain of a parabola in adjusted R2", 1, _per_run(probes, _bend)),
+        ("e", "gain of a parabola in adjusted R2", 1, per_run(probes, _bend)),
     ]
     return [
-        _bounded_effect(
-            values, _finished(probes), [accuracy], claim=claim, name=name, arm=arm, expected=expected if decides else 0
+        bounded_effect(
+            values,
+            finished_runs(probes),
+            [accuracy],
+            claim=claim,
+            name=name,
+            arm=arm,
+            expected=expected if decides else 0,
+            gate=gate,
         )
         for claim, name, expected, values in numbers
     ]
@@ -220,35 +229,37 @@ def known_classes_effects(
     finished = np.isfinite(accuracy.sum(axis=-1))  # a nan in the sum: one of the counts is missing
     parts = list(np.moveaxis(accuracy, -1, 0))
     return [
-        _bounded_effect(rank, finished, parts, claim="f", name="Spearman of JND and K", arm=arm, expected=1),
+        bounded_effect(rank, finished, parts, claim="f", name="Spearman of JND and K", arm=arm, expected=1),
         effect(slope, finished, parts, claim="f", name="slope of JND per class", arm=arm, expected=0),
     ]
 
 
-def loss_effects(m_ovr: Probes, softmax: Probes) -> list[dict[str, Any]]:
+def loss_effects(m_ovr: Probes, softmax: Probes, *, gate: float = ACCURACY) -> list[dict[str, Any]]:
     """Claim (g): m-OvR minus softmax at the last probe, run by run.
 
     Args:
       m_ovr: probes of the runs of m-OvR.
       softmax: of softmax cross-entropy on the same splits and seeds; a run that either misses counts for
         neither, and both arms have to reach the accuracy.
+      gate: least mean accuracy that gives a verdict.
 
     Returns:
       Records of :func:`osrjax.metrics.effects.effect` for JND and AUROC.
     """
     last = {
-        name: [_per_run(probes, lambda probe, name=name: probe[name][-1]) for probes in (m_ovr, softmax)]
+        name: [per_run(probes, lambda probe, name=name: probe[name][-1]) for probes in (m_ovr, softmax)]
         for name in ("jnd", "auroc", "accuracy")
     }
     return [
-        _bounded_effect(
+        bounded_effect(
             last[name][0] - last[name][1],
-            _finished(m_ovr) & _finished(softmax),
+            finished_runs(m_ovr) & finished_runs(softmax),
             last["accuracy"],
             claim="g",
             name=f"{title} after training",
             arm="m-OvR - softmax",
             expected=1,
+            gate=gate,
         )
         for name, title in (("jnd", "JND"), ("auroc", "AUROC"))
     ]
@@ -269,7 +280,7 @@ def half_effects(intra: Probes, inter: Probes, both: Probes) -> list[dict[str, A
       Records of :func:`osrjax.metrics.effects.effect`: log growth of both norms for each arm, of which the intra
       half's on known and the inter half's on unknown images decide; and unknown minus known.
     """
-    accuracy = _per_run(both, lambda probe: probe["accuracy"][-1])
+    accuracy = per_run(both, lambda probe: probe["accuracy"][-1])
     records = []
     for arm, probes, decisive in (("intra half", intra, "known"), ("inter half", inter, "unknown"), ("both", both, "")):
         growths = {kind: _growth(probes, f"norm_{kind}") for kind in ("known", "unknown")}
@@ -278,7 +289,7 @@ def half_effects(intra: Probes, inter: Probes, both: Probes) -> list[dict[str, A
             records.append(
                 effect(
                     growth,
-                    _finished(probes),
+                    finished_runs(probes),
                     [accuracy],
                     claim="i",
                     name=f"log growth of the {kind} norm",
@@ -290,7 +301,7 @@ def half_effects(intra: Probes, inter: Probes, both: Probes) -> list[dict[str, A
         records.append(
             effect(
                 selective,
-                _finished(probes),
+                finished_runs(probes),
                 [accuracy],
                 claim="i",
                 name="log growth, unknown - known",
@@ -301,13 +312,15 @@ def half_effects(intra: Probes, inter: Probes, both: Probes) -> list[dict[str, A
     return records
 
 
-def _bounded_effect(values: np.ndarray, *runs: Any, claim: str, name: str, arm: str, expected: int) -> dict[str, Any]:
+def bounded_effect(
+    values: np.ndarray, *runs: Any, claim: str, name: str, arm: str, expected: int, gate: float = ACCURACY
+) -> dict[str, Any]:
     """The effect, whose name says its range."""
     bounds = BOUNDS.get(name, (-np.inf, np.inf))
-    return effect(values, *runs, claim=claim, name=name, arm=arm, expected=expected, bounds=bounds)
+    return effect(values, *runs, claim=claim, name=name, arm=arm, expected=expected, bounds=bounds, gate=gate)
 
 
-def _per_run(probes: Probes, number: Callable[[Probe], float]) -> np.ndarray:
+def per_run(probes: Probes, number: Callable[[Probe], float]) -> np.ndarray:
     """[splits, seeds] of a number of each run, nan where it is missing."""
     found = np.full((len(probes), max(map(len, probes))), np.nan)
     for i, row in enumerate(probes):
@@ -317,16 +330,17 @@ def _per_run(probes: Probes, number: Callable[[Probe], float]) -> np.ndarray:
     return found
 
 
-def _finished(probes: Probes) -> np.ndarray:
-    return ~np.isnan(_per_run(probes, lambda probe: 0.0))
+def finished_runs(probes: Probes) -> np.ndarray:
+    """[splits, seeds], True where there is a run."""
+    return ~np.isnan(per_run(probes, lambda probe: 0.0))
 
 
 def _growth(probes: Probes, name: str, *, start: int = 0) -> np.ndarray:
-    return _per_run(probes, lambda probe: log_ratio(float(probe[name][-1]), float(probe[name][start])))
+    return per_run(probes, lambda probe: log_ratio(float(probe[name][-1]), float(probe[name][start])))
 
 
 def _correlation(probes: Probes, name: str) -> np.ndarray:
-    return _per_run(probes, lambda probe: rank_correlation(probe[name], probe["jnd"]))
+    return per_run(probes, lambda probe: rank_correlation(probe[name], probe["jnd"]))
 
 
 def _bend(probe: Probe) -> float:

@@ -19,6 +19,10 @@ from osrjax.jacobian.exact import (
     jacfwd_norm,
     largest_singular_value,
 )
+from osrjax.jacobian.parts import (
+    JacobianParts,
+    input_jacobian_parts,
+)
 from osrjax.jacobian.paths import (
     chord_length,
     interpolation_profile,
@@ -27,12 +31,14 @@ from osrjax.jacobian.paths import (
 
 __all__ = [
     "JacobianEstimate",
+    "JacobianParts",
     "automatic_mode",
     "chord_length",
     "directional_norm",
     "input_jacobian",
     "input_jacobian_norm",
     "input_jacobian_norms",
+    "input_jacobian_parts",
     "interpolation_profile",
     "jacfwd_norm",
     "jacobian_estimate",

@@ -2,8 +2,8 @@
 
 The rule: one number per run, the seeds of a split averaged, a 95 % t interval over splits. An effect *holds* if the
 interval lies on the expected side of 0, *fails* if it lies on the other, and is *undecided* otherwise. There is no
-verdict if the mean closed-set accuracy of an arm is below :data:`ACCURACY`. A claim holds if all its effects with an
-expected sign hold, and fails if one of them fails.
+verdict if the mean closed-set accuracy of an arm is below a gate, :data:`ACCURACY` unless said. A claim holds if all
+its effects with an expected sign hold, and fails if one of them fails.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -307,6 +307,7 @@ def effect(
     arm: str,
     expected: int,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    gate: float = ACCURACY,
 ) -> dict[str, Any]:
     """An effect with its interval and verdict, as plain JSON values.
 
@@ -314,12 +315,13 @@ def effect(
       values: one number per run; nan where the run is missing or the effect is not defined in it.
       finished: the runs that are there, whether the effect is defined in them or not.
       accuracies: closed-set accuracy of the runs of each arm concerned, nan where a run is missing; the
-        smallest of the arms' means is held against :data:`ACCURACY`. An arm without runs gives no verdict.
+        smallest of the arms' means is held against ``gate``. An arm without runs gives no verdict.
       claim: letter of the claim.
       name: of the effect.
       arm: whose runs these are.
       expected: 1 or -1, the sign that the claim asks for; 0 for what is reported without a verdict.
       bounds: the range of the effect, such as :data:`osrjax.metrics.SIGNED`, which its interval does not leave.
+      gate: least mean accuracy that gives a verdict.
 
     Returns:
       claim, effect, arm, mean, interval (None for an infinite end), n (splits counted), runs (counted),
@@ -357,7 +359,7 @@ def effect(
     low, high = estimate.interval
     if expected == 0:
         verdict = REPORTED
-    elif accuracy is None or accuracy < ACCURACY:
+    elif accuracy is None or accuracy < gate:
         verdict = NO_ACCURACY
     elif low > 0 or high < 0:
         verdict = "holds" if (low > 0) == (expected > 0) else "fails"

@@ -9,6 +9,17 @@ from .attribution import (
     mass_in_random_boxes as mass_in_random_boxes,
     peak_distances as peak_distances,
 )
+from .claim_pages import (
+    ClaimPages as ClaimPages,
+    claims_texts as claims_texts,
+)
+from .claims import (
+    CLAIM_FIGURES as CLAIM_FIGURES,
+    CLAIM_TEXTS as CLAIM_TEXTS,
+    ClaimTable as ClaimTable,
+    claim_figures as claim_figures,
+    claim_tables as claim_tables,
+)
 from .curves import (
     draw_scores as draw_scores,
     oscr_figure as oscr_figure,
@@ -17,6 +28,11 @@ from .curves import (
     roc_figure as roc_figure,
     save_figure as save_figure,
     score_histogram as score_histogram,
+)
+from .effects import (
+    effect_rows as effect_rows,
+    role_rows as role_rows,
+    what_would_change as what_would_change,
 )
 from .examples import (
     ScoredExamples as ScoredExamples,
@@ -37,6 +53,7 @@ from .leaderboard import (
     ScoreRow as ScoreRow,
     accuracy_correlation as accuracy_correlation,
     accuracy_points as accuracy_points,
+    entry_tables as entry_tables,
     manifest_results as manifest_results,
     result_tables as result_tables,
     score_ranks as score_ranks,
@@ -57,9 +74,25 @@ from .markup import (
     markdown_table as markdown_table,
     markdown_text as markdown_text,
 )
+from .mechanism_figures import (
+    detectors_figure as detectors_figure,
+    distance_figure as distance_figure,
+    lines_figure as lines_figure,
+    roles_figure as roles_figure,
+)
 from .page import (
     leave_page as leave_page,
     write_page as write_page,
+)
+from .probes import (
+    PROBE_TITLES as PROBE_TITLES,
+    probe_arms_figure as probe_arms_figure,
+    probe_correlation_figure as probe_correlation_figure,
+    probe_dynamics_figure as probe_dynamics_figure,
+    probe_embedding_figure as probe_embedding_figure,
+    probe_histograms as probe_histograms,
+    probe_interpolation_figure as probe_interpolation_figure,
+    probe_steps as probe_steps,
 )
 from .sheets import (
     Sheet as Sheet,

@@ -94,7 +94,7 @@ def norm_histograms(
         axes.set_ylabel("share of the images")
         if logarithmic:
             axes.set_xscale("log")
-            _label_decades(axes.xaxis)
+            label_decades(axes.xaxis)
         axes.set_xlim(edges[0], edges[-1])
     panels[-1].set_xlabel(f"{NORM} (short lines at the top: means)")
     handles, labels = panels[-1].get_legend_handles_labels()
@@ -122,7 +122,7 @@ def interpolation_figure(
     looks = _looks(profiles.values())
     for axes, (stage, curves) in zip(panels, profiles.items(), strict=True):
         for name, values in curves.items():
-            _draw_band(axes, fractions, values, name, looks[name])
+            draw_band(axes, fractions, values, name, looks[name])
         axes.set_title(stage)
         axes.set_xlabel("fraction t of the way")
         _fit_frame(axes, curves.values())
@@ -163,7 +163,7 @@ def dynamics_figure(
     looks = _looks(panels.values())
     for axes, (name, curves) in zip(drawn, panels.items(), strict=True):
         within = (bounds or {}).get(name, (-np.inf, np.inf))
-        gaps = [_draw_band(axes, steps, values, label, looks[label], within) for label, values in curves.items()]
+        gaps = [draw_band(axes, steps, values, label, looks[label], within) for label, values in curves.items()]
         _fit_frame(axes, curves.values())
         axes.set_title(name + ("\n(gaps: infinite)" if any(gaps) else ""))
         axes.set_xlabel("step")
@@ -203,7 +203,7 @@ def correlation_figure(
         coefficients = []
         for label, coefficient in (("Spearman", rank_correlation), ("Pearson", linear_correlation)):
             runs = [[coefficient(x, y) for x, y in zip(*rows, strict=True)] for rows in zip(jnd, values, strict=True)]
-            coefficients.append(f"{label} {_estimate_text(np.asarray(runs))}")
+            coefficients.append(f"{label} {runs_text(np.asarray(runs))}")
         axes.set_title(f"{name} and JND\n" + "\n".join(coefficients), fontsize="medium")
         axes.set_xlabel("JND")
         axes.set_ylabel(name)
@@ -331,7 +331,7 @@ def _looks(panels) -> dict[str, tuple[str, str]]:
     return {**pairs, **KINDS}
 
 
-def _draw_band(
+def draw_band(
     axes: Axes,
     x: np.ndarray,
     values: np.ndarray,
@@ -367,12 +367,12 @@ def _fit_frame(axes: Axes, curves: Iterable[np.ndarray]) -> None:
         axes.set_yscale("log")
         axes.set_ylim(0.7 * low, 1.4 * high)
         if high < 1e4 * low:
-            _label_decades(axes.yaxis)
+            label_decades(axes.yaxis)
     elif low < high:
         axes.set_ylim(low - 0.2 * (high - low), high + 0.2 * (high - low))
 
 
-def _label_decades(axis: Axis) -> None:
+def label_decades(axis: Axis) -> None:
     """1, 2, 5 of every decade as plain numbers: the default labels overlap within one or two decades."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -398,7 +398,7 @@ def _finish_legends(figure: Figure, drawn: list[Axes], panels: Mapping[str, Mapp
             axes.legend(frameon=False, fontsize="small")
 
 
-def _estimate_text(runs: np.ndarray) -> str:
+def runs_text(runs: np.ndarray) -> str:
     """The mean of correlations over splits, with its interval."""
     if np.isnan(runs).all():
         return "not defined"

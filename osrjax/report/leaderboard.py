@@ -18,6 +18,7 @@ from osrjax.files import json_text, number_or_none
 from osrjax.metrics.effects import linear_correlation
 from osrjax.metrics.intervals import Estimate, t_interval
 from osrjax.report.tables import OOD_COLUMNS
+from osrjax.run.entries import Entry
 
 __all__ = [
     "CLASSIFICATION_COLUMNS",
@@ -29,6 +30,7 @@ __all__ = [
     "ScoreRow",
     "accuracy_correlation",
     "accuracy_points",
+    "entry_tables",
     "manifest_results",
     "result_tables",
     "score_ranks",
@@ -194,6 +196,25 @@ def manifest_results(
         )
         for score, values in results.items()
     ]
+
+
+def entry_tables(entries: Iterable[Entry]) -> list[ResultTable]:
+    """The tables of entries that were read.
+
+    Args:
+      entries: of any methods, data sets, families and unknown sets.
+
+    Returns:
+      As :func:`result_tables`.
+
+    Raises:
+      ValueError: as :func:`manifest_results` and :func:`result_tables`.
+    """
+    return result_tables(
+        result
+        for entry in entries
+        for result in manifest_results(entry.manifest, entry.results, source=str(entry.directory))
+    )
 
 
 def result_tables(results: Iterable[RunResult]) -> list[ResultTable]:

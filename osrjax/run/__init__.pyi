@@ -14,6 +14,7 @@ from .directory import (
 from .entries import (
     MANIFEST as MANIFEST,
     Entry as Entry,
+    entry_probe as entry_probe,
     find_entries as find_entries,
     is_entry as is_entry,
     manifest_of_run as manifest_of_run,

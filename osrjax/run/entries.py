@@ -12,18 +12,32 @@ Numbers are not kept: they are taken from scores.npz whenever an entry is read.
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from osrjax.analysis.probe import PROBE_METRICS
 from osrjax.data import OpenSetData, content_of
+from osrjax.data.splits import FAMILIES, class_split
 from osrjax.evaluation import OrderedImages, metrics_of_order
 from osrjax.fields import check_type
 from osrjax.files import FileError, file_sha256, read_arrays, read_json, write_arrays, write_json
 from osrjax.run.finished import FinishedRun
 from osrjax.run.history import training_seconds
 
-__all__ = ["MANIFEST", "Entry", "find_entries", "is_entry", "manifest_of_run", "read_entry", "write_entry"]
+__all__ = [
+    "MANIFEST",
+    "Entry",
+    "entry_probe",
+    "find_entries",
+    "is_entry",
+    "manifest_of_run",
+    "read_entry",
+    "write_entry",
+]
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -179,6 +193,57 @@ def read_entry(directory: Path) -> Entry:
     if manifest["score"] not in results:
         raise FileError(f"{where} has score={manifest['score']!r}, scores.npz only {', '.join(results)}: {_AGAIN}")
     return Entry(directory, manifest, results)
+
+
+def entry_probe(entry: Entry) -> dict[str, np.ndarray] | None:
+    """The probe of an entry, for the functions of :mod:`osrjax.analysis` on the probes of many runs.
+
+    Args:
+      entry: that was read.
+
+    Returns:
+      The arrays of probe.npz (:func:`osrjax.analysis.join_probes`, embeddings in half precision) and
+      ``known_classes``, the class id of each known position: below 0 where those of ``labels_unknown`` are of another
+      set, or of a class split that no family lists. None for an entry without probe.
+
+    Raises:
+      ValueError: it is damaged, or not such a probe.
+    """
+    if "probe.npz" not in entry.manifest["files"]:
+        return None
+    path = entry.directory / "probe.npz"
+    probe = read_arrays(path, _AGAIN, finite=False, limit=_LARGEST)
+    axes = ("steps", "labels_known", "labels_unknown", "pair_labels", "fractions")
+    steps, known, unknown, pairs, points = ((*np.shape(probe.get(name, ())), 0)[0] for name in axes)
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys((*PROBE_METRICS, "steps"), (steps,))
+    for kind, images in (("known", known), ("unknown", unknown)):
+        wanted |= {f"labels_{kind}": (images,), f"norms_{kind}": (steps, images), f"embedding_{kind}": (images, -1)}
+    wanted |= {"profiles": (2, pairs, points), "fractions": (points,)}
+    for name, shape in wanted.items():
+        array = np.asarray(probe.get(name, ()))
+        if array.ndim != len(shape) or any(n not in (there, -1) for there, n in zip(array.shape, shape, strict=True)):
+            raise FileError(f"{path} has {name} of shape {list(array.shape)}, not {list(shape)}: {_AGAIN}")
+        # The Davies-Bouldin index of a collapsed network is infinite.
+        if array.dtype.kind not in "iuf" or not (name == "davies_bouldin" or np.isfinite(array).all()):
+            raise FileError(f"{path} has {name} that is not finite or no number: {_AGAIN}")
+    classes = len(entry.manifest["known_names"])
+    if min(steps, known, points) < 2 or min(unknown, pairs) < 1 or not _are_positions(probe["labels_known"], classes):
+        raise FileError(f"{path} holds no probe of steps, images and lines of {classes} known classes: {_AGAIN}")
+    return probe | {"known_classes": _known_ids(entry.manifest, classes)}
+
+
+def _are_positions(labels: np.ndarray, classes: int) -> bool:
+    return labels.dtype.kind in "iu" and bool(labels.min() >= 0 and labels.max() < classes)
+
+
+def _known_ids(manifest: Mapping[str, Any], classes: int) -> np.ndarray:
+    nowhere = -1 - np.arange(classes)
+    if manifest["family"] not in FAMILIES:
+        return nowhere
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # splits that repeat known classes are found by their names
+        split = class_split(manifest["family"], manifest["dataset"], manifest["split"])
+    return nowhere if split.two_sets or len(split.known) != classes else np.array(split.known)
 
 
 def _without_folders(name: str) -> str:

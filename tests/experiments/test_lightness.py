@@ -20,8 +20,19 @@ except SystemExit as end:
 print(json.dumps([code, [name for name in {heavy!r} if name in sys.modules]]))
 """
 SCRIPTS = ("train", "contrastive", "ablation", "compare", "jacobian")
-SCRIPTS += ("attribution", "benchmark", "corruption", "estimator", "leaderboard", "norms", "ood", "picture", "predict")
-SCRIPTS += ("evaluate", "progress", "report", "untrained")
+SCRIPTS += (
+    "attribution",
+    "benchmark",
+    "claims",
+    "corruption",
+    "estimator",
+    "leaderboard",
+    "norms",
+    "ood",
+    "picture",
+    "predict",
+)
+SCRIPTS += ("evaluate", "jacobian_parts", "progress", "report", "untrained")
 
 
 def ending(script, *words, cwd=None):
@@ -57,6 +68,8 @@ def test_classes_are_listed_without_any_of_it():
         ("compare bundled --workers -1", []),
         ("compare bundled --only-table", []),
         ("jacobian smoke --only-figures", []),
+        ("claims nowhere", []),
+        ("jacobian_parts nowhere", []),
         ("untrained --seeds 1", []),
         ("estimator nowhere --images 1", []),
         ("estimator nowhere", []),

@@ -52,6 +52,31 @@ def test_norms_of_a_run(run, capsys):
         assert f"{name}: mean {found.mean():.4f}" in out
 
 
+def test_parts_of_the_norms_of_a_run(run, capsys):
+    directory, variables = run
+    assert load_script("jacobian_parts").main([str(directory), "--images", "6", "--batch-size", "5"]) == 0
+    printed = capsys.readouterr().out
+    with np.load(directory / "parts" / "parts.npz") as stored:
+        found = dict(stored)
+    _, data = choose_data({"data": "digits"})
+    rows = osrjax.analysis.probe_sets(data, probe_images=6, probe_pairs=1, seed=0).unknown
+    images = augment.to_float(jnp.asarray(data.test_unknown.images[rows]))
+
+    def one(x):
+        return NETWORK.apply(variables, x[None], train=False).embedding[0]
+
+    jacobians = np.asarray(jax.jit(jax.vmap(jax.jacrev(one)))(images), np.float64).reshape(6, 128, 64)
+    np.testing.assert_allclose(found["unknown_norm"], np.linalg.norm(jacobians, axis=(1, 2)), rtol=2e-5)
+    singular = np.linalg.svd(jacobians, compute_uv=False)
+    np.testing.assert_allclose(found["unknown_singular_values"], singular, atol=1e-4 * singular.max())
+    assert found["unknown_labels"].tolist() == data.test_unknown.labels[rows].tolist()
+    means = [found[f"{kind}_norm"].mean() for kind in ("known", "unknown")]
+    (line,) = (line for line in printed.splitlines() if line.startswith("m_ovr   norm  "))
+    assert line.split()[2:] == [f"{value:.3f}" for value in (*means, np.log(means[1] / means[0]))] + ["1"]
+    assert load_script("jacobian_parts").main([str(directory), "--images", "2"]) == 2
+    assert "probe_images=2 is below the 6 known classes" in capsys.readouterr().err
+
+
 def test_own_images_elsewhere_keep_their_classes_and_others_have_none(run, tmp_path, monkeypatch, capsys):
     splits = open_source("digits").splits
     arrays = {f"{part}_images": splits[part].images for part in splits}

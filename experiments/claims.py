@@ -1,0 +1,85 @@
+"""Do the paper's claims on input-Jacobian norms hold at real accuracies? Every claim, from the probes of entries alone.
+
+    python experiments/claims.py experiments/results/entries                        all entries below a directory
+    python experiments/claims.py experiments/results/entries --format markdown      the tables of results/claims.md
+
+Entries are those of experiments/leaderboard.py; one that was trained with --probe-every holds a probe: Jacobian norms,
+profiles along lines, metrics and embeddings at fixed test images. Nothing is trained: claims (a) to (e) and (g) on
+every data set and family; what decides the norm of an image (its class, its distance from known images, lines between
+classes); norms as a detector of unknown images. Rule and gates are those of the library (osrjax/metrics/effects.py,
+osrjax/report/verdicts.py). The number of known classes (f) and the halves of the loss (i) need trainings of their own:
+experiments/jacobian.py.
+
+Written to OUT: claims.txt, .md, .csv and .json (every effect of every method), figures/ as PNG and SVG, by their number
+in the paper. A minute. Exit code 2: bad input, nothing written.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import osrjax
+from osrjax.run.launch import launch
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Decide claims."""
+
+    entries: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Directories with entries, at any depth."""
+    out: Path = Path("runs/claims")
+    """Where tables and figures go."""
+    format: Literal["text", "markdown", "csv"] = "text"
+    """What is printed; all are written."""
+    draw: bool = True
+    """Draw the figures."""
+
+    def check(self) -> None:
+        """Refuses a command without entries."""
+        if not self.entries:
+            raise ValueError("entries is empty: give directories with entries")
+        for place in self.entries:
+            if not place.is_dir():
+                raise ValueError(f"entries={str(place)!r} is no directory: give one with entries, at any depth")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, checks, decides; returns the exit code."""
+    return launch(Config, decide, script="claims.py", description=__doc__, arguments=arguments)
+
+
+def decide(config: Config) -> int:
+    """The whole job; returns the exit code."""
+    report = osrjax.report
+    entries = [osrjax.run.read_entry(place) for place in osrjax.run.find_entries(config.entries)]
+    tables = report.claim_tables(entries)
+    found = report.claims_texts(tables)
+    kept = ("label", "split", "seed", "recipe", "revision", "files")
+    figures = {
+        f"{table.name}-{name}": figure
+        for table in (tables if config.draw else ())
+        for name, figure in report.claim_figures(table).items()
+    }
+    sources = [
+        {"directory": str(entry.directory), **{name: entry.manifest.get(name) for name in kept}} for entry in entries
+    ]
+
+    # ---------------------------------------------------------------------------------- write
+    with osrjax.files.writing(config.out):
+        (config.out / "figures").mkdir(parents=True, exist_ok=True)
+    for suffix, text in (("txt", found.text + "\n"), ("md", f"# Claims\n\n{found.markdown}"), ("csv", found.csv)):
+        osrjax.files.write_whole(config.out / f"claims.{suffix}", text.encode())
+    osrjax.files.write_json(config.out / "claims.json", {**found.numbers, "entries": sources})
+    for name, figure in figures.items():
+        report.save_figure(figure, config.out / "figures" / name)
+    print(getattr(found, config.format).rstrip())
+    print(f"{len(entries)} entries, written to {config.out}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

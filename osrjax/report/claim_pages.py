@@ -1,0 +1,171 @@
+"""Claims on entries in every format: text for a terminal, sections of a Markdown page, CSV and JSON values."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from osrjax.files import number_or_none
+from osrjax.report.claims import BASELINE, CLAIM_FIGURES, CLAIM_TEXTS, DIFFERENCE, METHOD, ClaimTable
+from osrjax.report.effects import effect_rows, interval_cell, what_would_change
+from osrjax.report.markup import csv_text, markdown_table, markdown_text
+from osrjax.report.tables import JND, results_table
+from osrjax.report.verdicts import gate_of
+
+__all__ = ["ClaimPages", "claims_texts"]
+
+RULE = (
+    "One number per run; the seeds of a split are averaged, then a 95 % t interval over splits. An effect holds (fails)"
+    " if the interval excludes 0 on the expected (other) side, else it is undecided; a claim holds if all its effects"
+    f" with an expected sign do and fails if one does, as {METHOD} has it. No verdict below the accuracy of the"
+    " leaderboard. AUROC of (g): corrected by Holm for all methods of the leaderboard's table. "
+    f"{JND}."
+)
+NOTES = {
+    "i1": "Mean and interval are the jackknife's over splits.",
+    "i2": "JND is split by least squares of the norm on the distance, with one slope and an intercept for known and one"
+    " for unknown images.",
+    "i3": "Between: the inner half of lines between two known images of different classes.",
+    "n": "Scores of the 100 + 100 probed images; distance: to the nearest mean of the known ones of a class, each image"
+    " left out of its own. Every method is decided here, m-OvR in the table at the top.",
+}
+
+
+class ClaimPages(NamedTuple):
+    """Claims in every format.
+
+    Attributes:
+      text: aligned, for a terminal: what decides and what was measured of m-OvR beside it.
+      markdown: the same as sections of a page.
+      csv: every effect of every method, numbers in full.
+      numbers: JSON values of all.
+    """
+
+    text: str
+    markdown: str
+    csv: str
+    numbers: dict[str, Any]
+
+
+def claims_texts(tables: Sequence[ClaimTable]) -> ClaimPages:
+    """Writes claims out.
+
+    Args:
+      tables: from :func:`osrjax.report.claim_tables`, one or more.
+
+    Returns:
+      The pages.
+    """
+    heads = [f"{found.name}: {_counted(found)}" for found in tables]
+    verdicts = [
+        {"claim": letter, "text": text, **{found.name: _verdict(found, letter) for found in tables}}
+        for letter, text in CLAIM_TEXTS.items()
+    ]
+    lines = [{"table": found.name, **_flat(record)} for found in tables for record in found.effects]
+    text = ["\n".join([_wrapped(RULE), *map(_wrapped, heads)]), results_table(verdicts)]
+    marked = [_marked(RULE), "\n".join(_marked(f"- {head}") for head in heads), markdown_table(verdicts)]
+    for letter in CLAIM_TEXTS:
+        title, drawn = f"({letter}) {CLAIM_TEXTS[letter]}", _figures_of(letter)
+        notes = " ".join(filter(None, (NOTES.get(letter), _least_squares(tables) if letter == "i1" else "")))
+        rows = [part for part in (_detector_rows(tables) if letter == "n" else [], _section(tables, letter)) if part]
+        text.append("\n".join(filter(None, (f"{title}; figures: {drawn}", *map(results_table, rows), _wrapped(notes)))))
+        parts = (f"## {markdown_text(title)}", f"Figures: {drawn}.", *map(markdown_table, rows), _marked(notes))
+        marked.append("\n\n".join(filter(None, parts)))
+    return ClaimPages(
+        text="\n\n".join(text),
+        markdown="\n\n".join(marked) + "\n",
+        csv=csv_text(lines),
+        numbers={
+            "rule": RULE,
+            "claims": CLAIM_TEXTS,
+            "tables": [
+                {
+                    **{name: getattr(found.table, name) for name in ("dataset", "family", "unknown", "unit")},
+                    "accuracy_threshold": gate_of(found.table.dataset),
+                    "probed_runs": found.runs,
+                    "verdicts": dict(found.verdicts),
+                    "effects": list(found.effects),
+                    "class_adjusted": dict(found.roles),
+                }
+                for found in tables
+            ],
+        },
+    )
+
+
+def _section(tables: Sequence[ClaimTable], letter: str) -> list[dict[str, object]]:
+    """Effects that decide, of m-OvR and softmax, or of all methods for n; of m-OvR the others too."""
+    rows = []
+    for found in tables:
+        gate, unit = gate_of(found.table.dataset), found.table.unit
+        own = [record for record in found.effects if record["claim"] == letter]
+        decisive = {record["effect"] for record in own if record["expected"]}
+        full, brief = ((), found.probes) if letter == "n" else ((METHOD, DIFFERENCE), (BASELINE,))
+        shown = [r for r in own if r["arm"] in full or (r["arm"] in brief and r["effect"] in decisive)]
+        for record, row in zip(shown, effect_rows(shown), strict=True):
+            del row["claim"]
+            rows.append(
+                {"data": found.name, **row, "what would change it": what_would_change(record, gate=gate, unit=unit)}
+            )
+    return rows or [{"data": ", ".join(found.name for found in tables), "verdict": "no run"}]
+
+
+def _detector_rows(tables: Sequence[ClaimTable]) -> list[dict[str, object]]:
+    """The AUROC of every score, a row per method."""
+    rows: dict[tuple[str, str], dict[str, object]] = {}
+    for found in tables:
+        for record in found.effects:
+            name = record["effect"].removeprefix("AUROC of the ")
+            if record["claim"] == "n" and not record["expected"] and name != record["effect"]:
+                start = {"data": found.name, "method": record["arm"], "n": record["n"]}
+                row = rows.setdefault((found.name, record["arm"]), start)
+                row[name] = interval_cell(record["mean"], *record["interval"])
+    return list(rows.values())
+
+
+def _verdict(found: ClaimTable, letter: str) -> str:
+    counted = [
+        record["n"]
+        for record in found.effects
+        if record["claim"] == letter and record["expected"] and record["arm"] in (METHOD, DIFFERENCE)
+    ]
+    return found.verdicts[letter] + (f", n = {min(counted)}" if counted else "")
+
+
+def _least_squares(tables: Sequence[ClaimTable]) -> str:
+    """What all class means of all splits say at once, taken as independent given split, class and role."""
+    found = [
+        f"{table.name}, {label} {role['after']['mean']:.3f} [{low:.3f}, {high:.3f}]"
+        for table in tables
+        for label, role in table.roles.items()
+        if label in (METHOD, BASELINE) and None not in (role["after"]["mean"], *role["after"]["interval"])
+        for low, high in [role["after"]["interval"]]
+    ]
+    return (
+        f"Least squares on split, class and role of all class means, after training: {'; '.join(found)}."
+        if found
+        else ""
+    )
+
+
+def _marked(text: str) -> str:
+    return _wrapped(markdown_text(text))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 140, break_on_hyphens=False)
+
+
+def _figures_of(letter: str) -> str:
+    return ", ".join(name for name, (letters, _) in CLAIM_FIGURES.items() if letter in letters.split())
+
+
+def _counted(found: ClaimTable) -> str:
+    n = len(found.table.samples)
+    counts = [f"{label} {sum(any(probe for probe in row) for row in rows)}" for label, rows in found.probes.items()]
+    return f"{found.runs} probed runs; {found.table.unit}s with a probe: {', '.join(counts)} of {n}"
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, object]:
+    low, high = record["interval"]
+    flat = {name: value for name, value in record.items() if name not in ("interval", "per_split", "level")}
+    return {**flat, "low": number_or_none(low), "high": number_or_none(high)}

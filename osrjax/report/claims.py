@@ -1,0 +1,200 @@
+"""The paper's claims on the entries of a leaderboard: effects, verdicts and figures of their probes, a table at a time.
+
+The tables, their samples, the accuracy that a verdict asks for and the corrected comparison of AUROC are those of the
+leaderboard. Claims (a) to (e) and (g) are those of :data:`osrjax.analysis.CLAIMS`; the others stand in
+:data:`osrjax.analysis.MECHANISM`. m-OvR decides, and (g) against softmax; every other method is reported.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from osrjax.analysis.claims import CLAIMS, Probes, class_adjusted_norms, dynamics_effects, loss_effects
+from osrjax.analysis.mechanism import MECHANISM, detector_effects, mechanism_effects
+from osrjax.metrics.effects import NO_ACCURACY, claim_verdict, effect
+from osrjax.metrics.intervals import SIGNED
+from osrjax.report.leaderboard import ResultTable, entry_tables
+from osrjax.report.mechanism_figures import detectors_figure, distance_figure, lines_figure, roles_figure
+from osrjax.report.probes import (
+    probe_arms_figure,
+    probe_correlation_figure,
+    probe_dynamics_figure,
+    probe_embedding_figure,
+    probe_histograms,
+    probe_interpolation_figure,
+)
+from osrjax.report.verdicts import LEVEL, gate_of, paired_verdicts
+from osrjax.run.entries import Entry, entry_probe
+
+__all__ = ["CLAIM_FIGURES", "CLAIM_TEXTS", "ClaimTable", "claim_figures", "claim_tables"]
+
+METHOD, BASELINE = "m-OvR", "softmax"
+DIFFERENCE = f"{METHOD} - {BASELINE}"
+CLAIM_TEXTS = {letter: CLAIMS[letter] for letter in "abcdeg"} | MECHANISM
+_OF_COMPARISON = {"above": "holds", "below": "fails", NO_ACCURACY: NO_ACCURACY}
+
+
+class ClaimTable(NamedTuple):
+    """Every effect on one data set, family and unknown set.
+
+    Attributes:
+      table: of the leaderboard.
+      probes: by label of the method, for each sample and run; None where a run has no probe.
+      effects: records of :func:`osrjax.metrics.effect`, of all methods.
+      verdicts: by claim.
+      roles: by label, :func:`osrjax.analysis.class_adjusted_norms`.
+      class_names: by class id.
+      first_names: of the known classes of the first run of m-OvR.
+    """
+
+    table: ResultTable
+    probes: Mapping[str, Probes]
+    effects: Sequence[Mapping[str, Any]]
+    verdicts: Mapping[str, str]
+    roles: Mapping[str, Mapping[str, Any]]
+    class_names: Mapping[int, str]
+    first_names: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """Short, for columns and files."""
+        parts = dict.fromkeys((self.table.dataset, self.table.family, self.table.unknown))
+        return "-".join(parts)
+
+    @property
+    def runs(self) -> int:
+        """How many runs were probed."""
+        return sum(probe is not None for rows in self.probes.values() for row in rows for probe in row)
+
+
+def claim_tables(entries: Iterable[Entry]) -> list[ClaimTable]:
+    """Takes every effect anew from the probes of entries, and the comparison of AUROC from their scores.
+
+    Args:
+      entries: that were read; those without probe count for the comparison of AUROC alone.
+
+    Returns:
+      One for each data set, family and unknown set with a probe, in the order of their names.
+
+    Raises:
+      ValueError: no entry with a probe, a damaged one, or entries that contradict each other.
+    """
+    entries, found = list(entries), []
+    for table in entry_tables(entries):
+        there = {
+            (str(m["label"]), (int(m["split"]), int(m["seed"]))): (probe, m)
+            for entry in entries
+            if tuple((m := entry.manifest)[name] for name in ("dataset", "family", "unknown")) == table[:3]
+            and (probe := entry_probe(entry)) is not None
+        }
+        labels = dict.fromkeys((METHOD, BASELINE, *sorted({label for label, _ in there})))
+        rows = {
+            label: [[there[label, run][0] if (label, run) in there else None for run in runs] for runs in table.samples]
+            for label in labels
+        }
+        probes = {label: runs for label, runs in rows.items() if any(probe for row in runs for probe in row)}
+        if not probes:
+            continue
+        effects = _effects(table, probes)
+        decisive = [record for record in effects if record["arm"] in (METHOD, DIFFERENCE)]
+        verdicts = {
+            letter: claim_verdict([record for record in decisive if record["claim"] == letter])
+            for letter in CLAIM_TEXTS
+        }
+        roles = {label: class_adjusted_norms(runs) for label, runs in probes.items()}
+        names = {
+            int(k): str(name)
+            for probe, manifest in there.values()
+            for k, name in zip(probe["known_classes"], manifest["known_names"], strict=True)
+        }
+        first = [
+            there[label, run][1] for runs in table.samples for run in runs for label in probes if (label, run) in there
+        ]
+        own = [manifest for manifest in first if manifest["label"] == METHOD]
+        found.append(ClaimTable(table, probes, effects, verdicts, roles, names, (own or first)[0]["known_names"]))
+    if not found:
+        raise ValueError("entries have no probe.npz: give some that were trained with --probe-every")
+    return found
+
+
+def _effects(table: ResultTable, probes: Mapping[str, Probes]) -> list[dict[str, Any]]:
+    gate, records = gate_of(table.dataset), []
+    for arm, runs in probes.items():
+        records += dynamics_effects(runs, arm=arm, decides=arm == METHOD, gate=gate)
+        records += mechanism_effects(runs, arm=arm, gate=gate)
+        records += detector_effects(runs, arm=arm, gate=gate)
+    if {METHOD, BASELINE} <= probes.keys():
+        jnd, _ = loss_effects(
+            probes[METHOD], probes[BASELINE], gate=gate
+        )  # AUROC is that of all runs, not of probed ones
+        records += [jnd, *_compared_auroc(table, gate)]
+    return sorted(records, key=lambda record: list(CLAIM_TEXTS).index(record["claim"]))
+
+
+def _compared_auroc(table: ResultTable, gate: float) -> list[dict[str, Any]]:
+    """The leaderboard's comparison as an effect: its verdict is corrected by Holm for all methods of the table."""
+    pairs = [pair for pair in paired_verdicts(table, METHOD) if pair.own]
+    records = []
+    for pair in pairs:
+        if pair.other != BASELINE:
+            continue
+        values = [
+            {metric: table.values(label, score, metric) for metric in ("auroc", "closed_set_accuracy")}
+            for label, score in zip((METHOD, BASELINE), pair.scores, strict=True)
+        ]
+        difference = values[0]["auroc"] - values[1]["auroc"]
+        record = effect(
+            difference,
+            ~np.isnan(difference),
+            [np.where(np.isnan(difference), np.nan, part["closed_set_accuracy"]) for part in values],
+            claim="g",
+            name="AUROC of all test images, corrected by Holm",
+            arm=DIFFERENCE,
+            expected=1,
+            bounds=SIGNED,
+            gate=gate,
+        )
+        verdict = _OF_COMPARISON.get(pair.verdict, "undecided")
+        records.append(record | {"verdict": verdict, "p_holm": pair.corrected, "level": LEVEL / len(pairs)})
+    return records
+
+
+def _both(found: ClaimTable) -> dict[str, Probes]:
+    return {arm: probes for arm, probes in found.probes.items() if arm in (METHOD, BASELINE)} or dict(found.probes)
+
+
+def _first(found: ClaimTable) -> tuple[str, Probes]:
+    return next(iter(_both(found).items()))
+
+
+# By name: the claims that a figure speaks of, and how it is drawn. Numbers are those of the paper.
+CLAIM_FIGURES: dict[str, tuple[str, Callable[[ClaimTable], Figure]]] = {
+    "figure-3": ("a", lambda found: probe_histograms(_first(found)[1])),
+    "figure-4": ("c", lambda found: probe_interpolation_figure(_both(found))),
+    "figure-5": ("a b d", lambda found: probe_dynamics_figure(_first(found)[1], title=_first(found)[0])),
+    "figure-6": ("e", lambda found: probe_correlation_figure(_first(found)[1])),
+    "figure-8": ("b g", lambda found: probe_arms_figure(_both(found))),
+    "figure-12": ("i2", lambda found: probe_embedding_figure(_first(found)[1], class_names=list(found.first_names))),
+    "classes": ("a i1", lambda found: roles_figure(_both(found), class_names=found.class_names)),
+    "distance": ("i2", lambda found: distance_figure(_both(found))),
+    "lines": ("c i3", lambda found: lines_figure(_both(found))),
+    "detectors": (
+        "n",
+        lambda found: detectors_figure([r for r in found.effects if r["claim"] == "n"], title=found.name),
+    ),
+}
+
+
+def claim_figures(found: ClaimTable) -> dict[str, Figure]:
+    """The figures of a table.
+
+    Args:
+      found: from :func:`claim_tables`.
+
+    Returns:
+      By name of :data:`CLAIM_FIGURES`; "classes" only where some class is known in one split and unknown in another.
+    """
+    defined = any(role["after"]["mean"] is not None for role in found.roles.values())
+    return {name: draw(found) for name, (_, draw) in CLAIM_FIGURES.items() if name != "classes" or defined}
