@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import load_script
 
-from osrjax.run.launch import parse
+from osrjax.run.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
