@@ -29,7 +29,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 import osrjax
-from osrjax.data.splits import distinct_splits
+from osrjax.data.splits import class_split, distinct_splits
 from osrjax.data.table import set_name
 from osrjax.fields import check_above_zero, check_named_once, check_not_negative
 from osrjax.files import read_json
@@ -206,6 +206,9 @@ def place_of(config: Config) -> Path:
 def cells_of(config: Config) -> list[Cell]:
     """All cells of a protocol, seeds outermost, so that one that is stopped is balanced."""
     chosen, cells = SETS[config.protocol], []
+    if chosen.family is not None:
+        for split in config.splits:
+            class_split(config.family, chosen.lists[0], split)  # refuses one that is not there
     splits = config.splits or ((0,) if chosen.family is None else distinct_splits(config.family, chosen.lists[0]))
     for seed in range(config.seeds):
         for split in splits:

@@ -256,6 +256,8 @@ PROTOCOLS = {
     "with protocol='ood': give sets": ["ood"],
     "with protocol='mnist': give sets": ["mnist", "--against", "npz:a.npz"],
     "family='cac' has no lists for 'mnist'": ["mnist", "--family", "cac"],
+    "family='nael' has no lists for 'mnist'": ["mnist", "--family", "nael"],
+    "index=99 does not exist in neal/mnist: it has splits 0 to 4": ["mnist", "--splits", "0", "99"],
     "options='--epochs' is no NAME=VALUE": ["mnist", "--options=--epochs"],
     "only=0 starts nothing": ["mnist", "--only", "0"],
 }
