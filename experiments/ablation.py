@@ -501,7 +501,10 @@ def summarise(config: Config, job: Job, found: dict[int, dict], history: list[di
     write(run.directory / "results.txt", (text + "\n").encode())
     run.write_json("results.json", {**numbers, "table": text})
     print(text)
-    osrjax.report.leave_page(run.directory)
+    commands = run.directory / "results.csv"
+    osrjax.report.leave_page(
+        run.directory, following=f"the column command of {commands} makes any lane a run of its own"
+    )
 
 
 def command_of(cell: Cell) -> str:

@@ -20,6 +20,7 @@ Exit codes: 0 done, 1 some cells failed (their logs are named), 2 bad input, not
 
 import dataclasses
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from osrjax.data.splits import distinct_splits
+import osrjax
+from osrjax.data.splits import class_split, distinct_splits
 from osrjax.data.table import set_name
 from osrjax.fields import check_above_zero, check_named_once, check_not_negative
 from osrjax.files import read_json
@@ -194,14 +196,26 @@ def work(config: Config) -> int:
     if failed:
         print(f"benchmark.py: {len(failed)} cells failed; their logs: {', '.join(failed)}", file=sys.stderr)
         return 1
+    place = place_of(config)
+    if any(place.rglob(MANIFEST)):
+        entries = shlex.quote(str(config.entries))
+        osrjax.report.leave_page(place, following=f"python experiments/leaderboard.py {entries}")
     return 0
+
+
+def place_of(config: Config) -> Path:
+    """Where the entries of a protocol lie."""
+    whole = SETS[config.protocol].family is None  # all classes are known: no family splits them
+    return config.entries / (config.protocol if whole else f"{config.protocol}-{config.family}")
 
 
 def cells_of(config: Config) -> list[Cell]:
     """All cells of a protocol, seeds outermost, so that one that is stopped is balanced."""
     chosen, cells = SETS[config.protocol], []
+    if chosen.family is not None:
+        for split in config.splits:
+            class_split(config.family, chosen.lists[0], split)  # refuses one that is not there
     splits = config.splits or ((0,) if chosen.family is None else distinct_splits(config.family, chosen.lists[0]))
-    place = config.entries / (config.protocol if chosen.family is None else f"{config.protocol}-{config.family}")
     for seed in range(config.seeds):
         for split in splits:
             for label in config.methods or METHODS:
@@ -215,7 +229,7 @@ def cells_of(config: Config) -> list[Cell]:
                     entries = tuple(f"{set_name(name)}*" for name in config.against)
                 elif len(chosen.lists) > 1:
                     entries = chosen.lists
-                cells.append(Cell(label, split, seed, place / name, recipe, entries))
+                cells.append(Cell(label, split, seed, place_of(config) / name, recipe, entries))
     return cells
 
 

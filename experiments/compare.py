@@ -20,6 +20,7 @@ have left their files in the runs' directories, as they do by default, their fig
 """
 
 import dataclasses
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -252,7 +253,8 @@ def work(config: Config) -> int:
     write_whole(config.out / f"{config.table}.txt", (text + "\n").encode())
     write_json(config.out / f"{config.table}.json", numbers)
     print(text)
-    report.leave_page(config.out / config.table)
+    place, run = config.out / config.table, shlex.quote(str(next(filter(is_finished, options))))
+    report.leave_page(place, following=f"osrjax evaluate {run} --images  # or any other run of {place}")
     return 0
 
 

@@ -234,7 +234,7 @@ def some_rows(labels: np.ndarray, *, classes: int, least: int) -> np.ndarray:
 
 def probe_of(outputs: dict, labels: dict, scores: dict, options: dict) -> dict[str, Any]:
     """A linear classifier of the embedding: its accuracy, and its negative largest logit among the scores."""
-    from osrjax.evaluation.linear_probe import linear_probe, top_accuracy
+    from osrjax.evaluation import linear_probe, top_accuracy
 
     parts = ("validation", "known", "unknown")
     rows = np.concatenate([outputs[part]["embedding"] for part in parts])
@@ -277,6 +277,7 @@ def results_text(found: dict, job: Job, config: Config, masses: dict | None) -> 
         osrjax.report.open_set_table(trained["scores"], untrained and untrained["scores"], score=score),
         f"* the run's own score; unknown = positive; [95 % bootstrap interval over {what}]; _embedding: on h, not z",
         f"closed-set accuracy by {config.neighbours} nearest neighbours in z: {accuracy}",
+        osrjax.report.operating_point_text(own, score=score),
     ]
     if config.linear_probe:
         accuracy = f"{trained['linear_probe']['accuracy']:.3f}"

@@ -14,6 +14,7 @@ taken from), figures/. Seconds. Exit code 2: bad input, nothing written.
 """
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -90,7 +91,9 @@ def tabulate(config: Config) -> int:
         report.save_figure(figure, config.out / "figures" / name)
     print(getattr(found, config.format).rstrip())
     print(
-        f"{len(entries)} entries, every number rebuilt from their score files; written to {config.out}", file=sys.stderr
+        f"{len(entries)} entries, every number rebuilt from their score files; written to {config.out}\n"
+        f"next: osrjax report {shlex.join(map(str, config.entries))}",
+        file=sys.stderr,
     )
     return 0
 

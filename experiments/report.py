@@ -1,54 +1,11 @@
 """What came out? One HTML page for each finished run, sweep, comparison or benchmark, to be opened from disk.
 
-    python experiments/report.py runs/NAME                          a run of train.py or contrastive.py, or an ablation
-    python experiments/report.py runs/compare/bundled               a comparison: OUT/TABLE of compare.py
-    python experiments/report.py runs/jacobian/bundled              claims: OUT/TABLE of jacobian.py
-    python experiments/report.py experiments/results/entries        a benchmark: manifests at any depth
-    python experiments/report.py runs/NAME --data npz:moved.npz     images of a run whose data has moved
-
-Every script that trains leaves such a page, DIRECTORY/page.html; this one makes it again. Figures that can be looked
-into need `pip install 'osrjax[page]'`. Seconds each. Exit code 2: bad input.
+python experiments/report.py runs/NAME
 """
 
-import dataclasses
 import sys
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-import osrjax
-from osrjax.run.launch import MovedConfig, launch
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(MovedConfig):
-    """Write pages."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Directories of finished runs, sweeps, comparisons and benchmarks."""
-
-    def check(self) -> None:
-        """Refuses a command that asks for nothing."""
-        if not self.runs:
-            raise ValueError("runs=[] names nothing: give the directory of a finished run")
-        for place in self.runs:
-            if not place.is_dir():
-                raise ValueError(f"runs={str(place)!r} is no directory: give that of a finished run")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Parses, checks, writes; returns the exit code."""
-    return launch(Config, write, script="report.py", description=__doc__, arguments=arguments)
-
-
-def write(config: Config) -> int:
-    """The whole job; returns the exit code."""
-    for place in config.runs:
-        run = config.open_run(place) if (place / "network.npz").is_file() else None
-        print(osrjax.report.write_page(place, run=run))
-    return 0
-
+from osrjax.commands.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

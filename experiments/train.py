@@ -242,6 +242,7 @@ def results_text(found: dict[str, "osrjax.evaluation.Assessment"], job: Job, con
         f"closed-set accuracy {osrjax.report.interval_text(own['closed_set_accuracy'])}, "
         f"on validation {trained['validation_accuracy']:.3f}; "
         f"Davies-Bouldin {osrjax.report.number_text(trained['davies_bouldin'])}",
+        osrjax.report.operating_point_text(own, score=job.method.score),
         osrjax.report.data_text(job.data),
     ]
     return "\n".join(lines)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from osrjax import __version__
 from osrjax.choices import load
+from osrjax.run.output import until_closed
 
-COMMANDS = {name: f"osrjax.commands.{name}:main" for name in ("predict", "evaluate", "norms")}
+COMMANDS = {name: f"osrjax.commands.{name}:main" for name in ("predict", "evaluate", "norms", "report")}
 USAGE = f"usage: osrjax {{{','.join(COMMANDS)}}} ...; osrjax COMMAND --help says more"
 
 
+@until_closed
 def main(arguments: list[str] | None = None) -> int:
     """Starts the command that the first word names; says what is installed where there is none.
 

@@ -1,10 +1,12 @@
 """The interface itself: names, order of arguments, documentation, what an import pulls in."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,28 @@ def test_pure_modules_do_not_know_flax():
     modules = ", ".join(f"osrjax.{name}" for name in PURE)
     code = f"import {modules}, sys; print('flax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_name_stands_in_one_list_and_no_room_hands_on_a_function_that_is_called_as_its_module():
+    places: dict[str, list[str]] = {}
+    for name in MODULES:
+        module = importlib.import_module(name)
+        exported = getattr(module, "__all__", ())
+        if hasattr(module, "__path__"):  # a room: what it hands on is hidden once a module of that name is imported
+            modules = {found.name for found in pkgutil.iter_modules(module.__path__)}
+            assert [own for own in exported if own in modules and not inspect.ismodule(getattr(module, own))] == []
+            continue
+        for own in exported:
+            places.setdefault(own, []).append(name)
+    assert {own: found for own, found in places.items() if len(found) > 1} == {}
+
+
+STUBS = sorted(Path(osrjax.__path__[0]).glob("*/__init__.pyi"))
+
+
+@pytest.mark.parametrize("stub", STUBS, ids=lambda path: path.parent.name)
+def test_a_room_hands_on_what_its_modules_export(stub):
+    for node in ast.parse(stub.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            exported = importlib.import_module(f"osrjax.{stub.parent.name}.{node.module}").__all__
+            assert [alias.name for alias in node.names if alias.name not in exported] == []

@@ -15,7 +15,7 @@ from conftest import load_script
 
 from osrjax.__main__ import COMMANDS
 from osrjax.choices import load
-from osrjax.run.launch import parse
+from osrjax.run.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"

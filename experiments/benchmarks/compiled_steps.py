@@ -23,8 +23,8 @@ from osrjax.attribution.maps import last_layers
 from osrjax.augment.views import make_contrastive_augmentation, make_crop_and_flip
 from osrjax.devices import sharding
 from osrjax.devices.cpu import compiler_options
+from osrjax.methods import make_classify_objective
 from osrjax.methods.class_losses import CLASS_LOSSES
-from osrjax.methods.classify import make_classify_objective
 from osrjax.methods.gradmix import make_contrastive_objective
 from osrjax.methods.masks import Attribution, GradMix
 from osrjax.models.backbones import NETWORKS

@@ -24,8 +24,8 @@ from turns import Verdict, Work, compare, take_turns
 
 from osrjax.augment.views import make_crop_and_flip
 from osrjax.devices.cpu import compiler_options, reuse_host_memory
+from osrjax.methods import make_classify_objective
 from osrjax.methods.class_losses import CLASS_LOSSES
-from osrjax.methods.classify import make_classify_objective
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import OpenSetNetwork
 from osrjax.train.objective import Batch

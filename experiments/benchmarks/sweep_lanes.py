@@ -15,8 +15,8 @@ from turns import Work
 from osrjax.augment.views import make_crop_and_flip
 from osrjax.devices import sharding
 from osrjax.devices.cpu import compiler_options, one_device_per_core, reuse_host_memory
+from osrjax.methods import make_classify_objective
 from osrjax.methods.class_losses import CLASS_LOSSES
-from osrjax.methods.classify import make_classify_objective
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import OpenSetNetwork
 from osrjax.train import sweep

@@ -254,6 +254,7 @@ def table_of(found: dict[str, Any], missing: dict[str, str], first: str) -> str:
     """One row per score, then what is not applicable."""
     lines = [
         osrjax.report.open_set_table(found["scores"], None, score=first),
+        osrjax.report.operating_point_text(found["scores"][first], score=first),
         f"* shown in the histogram; unknown = positive; [95 % bootstrap interval over {found['known_images']} known and"
         f" {found['unknown_images']} unknown images]",
         *(f"not applicable: {name} ({why})" for name, why in missing.items()),

@@ -9,7 +9,7 @@ has a say in it. An image scoring above it is called unknown. Seconds. Exit code
 
 import dataclasses
 import os
-import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +105,7 @@ def files_of(path: Path) -> list[Path]:
         holds = f" but {unread}" if unread else ""
         raise ValueError(f"images={str(path)!r} holds no image file{holds}: give files or a folder of images")
     if unread:
-        print(f"predict.py: images={str(path)!r}: not read: {unread}", file=sys.stderr)
+        warnings.warn(f"images={str(path)!r}: not read: {unread}", stacklevel=2)
     return found.images
 
 

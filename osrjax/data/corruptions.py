@@ -24,16 +24,9 @@ from scipy import ndimage
 
 from osrjax.augment.pixels import LUMA
 from osrjax.data.source import Examples
-from osrjax.data.table import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES
+from osrjax.data.table import GENERATED_CORRUPTIONS, SEVERITIES
 
-__all__ = [
-    "CORRUPTIONS",
-    "GENERATED_CORRUPTIONS",
-    "SEVERITIES",
-    "corrupt",
-    "mean_corruption_error",
-    "published_corruption",
-]
+__all__ = ["corrupt", "mean_corruption_error", "published_corruption"]
 
 BLOCK = 250  # images at a time: bounds the memory of the warps
 

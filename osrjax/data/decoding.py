@@ -114,8 +114,8 @@ def _opened(file: bytes | Path, name: str | None) -> Generator[Image.Image]:
     except Exception as error:  # whatever a damaged file makes Pillow raise: SyntaxError, struct.error, zlib.error, ...
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = "it is no PNG, JPEG, WebP or BMP file, convert or remove it"
-        raise ValueError(f"{what}: cannot be read as an image: {reason}; replace or remove it") from error
+            reason = "it is no PNG, JPEG, WebP or BMP file"
+        raise ValueError(f"{what}: cannot be read as an image: {reason}; replace, convert or remove it") from error
 
 
 def _check_header(image: Image.Image) -> None:

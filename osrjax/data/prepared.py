@@ -21,7 +21,7 @@ from osrjax.data.source import (
     checked_examples,
 )
 from osrjax.data.splits import check_tiny_imagenet_order
-from osrjax.data.table import DATA_SETS, PublishedSet
+from osrjax.data.table import DATA_SETS
 from osrjax.data.tiny_imagenet import tiny_imagenet_folder_source
 from osrjax.files import check_local, check_memory, read_json, reading
 
@@ -29,7 +29,6 @@ __all__ = [
     "MADE_HERE",
     "PREPARED_SETS",
     "Elements",
-    "PublishedSet",
     "default_data_dir",
     "element_sequence",
     "prepared_source",

@@ -208,7 +208,7 @@ def distinct_splits(family: str, dataset: str) -> tuple[int, ...]:
       >>> distinct_splits("split_2020", "cifar10"), distinct_splits("neal", "cifar+10")
       ((0, 2, 3, 4), (0,))
     """
-    if not has_lists(family, dataset):
+    if family not in FAMILIES or not has_lists(family, dataset):
         raise ValueError(f"family={family!r} has no lists for {dataset!r}: choose another of {', '.join(FAMILIES)}")
     known = [frozenset(ids) for ids in _class_splits()[family][split_dataset(dataset)]["known"]]
     return tuple(index for index, ids in enumerate(known) if known.index(ids) == index)

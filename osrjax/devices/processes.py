@@ -6,11 +6,12 @@ watches them. With one process everything here does nothing.
 
 import hashlib
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -157,6 +158,10 @@ def end_together(script: str, *, memory: str = "lower batch_size, or use more de
     """
     try:
         yield
+    except BrokenPipeError:  # nobody reads the output any more
+        if jax.process_count() == 1:
+            raise
+        _leave(128 + signal.SIGPIPE)
     except Exception as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
             reason = str(error).strip().splitlines()[0][:200]
@@ -202,6 +207,7 @@ def fail(script: str, error: Exception) -> int:
 
 
 def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

@@ -9,12 +9,13 @@ from .assessment import (
     fit_feature_scores as fit_feature_scores,
     open_set_feature_scores as open_set_feature_scores,
     open_set_scores as open_set_scores,
+    rejected_shares as rejected_shares,
     scored_images as scored_images,
 )
 from .config import (
     AssessmentConfig as AssessmentConfig,
 )
-from .linear_probe import (
+from .linear_classifier import (
     PENALTIES as PENALTIES,
     LinearProbe as LinearProbe,
     linear_probe as linear_probe,
@@ -25,11 +26,13 @@ from .ordered import (
     metrics_of_order as metrics_of_order,
     order_images as order_images,
 )
-from .outputs import (
+from .output_scores import (
     OUTPUT_SCORES as OUTPUT_SCORES,
     OutputScore as OutputScore,
-    StoredOutputs as StoredOutputs,
     applicable_scores as applicable_scores,
-    read_outputs as read_outputs,
     score_outputs as score_outputs,
+)
+from .outputs import (
+    StoredOutputs as StoredOutputs,
+    read_outputs as read_outputs,
 )

@@ -29,6 +29,7 @@ __all__ = [
     "fit_feature_scores",
     "open_set_feature_scores",
     "open_set_scores",
+    "rejected_shares",
     "scored_images",
 ]
 
@@ -274,7 +275,8 @@ def assess_scores(
       seed: of the bootstrap.
 
     Returns:
-      Plain JSON values, the entry ``scores`` of :func:`assess_scored`.
+      Plain JSON values, the entry ``scores`` of :func:`assess_scored`: by score its metrics, the ``threshold``, and
+      under ``rejected`` the :func:`rejected_shares` at it.
     """
     table: dict[str, dict[str, Any]] = {}
     for name, images in scored.items():
@@ -290,8 +292,28 @@ def assess_scores(
         bounds = {}
         if resamples:
             bounds = metrics.bootstrap_intervals(*arrays, share=reject_share, resamples=resamples, seed=seed)
+        threshold = metrics.rejection_threshold(images.validation, share=reject_share)
         table[name] = {
             metric: dict(zip(("value", "low", "high"), (value, *bounds.get(metric, (None, None))), strict=True))
             for metric, value in values.items()
-        } | {"threshold": metrics.rejection_threshold(images.validation, share=reject_share)}
+        } | {"threshold": threshold, "rejected": rejected_shares(images, threshold=threshold)}
     return table
+
+
+def rejected_shares(images: ScoredImages, *, threshold: float) -> dict[str, float]:
+    """Shares of the images that are called unknown at an operating point.
+
+    Args:
+      images: scored.
+      threshold: finite; what lies above it is called unknown.
+
+    Returns:
+      A number in [0, 1] for each of ``validation``, ``known`` and ``unknown``.
+
+    Example:
+      >>> scores = np.array([0.1, 0.2]), np.array([0.1, 0.4]), np.array([0.3, 0.9])
+      >>> rejected_shares(ScoredImages(*scores, *[np.zeros(2, int)] * 3), threshold=0.2)
+      {'validation': 0.0, 'known': 0.5, 'unknown': 1.0}
+    """
+    scores = {"validation": images.validation, "known": images.known, "unknown": images.unknown}
+    return {part: float(metrics.rejected(found, threshold=threshold).mean()) for part, found in scores.items()}

@@ -2,11 +2,11 @@ from .class_losses import (
     CLASS_LOSSES as CLASS_LOSSES,
     ClassLoss as ClassLoss,
 )
-from .classify import (
+from .classification import (
     classify as classify,
     make_classify_objective as make_classify_objective,
 )
-from .contrast import (
+from .contrastive import (
     contrast as contrast,
 )
 from .find import (

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from osrjax.choices import load, load_own
 from osrjax.fields import check_fields
 from osrjax.methods.class_losses import ClassLoss
-from osrjax.methods.classify import classify
+from osrjax.methods.classification import classify
 from osrjax.methods.method import Method, Task
 from osrjax.methods.options import ClassifyOptions, Options, options_of
 from osrjax.methods.table import METHOD_SOURCE, METHODS

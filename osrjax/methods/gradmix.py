@@ -1,6 +1,6 @@
 r"""GradMix inside one compiled step: mask what the network attributes a loss to, and train on the masked images.
 
-The objective follows :mod:`osrjax.methods.classify`. The clean forward pass is made once and serves three ends:
+The objective follows :mod:`osrjax.methods.classification`. The clean forward pass is made once and serves three ends:
 the loss; the attribution, a backward pass from the loss's gradient in closed form down to the chosen stages, through
 activations alone; and the final backward pass. Attribution is a constant to that pass, changes no running
 statistics, and nothing leaves the device.

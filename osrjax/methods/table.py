@@ -23,6 +23,6 @@ METHODS = MappingProxyType(
         "cac": "osrjax.methods.class_losses:CAC",  # anchors in logit space
         "rpl": "osrjax.methods.class_losses:RPL",  # reciprocal points
         "arpl": "osrjax.methods.class_losses:ARPL",  # reciprocal points, without generated images
-        "contrast": "osrjax.methods.contrast:contrast",
+        "contrast": "osrjax.methods.contrastive:contrast",
     }
 )

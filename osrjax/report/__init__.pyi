@@ -114,6 +114,7 @@ from .tables import (
     interval_text as interval_text,
     number_text as number_text,
     open_set_table as open_set_table,
+    operating_point_text as operating_point_text,
     results_table as results_table,
 )
 from .verdicts import (

@@ -19,6 +19,7 @@ __all__ = [
     "interval_text",
     "number_text",
     "open_set_table",
+    "operating_point_text",
     "results_table",
 ]
 
@@ -184,6 +185,25 @@ def open_set_table(
         for name, values in named.items()
     ]
     return results_table(rows)
+
+
+def operating_point_text(values: Mapping[str, Any], *, score: str) -> str:
+    """Where a score draws the line, and how many test images lie above it.
+
+    Args:
+      values: of the score, as for :func:`open_set_table`: its ``threshold`` and shares ``rejected``.
+      score: its name.
+
+    Returns:
+      One line for the end of a table.
+
+    Example:
+      >>> found = {"threshold": -0.51234, "rejected": {"validation": 0.1, "known": 0.125, "unknown": 0.75}}
+      >>> operating_point_text(found, score="ovr")
+      'operating point of ovr: threshold -0.5123 rejects 0.100 of validation, 0.125 of known, 0.750 of unknown images'
+    """
+    shares = ", ".join(f"{values['rejected'][part]:.3f} of {part}" for part in ("validation", "known", "unknown"))
+    return f"operating point of {score}: threshold {values['threshold']:.4g} rejects {shares} images"
 
 
 def data_text(data: OpenSetData) -> str:

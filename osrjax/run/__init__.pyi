@@ -9,7 +9,6 @@ from .directory import (
     check_files as check_files,
     open_run as open_run,
     read_network as read_network,
-    run_name as run_name,
 )
 from .entries import (
     MANIFEST as MANIFEST,
@@ -20,6 +19,9 @@ from .entries import (
     manifest_of_run as manifest_of_run,
     read_entry as read_entry,
     write_entry as write_entry,
+)
+from .environment import (
+    provenance as provenance,
 )
 from .finished import (
     FinishedRun as FinishedRun,
@@ -59,23 +61,24 @@ from .launch import (
     MovedConfig as MovedConfig,
     RunConfig as RunConfig,
     SingleRunConfig as SingleRunConfig,
-    launch as launch,
     launch_run as launch_run,
-    parse as parse,
-    preset_config as preset_config,
 )
 from .loop import (
     LoopResult as LoopResult,
     check_profile_steps as check_profile_steps,
     train_loop as train_loop,
 )
+from .names import (
+    run_name as run_name,
+)
+from .parsing import (
+    parse as parse,
+    preset_config as preset_config,
+)
 from .program import (
     Program as Program,
     Stage as Stage,
     make_program as make_program,
-)
-from .provenance import (
-    provenance as provenance,
 )
 from .results import (
     asked_of as asked_of,

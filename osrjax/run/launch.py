@@ -6,7 +6,7 @@ line, :func:`launch_run`; that of a script without a run directory of its own is
 imported before the command line is understood: not even JAX for ``--help``.
 
 Exit codes: what the work returns; 2 for bad input, said in one line, when nothing was started; 1 for a file that
-cannot be written or read, and for several processes of which one is lost.
+cannot be written or read, and for several processes of which one is lost; 141 where nobody reads the output any more.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ from osrjax.fields import (
     plain_fields,
 )
 from osrjax.files import FileError
-from osrjax.run.output import plain_output
+from osrjax.run.output import plain_output, until_closed
 from osrjax.run.parsing import Smoke, parse, preset_config
 
 if TYPE_CHECKING:
     from osrjax.run.directory import Run
     from osrjax.run.finished import FinishedRun
 
-__all__ = ["FinishedConfig", "Job", "RunConfig", "SingleRunConfig", "launch", "launch_run", "parse", "preset_config"]
+__all__ = ["FinishedConfig", "Job", "MovedConfig", "RunConfig", "SingleRunConfig", "launch", "launch_run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +171,7 @@ AnyRunConfig = TypeVar("AnyRunConfig", bound=RunConfig)
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 
+@until_closed
 def launch(
     config_class: type[AnyConfig],
     work: Callable[[AnyConfig], int],
@@ -211,6 +212,7 @@ def _refuse(script: str, error: ValueError) -> int:
     return 2
 
 
+@until_closed
 def launch_run(
     config_class: type[AnyRunConfig],
     build: Callable[[AnyRunConfig], AnyJob],
@@ -296,7 +298,8 @@ def launch_run(
 def _open(asked: RunConfig, config: RunConfig, job: Job, preset: RunConfig, prefix: str) -> "Run":
     """The run directory, opened by all processes or by none."""
     from osrjax.methods.find import method_source
-    from osrjax.run.directory import open_run, run_name
+    from osrjax.run.directory import open_run
+    from osrjax.run.names import run_name
 
     kind, content = type(config), dict(job.content)
     fields = plain_fields(config)
@@ -318,6 +321,7 @@ def _open(asked: RunConfig, config: RunConfig, job: Job, preset: RunConfig, pref
 def _work(config: AnyRunConfig, job: AnyJob, run: "Run", work: Callable[[AnyRunConfig, AnyJob, "Run"], int]) -> int:
     """The work, unless it was done before; returns the exit code."""
     from osrjax.devices import processes
+    from osrjax.run.directory import PAGE
 
     if processes.is_first():
         print(f"{run.directory}: {job.header}", flush=True)
@@ -328,6 +332,8 @@ def _work(config: AnyRunConfig, job: AnyJob, run: "Run", work: Callable[[AnyRunC
             )
         if processes.is_first():
             print("finished before; the stored results:\n" + table)
+            if (page := run.directory / PAGE).is_file():
+                print(f"page: {page}")
         return 0
     if config.compilation_cache:
         import jax

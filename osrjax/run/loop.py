@@ -15,8 +15,8 @@ import numpy as np
 
 from osrjax.run.checkpoint import Checkpoints, UnreadableCheckpointsError
 from osrjax.run.directory import Run
+from osrjax.run.environment import provenance
 from osrjax.run.progress import Progress
-from osrjax.run.provenance import provenance
 from osrjax.run.signals import StopSignal
 
 __all__ = ["LoopResult", "check_profile_steps", "train_loop"]

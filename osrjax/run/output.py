@@ -1,13 +1,18 @@
 """What reaches the terminal: text, and none of the codes with which text from elsewhere could steer it."""
 
+import functools
+import os
 import re
+import signal
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import Any, ParamSpec
 
-__all__ = ["plain_output"]
+__all__ = ["plain_output", "until_closed"]
+
+Words = ParamSpec("Words")
 
 # Control characters but tab, line feed and carriage return (of a progress bar), and those that turn the direction.
 _CODES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -47,3 +52,29 @@ def _one_line(message: Any, category: type[Warning], filename: str, lineno: int,
     """A warning for who gave a command, without the line of code that says it."""
     del category, filename, lineno, line
     return f"warning: {' '.join(str(message).splitlines())}\n"
+
+
+def until_closed(work: Callable[Words, int]) -> Callable[Words, int]:
+    """Ends work quietly where nobody reads its output any more, as in ``train.py | head``.
+
+    Args:
+      work: prints, and returns an exit code.
+
+    Returns:
+      The same; where the reader is gone it gives 141, as of a process that SIGPIPE has ended.
+    """
+
+    @functools.wraps(work)
+    def ended(*words: Words.args, **options: Words.kwargs) -> int:
+        try:
+            try:
+                return work(*words, **options)
+            finally:
+                print(end="", flush=True)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):  # Python flushes both once more when it ends
+                os.dup2(nowhere, stream.fileno())
+            return 128 + signal.SIGPIPE
+
+    return ended

@@ -40,6 +40,7 @@ def test_a_machine_without_the_devices_that_are_asked_for_is_one_line(monkeypatc
         (["predict", "nowhere", "a.png"], 2, "osrjax predict: run='nowhere' has no config.json: give"),
         (["evaluate", "nowhere.npz"], 2, "osrjax evaluate: file='nowhere.npz' does not exist: give"),
         (["norms", "nowhere"], 2, "osrjax norms: run='nowhere' has no config.json: give"),
+        (["report", "nowhere"], 2, "osrjax report: runs='nowhere' is no directory: give"),
     ],
 )
 def test_what_is_asked_and_what_is_refused_are_lines(words, code, message, capsys):

@@ -129,7 +129,7 @@ REFUSED = {
     "16 bits, RGB": (png(1, 16, 2, [[1, 2, 3, 4, 5, 6]]), "16 bits a channel"),
     "animated PNG": (saved(RGB, "PNG", **FRAMES), "animated, 2 frames: save each"),
     "animated WebP": (saved(RGB, "WEBP", **FRAMES), "animated, 2 frames"),
-    "GIF": (saved(RGB, "GIF"), "as an image: it is no PNG, JPEG, WebP or BMP file, convert or remove it"),
+    "GIF": (saved(RGB, "GIF"), "as an image: it is no PNG, JPEG, WebP or BMP file; replace, convert or remove it"),
     "TIFF": (saved(RGB, "TIFF"), "it is no PNG"),
     "empty": (b"", "it is no PNG"),
     "flipped bit": (FLIPPED, "cannot be read as an image"),

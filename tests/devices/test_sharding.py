@@ -27,7 +27,7 @@ from osrjax.analysis.norms import dataset_jacobian_norms, make_norm_plan
 from osrjax.train.batches import gather_batch
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
 from osrjax.methods.class_losses import CLASS_LOSSES
-from osrjax.methods.classify import make_classify_objective
+from osrjax.methods import make_classify_objective
 from osrjax.train.objective import Batch
 from osrjax.augment.views import make_contrastive_augmentation, make_crop_and_flip
 from osrjax.train.parallel import data_parallel

@@ -85,6 +85,9 @@ def test_assessment_equals_scikit_learn_and_is_json(outputs):
         assert metrics["auroc"]["low"] <= metrics["auroc"]["value"] <= metrics["auroc"]["high"]
         below = reference(name, logits["validation"]) <= metrics["threshold"] + 1e-6
         assert below.mean() == pytest.approx(0.9)
+        for part, share in metrics["rejected"].items():
+            above = sum(score > metrics["threshold"] for score in getattr(scored[name], part))  # counted one by one
+            assert share == pytest.approx(above / len(getattr(scored[name], part)))
         for part, rows in logits.items():
             np.testing.assert_allclose(getattr(scored[name], part), reference(name, rows), rtol=2e-4, atol=2e-5)
             np.testing.assert_array_equal(getattr(scored[name], f"{part}_predictions"), rows.argmax(1))

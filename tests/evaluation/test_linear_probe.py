@@ -1,7 +1,5 @@
 """The linear probe against scipy's minimiser of the written objective, and scikit-learn."""
 
-import sys
-
 import numpy as np
 import pytest
 from conftest import plain_module
@@ -9,10 +7,9 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.metrics import top_k_accuracy_score
 
-from osrjax.evaluation.linear_probe import PENALTIES, linear_probe, top_accuracy
+from osrjax.evaluation import PENALTIES, linear_classifier, linear_probe, top_accuracy
 
-module = sys.modules["osrjax.evaluation.linear_probe"]  # the room hands the function of that name on
-plain = plain_module(module)
+plain = plain_module(linear_classifier)
 
 
 def problem(rng, images=120, classes=3, width=4):
@@ -75,14 +72,14 @@ def test_the_penalty_is_chosen_on_training_images_alone(rng, monkeypatch):
     """Every fit but the last sees only training rows, and the choice is the best of them by hand."""
     features, labels = problem(rng, images=60)
     train, y, test = features[:40], labels[:40], features[40:]
-    fits, fit = [], module._fit
+    fits, fit = [], linear_classifier._fit
 
     def recorded(rows, classes, others, penalty, max_iterations):
         logits, converged = fit(rows, classes, others, penalty, max_iterations)
         fits.append((rows, classes, others, penalty, logits))
         return logits, converged
 
-    monkeypatch.setattr(module, "_fit", recorded)
+    monkeypatch.setattr(linear_classifier, "_fit", recorded)
     found = linear_probe(train, y, test, seed=3)
     *choices, last = fits
     assert {penalty for *_, penalty, _ in choices} == set(PENALTIES)

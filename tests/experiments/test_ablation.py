@@ -21,7 +21,7 @@ from osrjax.methods import Task, make_method
 from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.run.checkpoint import LaneCheckpoints
 from osrjax.run.lanes import open_group
-from osrjax.run.launch import parse
+from osrjax.run.parsing import parse
 from osrjax.train.layout import lane_mesh, pad_lanes
 
 ablation = load_script("ablation")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS, load_script
 
-from osrjax.run.launch import parse
+from osrjax.run.parsing import parse
 
 MADE_UP = """
 import os, time

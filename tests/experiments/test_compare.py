@@ -47,6 +47,9 @@ def test_contrastive_runs_are_tabulated_by_the_score_that_they_name(compare, tmp
     numbers = json.loads((tmp_path / "mixing.json").read_text())["neal"]
     assert "90 of 90 runs" in text
     assert text.count("knn_sum *") == 6
+    *_, page, following = text.splitlines()
+    assert page.startswith(f"page: {tmp_path / 'mixing' / 'page.html'}")
+    assert following.startswith(f"next: osrjax evaluate {tmp_path / 'mixing'}/")
     assert "median angle" not in text
     assert "linear probe" not in text  # a column of the comparison that asks for it
     assert numbers["GradMix, sign -1 / knn_sum"]["auroc"]["mean"] == pytest.approx(mean(aurocs, "GradMix, sign -1"))

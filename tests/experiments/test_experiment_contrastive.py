@@ -18,7 +18,7 @@ from osrjax import models
 from osrjax.data import open_source
 from osrjax.fields import check_fields
 from osrjax.run import single
-from osrjax.run.launch import parse
+from osrjax.run.parsing import parse
 
 contrastive = load_script("contrastive")
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from osrjax.data import resolve_data
 from osrjax.run import single
-from osrjax.run.launch import parse
+from osrjax.run.parsing import parse
 
 
 def interrupt(sent, seen, *arguments):

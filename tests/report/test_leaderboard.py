@@ -374,6 +374,7 @@ def test_the_script_rebuilds_every_number_from_score_files(entries, tmp_path, ca
     printed = capsys.readouterr()
     assert printed.out == (out / "leaderboard.csv").read_text()
     assert "6 entries" in printed.err
+    assert printed.err.endswith(f"next: osrjax report {place}\n")
     numbers = json.loads((out / "leaderboard.json").read_text())
     (table,) = numbers["tables"]
     means = {row["method"]: row["auroc"]["mean"] for row in table["scores"] if row["own"]}

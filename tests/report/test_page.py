@@ -198,6 +198,19 @@ def test_a_run_without_scores_and_images_keeps_its_numbers(made, tmp_path):
     assert found.column(0, "AUROC")["second"] is not None
 
 
+@pytest.mark.parametrize(
+    ("method", "own"), [("softmax", ""), ("focal:FOCAL", " --own-method focal:FOCAL")], ids=["ours", "one's own"]
+)
+def test_the_end_of_a_run_names_its_page_and_what_to_do_next(method, own, made, tmp_path, capsys):
+    place = run_directory(tmp_path / "a run", *made[1:])
+    write_json(place / "config.json", {"method": method})
+    (place / "network.npz").touch()
+    leave_page(place)
+    page, following = capsys.readouterr().out.splitlines()
+    assert page.startswith(f"page: {place / 'page.html'}")
+    assert following == f"next: osrjax predict '{place}' image.png{own}; osrjax evaluate '{place}' --images{own}"
+
+
 def test_links_are_not_followed_and_damage_costs_one_line(made, tmp_path, capsys):
     place = run_directory(tmp_path / "odd", *made[1:])
     secret = tmp_path / "secret.png"
@@ -233,9 +246,16 @@ def test_damaged_files_are_one_line(name, content, made, tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("", "runs"), ("{place}/absent", "is no directory"), ("{place}", "holds nothing that is finished")],
+    [
+        ("", "runs"),
+        ("{place}/absent", "is no directory"),
+        ("{place}", "holds nothing that is finished: give"),
+        ("{place}/begun", "holds nothing that is finished: finish its training first"),
+    ],
 )
 def test_bad_input_is_one_line(line, message, tmp_path, capsys):
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.json").write_text("{}")
     assert load_script("report").main(line.format(place=tmp_path).split()) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -169,12 +169,18 @@ def test_a_run_without_a_davies_bouldin_index_has_a_table():
     train = load_script("train")
     value = {"value": 0.5, "low": None, "high": None}
     names = ("auroc", "oscr", "fpr_at_95_tpr_unknown_positive", "detection_accuracy", "macro_f1", "closed_set_accuracy")
-    results = {"scores": {"ovr": dict.fromkeys(names, value)}, "validation_accuracy": 0.5, "davies_bouldin": None}
+    shares = {"threshold": 0.25, "rejected": {"validation": 0.1, "known": 0.125, "unknown": 0.75}}
+    results = {
+        "scores": {"ovr": dict.fromkeys(names, value) | shares},
+        "validation_accuracy": 0.5,
+        "davies_bouldin": None,
+    }
     found = dict.fromkeys(("trained", "untrained"), SimpleNamespace(results=results))
     known, unknown = (Examples(np.zeros((n, 1, 1, 1), np.uint8), np.zeros(n, np.int32)) for n in (60, 40))
     data = OpenSetData(known, known, known, unknown, (0,), (1,), ("a",), ("b",), ())
     job: Any = SimpleNamespace(method=SimpleNamespace(score="ovr"), data=data)
-    assert "Davies-Bouldin undefined" in train.results_text(found, job, SimpleNamespace(held_out=()))
+    text = train.results_text(found, job, SimpleNamespace(held_out=()))
+    assert "Davies-Bouldin undefined\noperating point of ovr: threshold 0.25 rejects 0.100 of validation, 0.125" in text
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,11 @@ def test_a_strangers_method_and_score_become_an_entry_like_any_other(run, entry)
     stored = json.loads((entry / "results.json").read_text())["scores"]
     for name, metrics in stored.items():
         for metric, value in metrics.items():
-            if metric != "threshold":
+            if metric == "rejected":
+                assert [found.results[name][f"rejected_{part}"] for part in ("known", "unknown")] == [*value.values()][
+                    1:
+                ]
+            elif metric != "threshold":
                 assert found.results[name][metric] == value["value"]
     trained = json.loads((run / "results.json").read_text())["trained"]["scores"]
     assert found.results["focal"]["auroc"] == trained["focal"]["auroc"]["value"]
@@ -238,7 +242,10 @@ def test_a_benchmark_skips_what_has_its_manifest(run, entry, tmp_path, capsys):
     assert benchmark.main([*asked, "--dry"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done", "missing"]
     assert benchmark.main([*asked[:3], *asked[4:], "--runs", str(tmp_path / "runs")]) == 0
-    assert "1 of 1 cells are done" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 of 1 cells are done" in said
+    assert f"\npage: {cells / 'page.html'}" in said
+    assert said.endswith(f"\nnext: python experiments/leaderboard.py {tmp_path / 'entries'}\n")
     assert benchmark.main([*asked, "--dry", "--options", "epochs=2"]) == 2
     assert "was made by" in capsys.readouterr().err
 
@@ -249,6 +256,8 @@ PROTOCOLS = {
     "with protocol='ood': give sets": ["ood"],
     "with protocol='mnist': give sets": ["mnist", "--against", "npz:a.npz"],
     "family='cac' has no lists for 'mnist'": ["mnist", "--family", "cac"],
+    "family='nael' has no lists for 'mnist'": ["mnist", "--family", "nael"],
+    "index=99 does not exist in neal/mnist: it has splits 0 to 4": ["mnist", "--splits", "0", "99"],
     "options='--epochs' is no NAME=VALUE": ["mnist", "--options=--epochs"],
     "probe_seed=1 is none of 1 seeds": ["mnist", "--probe", "softmax", "--probe-seed", "1"],
     "only=0 starts nothing": ["mnist", "--only", "0"],

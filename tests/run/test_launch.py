@@ -18,9 +18,11 @@ from osrjax.evaluation.config import AssessmentConfig
 from osrjax.fields import Execution, check_fields, execution_fields
 from osrjax.files import FileError
 from osrjax.models.table import BACKBONES, NetworkName
-from osrjax.run.directory import Run, run_name
-from osrjax.run.launch import SingleRunConfig, launch, launch_run, parse, preset_config
+from osrjax.run.directory import Run
+from osrjax.run.launch import SingleRunConfig, launch, launch_run
+from osrjax.run.names import run_name
 from osrjax.run.output import plain_output
+from osrjax.run.parsing import parse, preset_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +245,17 @@ def test_codes_that_steer_a_terminal_are_shown_and_not_sent(tmp_path, capsys):
     assert "\x1b" not in error
 
 
+@pytest.mark.parametrize("words", [["--smoke"], ["--help"], ["--list-classes"], ["--steps", "ten"]])
+def test_where_nobody_reads_any_more_the_work_ends_quietly(words, tmp_path, monkeypatch):
+    """As in `train.py | head`: no traceback, and the exit code of a process that SIGPIPE has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone, os.fdopen(os.dup(writer), "w", 1) as also_gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        monkeypatch.setattr(sys, "stderr", also_gone)
+        assert start(*words, "--out", tmp_path / "run") == 141
+
+
 @pytest.mark.parametrize("stored", [{}, {"table": None}, {"table": ["a"]}])
 def test_stored_results_without_a_table_are_one_line(stored, tmp_path, capsys):
     assert start("--smoke", "--out", tmp_path / "run") == 0
@@ -309,6 +322,13 @@ def test_a_second_start_shows_the_stored_results(tmp_path, capsys):
     )
     assert start("--smoke", "--out", run, "--learning-rate", "0.2") == 2
     assert "belongs to another configuration: there learning_rate=0.1, now 0.2" in capsys.readouterr().err
+
+
+def test_a_second_start_names_the_page_that_is_there(tmp_path, capsys):
+    assert start("--smoke", "--out", tmp_path) == 0
+    (tmp_path / "page.html").write_text("")
+    assert start("--smoke", "--out", tmp_path) == 0
+    assert capsys.readouterr().out.endswith(f"778 images, 20 steps\npage: {tmp_path / 'page.html'}\n")
 
 
 def test_a_run_of_before_lacks_fields_that_came_later_and_means_their_defaults(tmp_path, capsys):

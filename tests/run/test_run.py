@@ -10,7 +10,7 @@ import pytest
 
 from osrjax import files
 from osrjax.run.directory import Run, read_network
-from osrjax.run.provenance import provenance
+from osrjax.run.environment import provenance
 from osrjax.run.signals import StopSignal
 
 

@@ -11,8 +11,8 @@ import pytest
 from osrjax.analysis import costs
 from osrjax.augment.views import make_crop_and_flip
 from osrjax.devices import sharding
+from osrjax.methods import make_classify_objective
 from osrjax.methods.class_losses import CLASS_LOSSES
-from osrjax.methods.classify import make_classify_objective
 from osrjax.methods.masked import make_masked_classify_objective
 from osrjax.methods.masks import Attribution, GradMix
 from osrjax.models import backbones

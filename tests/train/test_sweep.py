@@ -16,8 +16,8 @@ from flax import linen as nn
 from osrjax.augment.views import make_crop_and_flip
 from osrjax.data import Examples, batch_indices, choose_data
 from osrjax.devices import sharding
+from osrjax.methods import make_classify_objective
 from osrjax.methods.class_losses import CLASS_LOSSES
-from osrjax.methods.classify import make_classify_objective
 from osrjax.methods.gradmix import make_contrastive_objective
 from osrjax.methods.masks import Attribution, GradMix
 from osrjax.models.backbones import SmallCNN

@@ -11,8 +11,8 @@ import pytest
 from osrjax import train
 from osrjax.augment.views import make_crop_and_flip
 from osrjax.devices import sharding
+from osrjax.methods import make_classify_objective
 from osrjax.methods.class_losses import CLASS_LOSSES
-from osrjax.methods.classify import make_classify_objective
 from osrjax.models.backbones import NETWORKS
 from osrjax.models.networks import OpenSetNetwork
 from osrjax.train.objective import Batch, ObjectiveAux

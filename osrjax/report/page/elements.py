@@ -21,6 +21,7 @@ from osrjax.files import json_text, number_or_none
 
 __all__ = [
     "GET_DRAWINGS",
+    "REMEDY",
     "Cell",
     "Drawing",
     "Page",
@@ -37,9 +38,8 @@ __all__ = [
     "table",
 ]
 
-GET_DRAWINGS = (
-    "figures that can be looked into: pip install 'osrjax[page]', then experiments/report.py on the directory"
-)
+GET_DRAWINGS = "figures that can be looked into: pip install 'osrjax[page]', then osrjax report DIRECTORY"
+REMEDY = "restore it, or give the command that made it again"  # for a damaged file
 
 
 class Cell(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from osrjax import metrics
 from osrjax.files import read_json, reading
 from osrjax.report.page.elements import (
+    REMEDY,
     Cell,
     Drawing,
     Page,
@@ -21,6 +22,7 @@ from osrjax.report.page.elements import (
 )
 from osrjax.report.page.run import metric_title, verdict_table
 from osrjax.report.tables import estimate_text
+from osrjax.run.directory import PAGE
 from osrjax.run.entries import Entry, find_entries, read_entry
 
 if has_drawings():  # they import Bokeh
@@ -28,7 +30,6 @@ if has_drawings():  # they import Bokeh
 
 __all__ = [
     "MAIN",
-    "REMEDY",
     "OVER_SPLITS",
     "benchmark_page",
     "claims_page",
@@ -37,7 +38,6 @@ __all__ = [
     "run_points",
 ]
 
-REMEDY = "restore it, or give the same command again"
 MAIN = ("closed_set_accuracy", "auroc", "oscr")
 OF_ENTRY = (*MAIN, "fpr_at_95_tpr_unknown_positive", "rejected_known", "rejected_unknown")
 OVER_SPLITS = "Mean [95 % t interval over splits], the seeds of a split averaged first"
@@ -173,10 +173,10 @@ def _cells(directory: Path) -> Iterator[dict[str, Any]]:
             found = read_json(path, REMEDY)
             numbers = found["trained"]["scores"][found["score"]]
             values = {metric_title(metric): numbers[metric]["value"] for metric in MAIN}
-        here = path.with_name("page.html").is_file()
+        here = path.with_name(PAGE).is_file()
         arm, *where = name.replace("_", " ").rsplit("-", 2)
         yield {
-            "run": link(name, f"{name}/page.html") if here else name,
+            "run": link(name, f"{name}/{PAGE}") if here else name,
             "arm": arm,
             "split and seed": ", ".join(where),
             **values,

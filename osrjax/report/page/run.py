@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from osrjax import metrics
 from osrjax.data import OpenSetData
-from osrjax.evaluation import ScoredImages
+from osrjax.evaluation import ScoredImages, rejected_shares
 from osrjax.files import FileError, read_json, reading
 from osrjax.methods import score_images
 from osrjax.report.page.elements import (
+    REMEDY,
     Cell,
     Page,
     Section,
@@ -23,7 +23,7 @@ from osrjax.report.page.elements import (
     plain_table,
     table,
 )
-from osrjax.report.page.run_figures import REMEDY, dynamics_figure, log_figures, score_figures
+from osrjax.report.page.run_figures import log_figures, probe_figure, score_figures
 from osrjax.report.tables import interval_text
 from osrjax.run import FinishedRun
 
@@ -129,7 +129,7 @@ def run_page(directory: Path, images: RunImages) -> Page:
     if curves := list(log_figures(directory)):
         sections.append(Section("Training", curves))
     if (directory / "probe.npz").is_file():
-        sections.append(Section("Input-Jacobian norms during training", [dynamics_figure(directory / "probe.npz")]))
+        sections.append(Section("Input-Jacobian norms during training", [probe_figure(directory / "probe.npz")]))
     if images.scored and images.data is not None:
         sections.append(Section("Images", list(_mistakes(images.data, images.scored[own]))))
     if pictures := list(_pictures(directory, plain=not images.scored)):
@@ -152,7 +152,7 @@ def _results(results: dict[str, Any], images: RunImages) -> Iterator[str]:
         | {
             metric_title(metric): Cell(interval_text(value), value["value"])
             for metric, value in values.items()
-            if metric != "threshold"
+            if isinstance(value, dict) and "value" in value
         }
         for name, values in by_name.items()
     ]
@@ -165,11 +165,11 @@ def _results(results: dict[str, Any], images: RunImages) -> Iterator[str]:
             "score": name,
             "threshold": Cell(f"{trained[name]['threshold']:.4g}", trained[name]["threshold"]),
         }
-        if name in images.scored:
-            scored, above = images.scored[name], trained[name]["threshold"]
-            for kind in ("validation", "known", "unknown"):
-                row[f"rejected, {kind}"] = float(metrics.rejected(getattr(scored, kind), threshold=above).mean())
-            row["AUROC"] = trained[name]["auroc"]["value"]
+        shares = trained[name].get("rejected", {})
+        if name in images.scored:  # of an earlier version, whose results do not say it
+            shares = shares or rejected_shares(images.scored[name], threshold=trained[name]["threshold"])
+        row |= {f"rejected, {part}": share for part, share in shares.items()}
+        row["AUROC"] = trained[name]["auroc"]["value"]
         lines.append(row)
     yield table(
         lines, "Operating points: images above the threshold, set on known validation images, are called unknown"

@@ -10,15 +10,14 @@ import numpy as np
 from osrjax import metrics
 from osrjax.evaluation import ScoredImages
 from osrjax.files import reading
-from osrjax.report.page.elements import Drawing, has_drawings
+from osrjax.report.page.elements import REMEDY, Drawing, has_drawings
 from osrjax.report.tables import JND
 
 if has_drawings():  # they import Bokeh
     from osrjax.report.page import drawings
 
-__all__ = ["LARGEST", "REMEDY", "dynamics_figure", "log_figures", "score_figures"]
+__all__ = ["LARGEST", "log_figures", "probe_figure", "score_figures"]
 
-REMEDY = "restore it, or give the training's command again"
 LARGEST = 2**26  # bytes of a log or a table
 
 # Title of the axes -> what the names of the logged metrics end in.
@@ -126,7 +125,7 @@ def _log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
 
 
-def dynamics_figure(path: Path) -> Drawing:
+def probe_figure(path: Path) -> Drawing:
     """Norms of known and unknown, JND, DBI and AUROC over the same steps.
 
     Args:

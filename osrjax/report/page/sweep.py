@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from osrjax.files import read_json, reading
-from osrjax.report.page.elements import Cell, Drawing, Page, Section, details, has_drawings, plain_table, table
-from osrjax.report.page.grids import MAIN, OVER_SPLITS, REMEDY, estimate_cells, run_points
+from osrjax.report.page.elements import REMEDY, Cell, Drawing, Page, Section, details, has_drawings, plain_table, table
+from osrjax.report.page.grids import MAIN, OVER_SPLITS, estimate_cells, run_points
 from osrjax.report.page.run import metric_title
 from osrjax.report.page.run_figures import LARGEST
 

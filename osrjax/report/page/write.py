@@ -1,22 +1,22 @@
 """From a directory to its page."""
 
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from osrjax.data import OpenSetData
 from osrjax.evaluation import ScoredImages
-from osrjax.files import check_local, check_no_links, reading, write_whole
-from osrjax.report.page.elements import GET_DRAWINGS, has_drawings, render
+from osrjax.files import check_local, check_no_links, read_json, reading, write_whole
+from osrjax.report.page.elements import GET_DRAWINGS, REMEDY, has_drawings, render
 from osrjax.report.page.grids import benchmark_page, claims_page, comparison_page
 from osrjax.report.page.run import RunImages, images_of_run, run_page
 from osrjax.report.page.sweep import sweep_page
+from osrjax.run.directory import PAGE
 from osrjax.run.entries import MANIFEST
 from osrjax.run.finished import FinishedRun
 
 __all__ = ["leave_page", "write_page"]
-
-PAGE = "page.html"
 
 
 def write_page(
@@ -60,25 +60,42 @@ def write_page(
             page = benchmark_page(place) if any(place.rglob(MANIFEST)) else None
         content = render(page) if page is not None else ""
     if page is None:
-        raise ValueError(f"run={str(place)!r} holds nothing that is finished: give a run, sweep, comparison or entries")
+        begun = "config.json" in there
+        remedy = "finish its training first" if begun else "give a run, sweep, comparison or entries"
+        raise ValueError(f"run={str(place)!r} holds nothing that is finished: {remedy}")
     path = place / PAGE
     write_whole(path, content.encode())
     return path
 
 
 def leave_page(
-    place: Path, *, scored: Mapping[str, ScoredImages] | None = None, data: OpenSetData | None = None
+    place: Path,
+    *,
+    scored: Mapping[str, ScoredImages] | None = None,
+    data: OpenSetData | None = None,
+    following: str | None = None,
 ) -> None:
-    """Writes the page at the end of a run, and says where it is; what cannot be drawn costs one line, not the run.
+    """Writes the page at the end of a run, says where it is and what to do next.
+
+    What cannot be drawn costs one line, not the run.
 
     Args:
       place: as for :func:`write_page`, as are the others.
       scored: of a run.
       data: of a run.
+      following: the next command; None: that of a run, where it is one.
     """
+    quoted = shlex.quote(str(place))
     try:
         path = write_page(place, scored=scored, data=data)
-        print(f"page: {path}" + ("" if has_drawings() else f" (without {GET_DRAWINGS})"))
     except Exception as error:  # all numbers are written by now
         reason = " ".join(str(error).splitlines()) or type(error).__name__
-        print(f"no page: {reason} (experiments/report.py {place} tries again)", file=sys.stderr)
+        print(f"no page: {reason} (osrjax report {quoted} tries again)", file=sys.stderr)
+    else:
+        print(f"page: {path}" + ("" if has_drawings() else f" (without {GET_DRAWINGS})"))
+    if following is None and (place / "network.npz").is_file():
+        method = read_json(place / "config.json", REMEDY)["method"]
+        own = f" --own-method {shlex.quote(method)}" if ":" in method else ""
+        following = f"osrjax predict {quoted} image.png{own}; osrjax evaluate {quoted} --images{own}"
+    if following is not None:
+        print(f"next: {following}")
