@@ -11,7 +11,8 @@ from PIL import Image
 from scipy import ndimage
 
 from osrjax.data import corruptions
-from osrjax.data.corruptions import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES, corrupt
+from osrjax.data.corruptions import corrupt
+from osrjax.data.table import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES
 
 DETERMINISTIC = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
 

@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from osrjax import augment
 from osrjax.data import choose_data, content_of, open_source
-from osrjax.data.corruptions import GENERATED_CORRUPTIONS, corrupt
+from osrjax.data.corruptions import corrupt
+from osrjax.data.table import GENERATED_CORRUPTIONS
 from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.models.networks import ContrastiveNetwork, OpenSetNetwork
 from osrjax.run.directory import Run
