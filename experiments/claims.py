@@ -17,34 +17,22 @@ in the paper. A minute. Exit code 2: bad input, nothing written.
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 import osrjax
-from osrjax.run.launch import launch
+from osrjax.run.launch import EntriesConfig, launch
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(EntriesConfig):
     """Decide claims."""
 
-    entries: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Directories with entries, at any depth."""
     out: Path = Path("runs/claims")
     """Where tables and figures go."""
     format: Literal["text", "markdown", "csv"] = "text"
     """What is printed; all are written."""
     draw: bool = True
     """Draw the figures."""
-
-    def check(self) -> None:
-        """Refuses a command without entries."""
-        if not self.entries:
-            raise ValueError("entries is empty: give directories with entries")
-        for place in self.entries:
-            if not place.is_dir():
-                raise ValueError(f"entries={str(place)!r} is no directory: give one with entries, at any depth")
 
 
 def main(arguments: list[str] | None = None) -> int:

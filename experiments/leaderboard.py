@@ -17,20 +17,16 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 import osrjax
-from osrjax.run.launch import launch
+from osrjax.run.launch import EntriesConfig, launch
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(EntriesConfig):
     """Tabulate entries."""
 
-    entries: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Directories with entries, at any depth."""
     out: Path = Path("runs/leaderboard")
     """Where tables and figures go."""
     reference: str | None = None
@@ -41,14 +37,6 @@ class Config:
     """The score by which methods are compared besides their own scores; default: max_logit, where it is there."""
     format: Literal["text", "markdown", "csv", "latex"] = "text"
     """What is printed; all are written."""
-
-    def check(self) -> None:
-        """Refuses a command without entries."""
-        if not self.entries:
-            raise ValueError("entries is empty: give directories with entries")
-        for place in self.entries:
-            if not place.is_dir():
-                raise ValueError(f"entries={str(place)!r} is no directory: give one with entries, at any depth")
 
 
 USUAL = "max_logit"  # of every network with logits

@@ -56,6 +56,7 @@ from .lanes import (
     train_lanes as train_lanes,
 )
 from .launch import (
+    EntriesConfig as EntriesConfig,
     FinishedConfig as FinishedConfig,
     Job as Job,
     MovedConfig as MovedConfig,

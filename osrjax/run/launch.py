@@ -37,7 +37,16 @@ if TYPE_CHECKING:
     from osrjax.run.directory import Run
     from osrjax.run.finished import FinishedRun
 
-__all__ = ["FinishedConfig", "Job", "MovedConfig", "RunConfig", "SingleRunConfig", "launch", "launch_run"]
+__all__ = [
+    "EntriesConfig",
+    "FinishedConfig",
+    "Job",
+    "MovedConfig",
+    "RunConfig",
+    "SingleRunConfig",
+    "launch",
+    "launch_run",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +100,22 @@ class SingleRunConfig(RunConfig):
     def check(self) -> None:
         """Refuses a seed that JAX cannot read."""
         check_seed(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class EntriesConfig:
+    """Which entries a command reads."""
+
+    entries: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Directories with entries, at any depth."""
+
+    def check(self) -> None:
+        """Refuses a command without entries."""
+        if not self.entries:
+            raise ValueError("entries is empty: give directories with entries")
+        for place in self.entries:
+            if not place.is_dir():
+                raise ValueError(f"entries={str(place)!r} is no directory: give one with entries, at any depth")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
