@@ -44,7 +44,7 @@ def test_every_number_of_a_result_stands_on_its_page(page, text):
 
 
 def test_there_are_results():
-    assert len(RESULTS) == 8
+    assert len(RESULTS) == 11
 
 
 @pytest.mark.parametrize("name", FRONT)
