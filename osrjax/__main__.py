@@ -50,7 +50,7 @@ def describe() -> int:
         found = False
         print(f"devices: none ({str(error).partition(chr(10))[0]})")
     docs = Path(__file__).parents[1] / "docs"
-    place = docs if docs.is_dir() else f"README.md and docs/ in osrjax-{__version__}.tar.gz"
+    place = docs if (docs / "start.md").is_file() else f"README.md and docs/ in osrjax-{__version__}.tar.gz"
     print(f"documentation: {place}; help(osrjax.losses) and the like for every room\n{USAGE}")
     return 0 if found else 1
 
