@@ -567,19 +567,22 @@ def draw(config: Config, job: Job, values: dict, history: list[dict], directory:
     directory.mkdir(exist_ok=True)
     report, arms = osrjax.report, job.arms
     if panels := response_panels(arms, values["auroc"]):
-        figure = report.response_figure(panels, metric="AUROC", bounds=osrjax.metrics.SHARE)
+        figure = report.response_figure(panels, metric=report.metric_title("auroc"), bounds=osrjax.metrics.SHARE)
         report.save_figure(figure, directory / "auroc_by_value")
     if len(arms) > 1 and not all(np.isnan(found).all() for found in values["jnd"].values()):
-        figure = report.arms_figure(values["jnd"], values["auroc"], x="JND", y="AUROC")
+        figure = report.arms_figure(
+            values["jnd"], values["auroc"], x=report.metric_title("jnd"), y=report.metric_title("auroc")
+        )
         report.save_figure(figure, directory / "auroc_and_jnd")
     steps = sorted({row["step"] for row in history})
     if config.probe_every and len(steps) > 1:
         shape = (len(config.splits), config.seeds, len(steps))
-        curves = {title: {arm: np.full(shape, np.nan) for arm in arms} for title in ("JND", "DBI", "AUROC")}
+        titles = {name: report.metric_title(name) for name in ("jnd", "davies_bouldin", "auroc")}
+        curves = {title: {arm: np.full(shape, np.nan) for arm in arms} for title in titles.values()}
         for row in history:
             cell = job.cells[row["lane"]]
             place = (config.splits.index(cell.split), cell.seed, steps.index(row["step"]))
-            for title, name in (("JND", "jnd"), ("DBI", "davies_bouldin"), ("AUROC", "auroc")):
+            for name, title in titles.items():
                 curves[title][cell.arm][place] = row.get(name, np.nan)
         shown = {
             title: {arm: found for arm, found in by_arm.items() if not np.isnan(found).all()}
@@ -587,7 +590,7 @@ def draw(config: Config, job: Job, values: dict, history: list[dict], directory:
         }
         shown = {title: by_arm for title, by_arm in shown.items() if by_arm}
         if shown:
-            figure = report.dynamics_figure(np.array(steps), shown, bounds={"AUROC": osrjax.metrics.SHARE})
+            figure = report.dynamics_figure(np.array(steps), shown, bounds={titles["auroc"]: osrjax.metrics.SHARE})
             report.save_figure(figure, directory / "dynamics")
 
 

@@ -24,6 +24,7 @@ printed tables).
 """
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -225,7 +226,8 @@ def summarise(
     text = tables_text(config.table, table, cells, records, verdicts, found, roles)
     write_whole(out / "claims.txt", (text + "\n").encode())
     print("\n" + text)
-    report.leave_page(out)
+    run = shlex.quote(str(next(filter(is_finished, cells.values()))))
+    report.leave_page(out, following=f"osrjax norms {run} --images 500  # or any other run of {out}")
 
 
 # --------------------------------------------------------------------------------------------- runs

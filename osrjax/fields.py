@@ -24,6 +24,7 @@ __all__ = [
     "Place",
     "check_above_zero",
     "check_at_most",
+    "check_directories",
     "check_fields",
     "check_named_once",
     "check_not_negative",
@@ -212,6 +213,25 @@ def check_named_once(config: Any, name: str) -> None:
     entries = getattr(config, name)
     if twice := [entry for entry in entries if entries.count(entry) > 1]:
         raise ValueError(f"{name}={twice[0]!r} is named twice: name each once")
+
+
+def check_directories(config: Any, name: str, holding: str) -> None:
+    """Refuses an empty list of directories, and what is none.
+
+    Args:
+      config: a dataclass.
+      name: of its field, a sequence of paths.
+      holding: what each of them should be: "... is no directory: give HOLDING".
+
+    Raises:
+      ValueError: names the field and the first such path.
+    """
+    places = getattr(config, name)
+    if not places:
+        raise ValueError(f"{name}=[] names nothing: give {holding}")
+    for place in places:
+        if not place.is_dir():
+            raise ValueError(f"{name}={str(place)!r} is no directory: give {holding}")
 
 
 def check_seed(config: Any, names: Iterable[str] = ("seed",)) -> None:

@@ -1,6 +1,7 @@
 """Fields of configurations: their types, limits and marks."""
 
 import dataclasses
+import types
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from osrjax.fields import (
     Execution,
     Place,
     check_at_most,
+    check_directories,
     check_seed,
     check_type,
     execution_fields,
@@ -61,6 +63,15 @@ def test_a_seed_has_the_bits_that_jax_reads():
                           (2**63, "seed=9223372036854775808 is above")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             check_seed(Config(seed=seed))
+
+
+def test_a_list_of_directories_names_one_at_least_and_no_file(tmp_path):
+    config = types.SimpleNamespace(places=(tmp_path,))
+    check_directories(config, "places", "one")
+    (tmp_path / "file").touch()
+    for places in ((), (tmp_path, tmp_path / "file"), (tmp_path / "none",)):
+        with pytest.raises(ValueError, match=r"^places=.+: give one$"):
+            check_directories(types.SimpleNamespace(places=places), "places", "one")
 
 
 def test_limits_and_marks():

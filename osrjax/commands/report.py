@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 import osrjax
+from osrjax.fields import check_directories
 from osrjax.run.launch import MovedConfig, launch
 
 
@@ -29,11 +30,7 @@ class Config(MovedConfig):
 
     def check(self) -> None:
         """Refuses a command that asks for nothing."""
-        if not self.runs:
-            raise ValueError("runs=[] names nothing: give the directory of a finished run")
-        for place in self.runs:
-            if not place.is_dir():
-                raise ValueError(f"runs={str(place)!r} is no directory: give that of a finished run")
+        check_directories(self, "runs", "that of a finished run")
 
 
 def main(arguments: list[str] | None = None, *, script: str = "report.py") -> int:

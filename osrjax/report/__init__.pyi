@@ -85,7 +85,6 @@ from .page import (
     write_page as write_page,
 )
 from .probes import (
-    PROBE_TITLES as PROBE_TITLES,
     probe_arms_figure as probe_arms_figure,
     probe_correlation_figure as probe_correlation_figure,
     probe_dynamics_figure as probe_dynamics_figure,
@@ -116,6 +115,10 @@ from .tables import (
     open_set_table as open_set_table,
     operating_point_text as operating_point_text,
     results_table as results_table,
+)
+from .titles import (
+    METRIC_TITLES as METRIC_TITLES,
+    metric_title as metric_title,
 )
 from .verdicts import (
     GATES as GATES,

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from osrjax.report.curves import CURVE_COLOURS, KNOWN_COLOUR, panel_axes
 from osrjax.report.leaderboard import ResultTable, accuracy_correlation, accuracy_points, score_ranks
 from osrjax.report.sweep import MARKERS
+from osrjax.report.titles import metric_title
 
 __all__ = ["accuracy_figure", "ranks_figure"]
 
@@ -39,8 +40,8 @@ def accuracy_figure(tables: Sequence[ResultTable], *, metric: str = "auroc") -> 
         coefficient, n = accuracy_correlation(table, metric=metric)
         text = f"r = {coefficient:.2f}" if np.isfinite(coefficient) else "r not defined"
         panel.set_title(f"{_title(table)}\n{text}, n = {n} runs", fontsize="medium")
-        panel.set_xlabel("closed-set accuracy")
-        panel.set_ylabel(f"{metric}, the method's own score")
+        panel.set_xlabel(metric_title("closed_set_accuracy"))
+        panel.set_ylabel(f"{metric_title(metric)}, the method's own score")
     handles = [
         Line2D([], [], linestyle="", color=colour, marker=marker, markeredgecolor="black", label=_plain(label))
         for label, (colour, marker) in looks.items()
@@ -68,7 +69,7 @@ def ranks_figure(tables: Sequence[ResultTable], *, metric: str = "auroc") -> Fig
         runs = len(next(iter(ranks.values()))) if ranks else 0
         said = f"{len(ranks)} scores, n = {runs} runs" if ranks else "no two scores that all runs have"
         panel.set_title(f"{_title(table)}\n{said}", fontsize="medium")
-        panel.set_xlabel(f"rank by {metric}, 1 = best")
+        panel.set_xlabel(f"rank by {metric_title(metric)}, 1 = best")
     figure.suptitle("mean rank of scores that all runs have,\nmiddle half (thick) and range (thin)", fontsize="medium")
     return figure
 

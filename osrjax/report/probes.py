@@ -7,6 +7,7 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 
 from osrjax.analysis.claims import Probes, series
+from osrjax.analysis.probe import PROBE_METRICS
 from osrjax.metrics.intervals import Range, range_of
 from osrjax.report.jacobian import (
     correlation_figure,
@@ -15,9 +16,9 @@ from osrjax.report.jacobian import (
     interpolation_figure,
     norm_histograms,
 )
+from osrjax.report.titles import metric_title
 
 __all__ = [
-    "PROBE_TITLES",
     "probe_arms_figure",
     "probe_correlation_figure",
     "probe_dynamics_figure",
@@ -27,17 +28,6 @@ __all__ = [
     "probe_steps",
 ]
 
-PROBE_TITLES = {
-    "jnd": "JND",
-    "norm_known": "mean norm, known",
-    "norm_unknown": "mean norm, unknown",
-    "davies_bouldin": "Davies-Bouldin index",
-    "intra_distance": "distance within classes",
-    "inter_distance": "distance between classes",
-    "path_length": "projected path length",
-    "auroc": "AUROC",
-    "accuracy": "closed-set accuracy",
-}
 _STAGES = {"before training": 0, "after training": -1}
 
 
@@ -93,8 +83,8 @@ def probe_dynamics_figure(probes: Probes, *, title: str) -> Figure:
     Returns:
       The figure of :func:`osrjax.report.dynamics_figure`.
     """
-    values = {name: series(probes, name) for name in PROBE_TITLES}
-    panels = {PROBE_TITLES[name]: {title: values[name]} for name in ("davies_bouldin", "path_length", "jnd", "auroc")}
+    values = {name: series(probes, name) for name in PROBE_METRICS}
+    panels = {metric_title(name): {title: values[name]} for name in ("davies_bouldin", "path_length", "jnd", "auroc")}
     panels["class distances"] = {"within": values["intra_distance"], "between": values["inter_distance"]}
     panels["mean norm"] = {"known": values["norm_known"], "unknown": values["norm_unknown"]}
     return dynamics_figure(probe_steps(probes), panels, title=title, bounds=_bounds())
@@ -109,7 +99,7 @@ def probe_correlation_figure(probes: Probes) -> Figure:
     Returns:
       The figure of :func:`osrjax.report.correlation_figure`.
     """
-    others = {PROBE_TITLES[name]: series(probes, name) for name in ("auroc", "davies_bouldin")}
+    others = {metric_title(name): series(probes, name) for name in ("auroc", "davies_bouldin")}
     return correlation_figure(probe_steps(probes), series(probes, "jnd"), others)
 
 
@@ -122,9 +112,7 @@ def probe_arms_figure(arms: Mapping[str, Probes]) -> Figure:
     Returns:
       The figure of :func:`osrjax.report.dynamics_figure`.
     """
-    panels = {
-        title: {arm: series(probes, name) for arm, probes in arms.items()} for name, title in PROBE_TITLES.items()
-    }
+    panels = {metric_title(name): {arm: series(probes, name) for arm, probes in arms.items()} for name in PROBE_METRICS}
     return dynamics_figure(probe_steps(next(iter(arms.values()))), panels, bounds=_bounds())
 
 
@@ -151,4 +139,4 @@ def probe_embedding_figure(probes: Probes, *, class_names: list[str]) -> Figure:
 
 def _bounds() -> dict[str, Range]:
     """The range of every metric that is drawn, by its title."""
-    return {title: range_of(name) for name, title in PROBE_TITLES.items()}
+    return {metric_title(name): range_of(name) for name in PROBE_METRICS}

@@ -23,6 +23,7 @@ from osrjax.fields import (
     Execution,
     Place,
     check_above_zero,
+    check_directories,
     check_fields,
     check_seed,
     execution_fields,
@@ -111,11 +112,7 @@ class EntriesConfig:
 
     def check(self) -> None:
         """Refuses a command without entries."""
-        if not self.entries:
-            raise ValueError("entries is empty: give directories with entries")
-        for place in self.entries:
-            if not place.is_dir():
-                raise ValueError(f"entries={str(place)!r} is no directory: give one with entries, at any depth")
+        check_directories(self, "entries", "one with entries, at any depth")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def _one_line(message: Any, category: type[Warning], filename: str, lineno: int,
 
 
 def until_closed(work: Callable[Words, int]) -> Callable[Words, int]:
-    """Ends work quietly where nobody reads its output any more, as in ``train.py | head``.
+    """Ends work quietly where nobody reads its output any more, as in ``train.py | head``, or from the start on.
 
     Args:
       work: prints, and returns an exit code.
@@ -66,6 +66,9 @@ def until_closed(work: Callable[Words, int]) -> Callable[Words, int]:
 
     @functools.wraps(work)
     def ended(*words: Words.args, **options: Words.kwargs) -> int:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by `>&-`
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
         try:
             try:
                 return work(*words, **options)

@@ -330,6 +330,14 @@ def test_figures_of_a_single_run_without_a_warning():
     assert report.score_ranks(tables[0]) == {}
 
 
+def test_figures_call_a_metric_what_pages_call_it():
+    tables = report.result_tables([result()])
+    for metric, title in (("auroc", "AUROC"), ("fpr_at_95_tpr_unknown_positive", "FPR95, unknown +")):
+        (panel,) = report.accuracy_figure(tables, metric=metric).axes
+        assert (panel.get_xlabel(), panel.get_ylabel()) == ("closed-set accuracy", f"{title}, the method's own score")
+        assert report.ranks_figure(tables, metric=metric).axes[0].get_xlabel() == f"rank by {title}, 1 = best"
+
+
 def test_ranks_by_a_metric_of_which_less_is_better():
     fpr = "fpr_at_95_tpr_known_positive"
     results = [result(score=score, own=score == "own") for score in ("own", "other")]

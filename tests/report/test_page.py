@@ -18,6 +18,7 @@ from osrjax.evaluation import ScoredImages, assess_scores, order_images
 from osrjax.files import FileError, write_json
 from osrjax.report import leave_page, write_page
 from osrjax.report.page import drawings, elements, run as run_module
+from osrjax.report.titles import METRIC_TITLES
 from osrjax.run.entries import write_entry
 
 EVIL = "<script>alert(1)</script>"
@@ -121,7 +122,7 @@ def test_numbers_are_those_of_results_json_own_score_first(made, found):
     place, scored, _ = made
     results = json.loads((place / "results.json").read_text())["trained"]["scores"]
     assert list(found.column(0, "AUROC")) == [f"{ALSO} *", "second"]
-    for column, metric in (("AUROC", "auroc"), ("OSCR", "oscr"), ("accuracy", "closed_set_accuracy")):
+    for column, metric in (("AUROC", "auroc"), ("OSCR", "oscr"), ("closed-set accuracy", "closed_set_accuracy")):
         values = found.column(0, column)
         assert [values[f"{ALSO} *"], values["second"]] == [results[n][metric]["value"] for n in (ALSO, "second")]
     assert "[0.250, 0.750]" in found.tables[0][1][2][0]
@@ -382,6 +383,13 @@ needs_browser = pytest.mark.skipif(not BROWSER, reason="needs a browser: apt-get
 DRAWN = """[...document.querySelectorAll(".drawing")].map((place) =>
   place.firstElementChild !== null && place.firstElementChild.getBoundingClientRect().height > 100)"""
 
+# Of every head of a table: does the last line of its button, which ends in the arrow, have two letters of its name?
+LAST_LINES = """[...document.querySelectorAll("thead button")].map((button) => {
+  const letters = document.createRange(), text = button.lastChild;
+  letters.setStart(text, text.length - 2); letters.setEnd(text, text.length);
+  const lines = button.getClientRects(), places = letters.getClientRects();
+  return places.length === 1 && Math.abs(lines[lines.length - 1].bottom - places[0].bottom) < places[0].height / 2; })"""
+
 
 def opened(browser, page):
     """The page, with all of its figures drawn."""
@@ -430,6 +438,19 @@ def test_a_click_and_the_keyboard_sort_a_table(browser, tmp_path):
     browser.press("Enter", "\r")
     assert browser.ask("document.querySelector('details').open") is True
     assert browser.complaints == []
+
+
+@needs_browser
+def test_no_arrow_of_a_head_stands_alone(browser, tmp_path):
+    metric = dict.fromkeys(METRIC_TITLES.values(), 0.5)
+    page = tmp_path / "page.html"
+    sections = [elements.Section("s", [elements.table([metric], "c")])]
+    page.write_text(elements.render(elements.Page("t", "a table", {}, sections)))
+    opened(browser, page)
+    for width in (1200, 700, 400):
+        browser.resize(width, 720)
+        assert browser.ask(LAST_LINES) == [True] * len(metric), width
+    browser.resize(1280, 720)
 
 
 @needs_browser

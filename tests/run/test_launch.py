@@ -256,6 +256,16 @@ def test_where_nobody_reads_any_more_the_work_ends_quietly(words, tmp_path, monk
         assert start(*words, "--out", tmp_path / "run") == 141
 
 
+@pytest.mark.parametrize(("words", "code"), [(["--steps", "ten"], 2), (["--smoke"], 0)])
+def test_an_output_that_is_closed_from_the_start_is_no_traceback(words, code, tmp_path, monkeypatch, capsys):
+    """As in `train.py >&-`: Python has no such stream then."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert start(*words, "--out", tmp_path / "run") == code
+    sys.stdout.close()
+    error = capsys.readouterr().err
+    assert error.count("\n") == (code == 2)
+
+
 @pytest.mark.parametrize("stored", [{}, {"table": None}, {"table": ["a"]}])
 def test_stored_results_without_a_table_are_one_line(stored, tmp_path, capsys):
     assert start("--smoke", "--out", tmp_path / "run") == 0

@@ -117,7 +117,7 @@ def table(rows: Sequence[Mapping[str, object]], caption: str) -> str:
     numbers = [any(row[i].value is not None for row in cells) for i in range(len(columns))]
     side = [' class="number"' if number else "" for number in numbers]
     head = "".join(
-        f'<th scope="col"{where}><button type="button">{html.escape(name)}</button></th>'
+        f'<th scope="col"{where}><button type="button">{html.escape(name).replace(" +", "&nbsp;+")}</button></th>'
         for name, where in zip(columns, side, strict=True)
     )
     body = "".join(f"<tr>{_row(row, side)}</tr>" for row in cells)

@@ -20,8 +20,9 @@ from osrjax.report.page.elements import (
     paragraph,
     table,
 )
-from osrjax.report.page.run import metric_title, verdict_table
+from osrjax.report.page.run import verdict_table
 from osrjax.report.tables import estimate_text
+from osrjax.report.titles import metric_title
 from osrjax.run.directory import PAGE
 from osrjax.run.entries import Entry, find_entries, read_entry
 
@@ -156,7 +157,7 @@ def _label_rows(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             estimate = metrics.t_interval(values)
             row[metric_title(metric)] = Cell(estimate_text(estimate, bounds=metrics.SHARE), estimate.mean)
         rows.append(row)
-    return sorted(rows, key=lambda row: -row["AUROC"].value)
+    return sorted(rows, key=lambda row: -row[metric_title("auroc")].value)
 
 
 def _entry_row(entry: Entry) -> dict[str, Any]:
@@ -187,14 +188,15 @@ def run_points(runs: Sequence[Mapping[str, Any]], by: str) -> Any:
     """AUROC against accuracy, a point for every run.
 
     Args:
-      runs: columns of each, ``accuracy`` and ``AUROC`` among them; one where these are not finite is left out.
+      runs: columns of each, the titles of both among them; one where these are not finite is left out.
       by: the column that gives colour and marker.
     """
+    x, y = metric_title("closed_set_accuracy"), metric_title("auroc")
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
-        if np.isfinite([run["accuracy"], run["AUROC"]]).all():
+        if np.isfinite([run[x], run[y]]).all():
             groups.setdefault(str(run[by]), []).append(run)
-    return drawings.points(groups, x="accuracy", y="AUROC")
+    return drawings.points(groups, x=x, y=y)
 
 
 def estimate_cells(values: Mapping[str, Any]) -> dict[str, object]:

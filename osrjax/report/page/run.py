@@ -25,27 +25,11 @@ from osrjax.report.page.elements import (
 )
 from osrjax.report.page.run_figures import log_figures, probe_figure, score_figures
 from osrjax.report.tables import interval_text
+from osrjax.report.titles import metric_title
 from osrjax.run import FinishedRun
 
-__all__ = ["RunImages", "images_of_run", "metric_title", "run_page", "verdict_table"]
+__all__ = ["RunImages", "images_of_run", "run_page", "verdict_table"]
 
-TITLES = {
-    "closed_set_accuracy": "accuracy",
-    "auroc": "AUROC",
-    "oscr": "OSCR",
-    "aupr_unknown_positive": "AUPR, unknown +",
-    "aupr_known_positive": "AUPR, known +",
-    "fpr_at_95_tpr_unknown_positive": "FPR95, unknown +",
-    "fpr_at_95_tpr_known_positive": "FPR95, known +",
-    "detection_accuracy": "detection accuracy",
-    "macro_f1": "macro F1",
-    "davies_bouldin": "Davies-Bouldin",
-    "jnd": "JND",
-    "norm_known": "mean norm, known",
-    "norm_unknown": "mean norm, unknown",
-    "rejected_known": "rejected, known",
-    "rejected_unknown": "rejected, unknown",
-}
 NAMED = 12  # classes at the top
 SHOWN = 14  # images of a kind
 
@@ -62,19 +46,6 @@ class RunImages(NamedTuple):
     scored: Mapping[str, ScoredImages] = {}
     data: OpenSetData | None = None
     notes: tuple[str, ...] = ()
-
-
-def metric_title(name: str) -> str:
-    """A metric as tables call it.
-
-    Args:
-      name: as results.json calls it.
-
-    Example:
-      >>> metric_title("auroc"), metric_title("linear_probe")
-      ('AUROC', 'linear probe')
-    """
-    return TITLES.get(name, name.replace("_", " "))
 
 
 def images_of_run(run: FinishedRun) -> RunImages:
@@ -168,8 +139,8 @@ def _results(results: dict[str, Any], images: RunImages) -> Iterator[str]:
         shares = trained[name].get("rejected", {})
         if name in images.scored:  # of an earlier version, whose results do not say it
             shares = shares or rejected_shares(images.scored[name], threshold=trained[name]["threshold"])
-        row |= {f"rejected, {part}": share for part, share in shares.items()}
-        row["AUROC"] = trained[name]["auroc"]["value"]
+        row |= {metric_title(f"rejected_{part}"): share for part, share in shares.items()}
+        row[metric_title("auroc")] = trained[name]["auroc"]["value"]
         lines.append(row)
     yield table(
         lines, "Operating points: images above the threshold, set on known validation images, are called unknown"

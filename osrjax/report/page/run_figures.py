@@ -12,6 +12,7 @@ from osrjax.evaluation import ScoredImages
 from osrjax.files import reading
 from osrjax.report.page.elements import REMEDY, Drawing, has_drawings
 from osrjax.report.tables import JND
+from osrjax.report.titles import metric_title
 
 if has_drawings():  # they import Bokeh
     from osrjax.report.page import drawings
@@ -126,7 +127,7 @@ def _log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def probe_figure(path: Path) -> Drawing:
-    """Norms of known and unknown, JND, DBI and AUROC over the same steps.
+    """Norms of known and unknown, JND, Davies-Bouldin index and AUROC over the same steps.
 
     Args:
       path: of probe.npz.
@@ -138,11 +139,10 @@ def probe_figure(path: Path) -> Drawing:
     steps = probe["steps"]
     panels = {
         "mean norm": {"known": (steps, probe["norm_known"]), "unknown": (steps, probe["norm_unknown"])},
-        "JND": {"JND": (steps, probe["jnd"])},
-        "DBI": {"DBI": (steps, probe["davies_bouldin"])},
-        "AUROC": {"AUROC": (steps, probe["auroc"])},
     }
-    caption = f"{len(steps)} looks at the same test images. {JND}. DBI: Davies-Bouldin index of the known classes."
+    for name in ("jnd", "davies_bouldin", "auroc"):
+        panels[metric_title(name)] = {metric_title(name): (steps, probe[name])}
+    caption = f"{len(steps)} looks at the same test images. {JND}. Davies-Bouldin index: of the known classes."
     return Drawing(caption, lambda: drawings.dynamics(panels))
 
 

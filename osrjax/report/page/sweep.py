@@ -11,8 +11,8 @@ import numpy as np
 from osrjax.files import read_json, reading
 from osrjax.report.page.elements import REMEDY, Cell, Drawing, Page, Section, details, has_drawings, plain_table, table
 from osrjax.report.page.grids import MAIN, OVER_SPLITS, estimate_cells, run_points
-from osrjax.report.page.run import metric_title
 from osrjax.report.page.run_figures import LARGEST
+from osrjax.report.titles import metric_title
 
 if has_drawings():  # they import Bokeh
     from osrjax.report.page import drawings
@@ -83,7 +83,7 @@ def _sweep_drawings(lanes: Sequence[Mapping[str, str]], varied: list[str], measu
     return [
         Drawing(
             "A line for every run, through what was varied and what came out; darker and thicker: higher AUROC.",
-            lambda: drawings.parallel_coordinates(titled, colour="AUROC"),
+            lambda: drawings.parallel_coordinates(titled, colour=metric_title("auroc")),
         ),
         Drawing("AUROC against accuracy, a point for every run.", lambda: run_points(runs, "arm")),
     ]
@@ -97,7 +97,7 @@ def _history(path: Path, lanes: Sequence[Mapping[str, str]]) -> dict[str, dict[s
         rows = _rows(path)
         arm_of = {lane["lane"]: lane["arm"] for lane in lanes}
         panels: dict[str, dict[str, Any]] = {}
-        for title, name in (("JND", "jnd"), ("DBI", "davies_bouldin"), ("AUROC", "auroc"), ("accuracy", "accuracy")):
+        for name in ("jnd", "davies_bouldin", "auroc", "accuracy"):
             found: dict[str, dict[int, list[float]]] = {}
             for row in rows:
                 if (value := _number(row.get(name, ""))) is not None:
@@ -107,7 +107,7 @@ def _history(path: Path, lanes: Sequence[Mapping[str, str]]) -> dict[str, dict[s
                 for arm, steps in found.items()
             }
             if any(len(steps) > 1 for steps, _ in curves.values()):
-                panels[title] = curves
+                panels[metric_title(name)] = curves
     return panels
 
 
