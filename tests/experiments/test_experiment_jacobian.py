@@ -111,6 +111,8 @@ def test_every_figure_and_claim_of_finished_runs(jacobian, finished, capsys):
     assert (record["n"], record["expected"]) == (2, 1)
     text = (finished / "smoke" / "claims.txt").read_text()
     assert text in printed
+    run = finished / "smoke" / next(iter(cells.values()))[0]
+    assert printed.endswith(f"\nnext: osrjax norms {run} --images 500  # or any other run of {finished / 'smoke'}\n")
     assert text.startswith("smoke: 13 of 13 runs: 2 splits x 1 seeds; 2 class orders x 1 seeds for each K")
     for letter, claim in stored["claims"].items():
         assert any(line.startswith(letter) and line.endswith(claim["verdict"]) for line in text.splitlines())
