@@ -387,8 +387,8 @@ DRAWN = """[...document.querySelectorAll(".drawing")].map((place) =>
 LAST_LINES = """[...document.querySelectorAll("thead button")].map((button) => {
   const letters = document.createRange(), text = button.lastChild;
   letters.setStart(text, text.length - 2); letters.setEnd(text, text.length);
-  const lines = button.getClientRects(), places = letters.getClientRects();
-  return places.length === 1 && Math.abs(lines[lines.length - 1].bottom - places[0].bottom) < places[0].height / 2; })"""
+  const lines = button.getClientRects(), places = letters.getClientRects(), half = places[0].height / 2;
+  return places.length === 1 && Math.abs(lines[lines.length - 1].bottom - places[0].bottom) < half; })"""
 
 
 def opened(browser, page):
