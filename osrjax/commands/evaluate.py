@@ -26,7 +26,7 @@ import tyro
 import osrjax
 from osrjax.choices import load_own
 from osrjax.data.table import set_name
-from osrjax.fields import check_above_zero, check_named_once, check_not_negative
+from osrjax.fields import check_above_zero, check_at_most, check_named_once, check_not_negative
 from osrjax.files import check_no_links
 from osrjax.run.launch import MovedConfig, launch
 
@@ -75,6 +75,7 @@ class Config(MovedConfig):
     def check(self) -> None:
         """Refuses numbers out of range, and what does nothing."""
         check_not_negative(self, ["resamples", "split", "seed"])
+        check_at_most(self, {"resamples": 1_000_000})
         check_named_once(self, "against")
         check_named_once(self, "image_scores")
         if self.cosines is not None:
@@ -106,6 +107,8 @@ def evaluate(config: Config) -> int:
     """The whole job; returns the exit code."""
     if not config.file.exists():
         raise ValueError(f"file={str(config.file)!r} does not exist: give an npz file of outputs, or a finished run")
+    if config.out is not None and (config.out / "config.json").exists():
+        raise ValueError(f"out={str(config.out)!r} is a run, whose files would be replaced: choose another directory")
     own = {path: load_own(path) for path in config.own}
     subjects = subjects_of_run if config.file.is_dir() else subjects_of_file
     for subject in list(subjects(config, own)):  # nothing is written before all of them are scored
@@ -195,8 +198,9 @@ def subjects_of_file(config: Config, own: dict[str, Callable[..., Any]]) -> Iter
 
 def subjects_of_run(config: Config, own: dict[str, Callable[..., Any]]) -> Iterator[Subject]:
     """The outputs of a run, against its own unknown images or others."""
-    if config.cosines is not None:
-        raise ValueError(f"cosines={config.cosines} is known of a run: leave it out")
+    for name, default in {"cosines": None, "family": "custom", "split": 0, "seed": 0}.items():
+        if (value := getattr(config, name)) != default:
+            raise ValueError(f"{name}={value!r} is known of a run: leave it out")
     run = config.open_run(config.file, "scores.npz", argument="file")
     if config.out is None:
         check_no_links(config.file)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 import osrjax
-from osrjax.fields import check_at_most, check_not_negative
+from osrjax.fields import check_at_most, check_named_once, check_not_negative
 from osrjax.files import check_no_links
 from osrjax.run.launch import FinishedConfig, launch
 
@@ -56,6 +56,7 @@ class Config(FinishedConfig):
         if self.images is not None and self.images < 1:
             raise ValueError(f"images={self.images} is below 1: give the number of images")
         check_not_negative(self, ["seed"])
+        check_named_once(self, "quantities")
         check_at_most(self, {"batch_size": 100_000})
         if self.memory_mib < 1:
             raise ValueError(f"memory_mib={self.memory_mib} is below 1: give the memory of a device in MiB")

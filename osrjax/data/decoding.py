@@ -107,7 +107,7 @@ def _opened(file: bytes | Path, name: str | None) -> Generator[Image.Image]:
     what = name or (f"{len(file)} bytes" if isinstance(file, bytes) else str(file))
     try:
         if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
-            raise ValueError("it is no regular file: remove it")  # opening a fifo would wait for ever
+            raise ValueError("it is no regular file")  # opening a fifo would wait for ever
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
             _check_header(image)
             yield image

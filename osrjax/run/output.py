@@ -1,5 +1,6 @@
 """What reaches the terminal: text, and none of the codes with which text from elsewhere could steer it."""
 
+import errno
 import functools
 import os
 import re
@@ -7,7 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, ParamSpec
 
 __all__ = ["plain_output", "until_closed"]
@@ -61,7 +62,8 @@ def until_closed(work: Callable[Words, int]) -> Callable[Words, int]:
       work: prints, and returns an exit code.
 
     Returns:
-      The same; where the reader is gone it gives 141, as of a process that SIGPIPE has ended.
+      The same; where the reader is gone it gives 141, as of a process that SIGPIPE has ended, and where the disk that
+      its output goes to is full, 1 after a line that says so.
     """
 
     @functools.wraps(work)
@@ -75,9 +77,23 @@ def until_closed(work: Callable[Words, int]) -> Callable[Words, int]:
             finally:
                 print(end="", flush=True)
         except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for stream in (sys.stdout, sys.stderr):  # Python flushes both once more when it ends
-                os.dup2(nowhere, stream.fileno())
+            _send_nowhere(sys.stdout, sys.stderr)
             return 128 + signal.SIGPIPE
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _send_nowhere(sys.stdout)
+            with suppress(OSError):
+                print(
+                    f"the output cannot be written ({error.strerror}): make room or send it elsewhere", file=sys.stderr
+                )
+            return 1
 
     return ended
+
+
+def _send_nowhere(*streams: Any) -> None:
+    """What they still hold and get is thrown away: Python flushes them once more when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())

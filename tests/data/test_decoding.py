@@ -158,7 +158,11 @@ def test_only_regular_files_are_opened(tmp_path):
     (tmp_path / "lost.png").symlink_to("nowhere")
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "folder.png").mkdir()
-    messages = {"pipe": "is no regular file: remove it", "folder": "is no regular file", "absent": "No such file"}
+    messages = {
+        "pipe": "is no regular file; replace, convert or remove it",
+        "folder": "is no regular file",
+        "absent": "No such file",
+    }
     messages |= {"lost": "No such file", "loop": "symbolic links"}
     for name, message in messages.items():
         for read in (is_gray, lambda file: decoded_image(file, 1)):

@@ -96,6 +96,7 @@ def test_own_images_elsewhere_keep_their_classes_and_others_have_none(run, tmp_p
     [
         (["--images", "0"], "norms.py: images=0 is below 1"),
         (["--images", "2", "--seed", "-1"], "norms.py: seed=-1 must not be negative"),
+        (["--quantities", "logits", "logits"], "norms.py: quantities='logits' is named twice"),
         (["--memory-mib", "0"], "norms.py: memory_mib=0 is below 1"),
         (["--memory-mib", "1"], "norms.py: memory_budget=1048576 bytes is too small"),
         (["--data", "fashion_mnist_small"], "norms.py: data='fashion_mnist_small' has images"),

@@ -229,6 +229,22 @@ def test_what_belongs_to_runs_is_refused_of_files(message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--family", "neal"], ["--split", "3"], ["--seed", "7"], ["--cosines", "16"]])
+def test_what_a_run_knows_of_itself_is_refused(words, run, tmp_path, capsys):
+    assert load_script("evaluate").main([str(run), *words, "--out", str(tmp_path / "out")]) == 2
+    assert "is known of a run: leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_never_replaces_the_files_of_a_run(run, tmp_path, capsys):
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    np.savez(tmp_path / "outputs.npz", known_logits=np.eye(3))
+    for subject in (run, tmp_path / "outputs.npz"):
+        assert load_script("evaluate").main([str(subject), "--out", str(run)]) == 2
+        assert f"out={str(run)!r} is a run" in capsys.readouterr().err
+    assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+
+
 def test_a_benchmark_skips_what_has_its_manifest(run, entry, tmp_path, capsys):
     benchmark, cells = load_script("benchmark"), tmp_path / "entries" / "mnist-neal"
     asked = ["mnist", "--methods", "m-OvR", "SupCon", "--splits", "0", "--entries", str(tmp_path / "entries")]

@@ -256,6 +256,15 @@ def test_where_nobody_reads_any_more_the_work_ends_quietly(words, tmp_path, monk
         assert start(*words, "--out", tmp_path / "run") == 141
 
 
+@pytest.mark.parametrize("words", [["--smoke"], ["--help"], ["--list-classes"]])
+def test_an_output_on_a_full_disk_is_one_line(words, tmp_path, monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert start(*words, "--out", tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert error == "the output cannot be written (No space left on device): make room or send it elsewhere\n"
+
+
 @pytest.mark.parametrize(("words", "code"), [(["--steps", "ten"], 2), (["--smoke"], 0)])
 def test_an_output_that_is_closed_from_the_start_is_no_traceback(words, code, tmp_path, monkeypatch, capsys):
     """As in `train.py >&-`: Python has no such stream then."""
