@@ -28,6 +28,7 @@ __all__ = [
     "check_fields",
     "check_named_once",
     "check_not_negative",
+    "check_resamples",
     "check_seed",
     "check_type",
     "execution_fields",
@@ -213,6 +214,21 @@ def check_named_once(config: Any, name: str) -> None:
     entries = getattr(config, name)
     if twice := [entry for entry in entries if entries.count(entry) > 1]:
         raise ValueError(f"{name}={twice[0]!r} is named twice: name each once")
+
+
+def check_resamples(config: Any) -> None:
+    """Refuses a number of bootstrap resamples that gives no interval, or does not end.
+
+    Args:
+      config: has the field ``resamples``; 0 asks for no interval.
+
+    Raises:
+      ValueError: it is negative, 1 or above a million.
+    """
+    check_not_negative(config, ["resamples"])
+    check_at_most(config, {"resamples": 1_000_000})
+    if config.resamples == 1:
+        raise ValueError("resamples=1 gives no interval: use 0 for none, or 1000")
 
 
 def check_directories(config: Any, name: str, holding: str) -> None:

@@ -26,7 +26,7 @@ import tyro
 import osrjax
 from osrjax.choices import load_own
 from osrjax.data.table import set_name
-from osrjax.fields import check_above_zero, check_at_most, check_named_once, check_not_negative
+from osrjax.fields import check_above_zero, check_named_once, check_not_negative, check_resamples
 from osrjax.files import check_no_links
 from osrjax.run.launch import MovedConfig, launch
 
@@ -74,8 +74,8 @@ class Config(MovedConfig):
 
     def check(self) -> None:
         """Refuses numbers out of range, and what does nothing."""
-        check_not_negative(self, ["resamples", "split", "seed"])
-        check_at_most(self, {"resamples": 1_000_000})
+        check_not_negative(self, ["split", "seed"])
+        check_resamples(self)
         check_named_once(self, "against")
         check_named_once(self, "image_scores")
         if self.cosines is not None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from osrjax.fields import Execution, check_above_zero, check_at_most, check_not_negative
+from osrjax.fields import Execution, check_above_zero, check_at_most, check_resamples
 
 __all__ = ["AssessmentConfig"]
 
@@ -22,7 +22,7 @@ class AssessmentConfig:
     def check(self) -> None:
         """Refuses numbers out of range."""
         check_above_zero(self, ["eval_batch_size"])
-        check_not_negative(self, ["resamples"])
-        check_at_most(self, {"eval_batch_size": 100_000, "resamples": 1_000_000})
+        check_resamples(self)
+        check_at_most(self, {"eval_batch_size": 100_000})
         if not 0 < self.reject_share < 1:
             raise ValueError(f"reject_share={self.reject_share!r} must be between 0 and 1, such as 0.1")

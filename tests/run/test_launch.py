@@ -182,6 +182,7 @@ BAD = {
     "--seed 9223372036854775808": "seed=9223372036854775808 is above 4294967295",
     "--eval-batch-size 100000000": "eval_batch_size=100000000 is above 100000: give a smaller number",
     "--resamples 1000000000": "resamples=1000000000 is above 1000000",
+    "--resamples 1": "resamples=1 gives no interval",
     "--start-timeout -1 --coordinator a:1 --processes 2 --process 0": "start_timeout=-1 is below 0",
     "--data npz:gs://bucket/d.npz": "data='npz:gs://bucket/d.npz' is no path of this machine: mount it, or copy it",
     "--unknown-data folder:s3://bucket/d": "unknown_data='folder:s3://bucket/d' is no path of this machine",
