@@ -52,7 +52,7 @@ def entry(run):
 
 def test_a_strangers_method_and_score_become_an_entry_like_any_other(run, entry):
     found = read_entry(entry)
-    assert (found.manifest["label"], found.manifest["dataset"], found.manifest["score"]) == ("focal", "mnist", "focal")
+    assert (found.manifest["label"], found.manifest["dataset"], found.manifest["score"]) == ("focal", "digits", "focal")
     assert {"focal", "own_length:length", "knn_sum", "vim", "react", "energy"} <= set(found.results)
     stored = json.loads((entry / "results.json").read_text())["scores"]
     for name, metrics in stored.items():
