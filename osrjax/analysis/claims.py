@@ -227,7 +227,7 @@ def known_classes_effects(
     for position in np.ndindex(*jnd.shape[:2]):
         if np.isfinite(jnd[position]).all():
             rank[position] = rank_correlation(counts.astype(np.float64), jnd[position])
-            slope[position] = np.polyfit(counts, jnd[position], 1)[0]
+            slope[position] = np.polyfit(counts, jnd[position], 1)[0] if counts.size > 1 else np.nan
     finished = np.isfinite(accuracy.sum(axis=-1))  # a nan in the sum: one of the counts is missing
     parts = list(np.moveaxis(accuracy, -1, 0))
     return [
