@@ -7,13 +7,20 @@
     python experiments/benchmark.py gray --data npz:mnist.npz --against npz:notmnist.npz npz:omniglot.npz
     python experiments/benchmark.py crops --data npz:cifar10.npz --against folder:LSUN_crop folder:ImageNet_resize
     python experiments/benchmark.py mnist --methods m-OvR my_losses:focal       a method of one's own, MODULE:FUNCTION
+    python experiments/benchmark.py mnist --data npz:mnist.npz --study halves   other arms than methods: a study
     python experiments/leaderboard.py experiments/results/entries               the tables of what is there
 
 A cell is one training (train.py, or contrastive.py for SupCon and GradMix) and its scores (evaluate.py). It is done
 when its manifest lies among the entries, wherever it was made: the same command goes on from there, on any machine.
 What it trains in RUNS can be deleted; a training that was stopped goes on from there. Protocols: splits of a family
-(mnist, svhn, cifar10, tiny_imagenet; cifar+N: one training for cifar+10 and cifar+50), and all classes of a set against
-whole other sets (gray, ood, crops). Splits that repeat the known classes of another are left out.
+(mnist, fashion_mnist by the lists of mnist, svhn, cifar10, tiny_imagenet; cifar+N: one training for cifar+10 and
+cifar+50), and all classes of a set against whole other sets (gray, ood, crops). Splits that repeat the known classes of
+another are left out.
+
+Studies, for the claims that need trainings of their own (experiments/claims.py reads their entries): halves of the loss
+(i); recipe, parts left out and values around the defaults (h); classes, the number K of known ones (f), where a split
+is a class order whose first K are known and whose last two are unknown; mixing, of contrastive training. Trainings on
+gray images are shorter there, and the arms that a claim needs probes of are probed without being asked for.
 
 Exit codes: 0 done, 1 some cells failed (their logs are named), 2 bad input, nothing was started.
 """
@@ -29,7 +36,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 import osrjax
-from osrjax.data.splits import class_split, distinct_splits
+from osrjax.data.splits import NUM_CLASSES, class_split, distinct_splits, nested_split, split_dataset
 from osrjax.data.table import set_name
 from osrjax.fields import check_above_zero, check_named_once, check_not_negative
 from osrjax.files import read_json
@@ -37,7 +44,8 @@ from osrjax.run.launch import launch
 
 MANIFEST = "manifest.json"  # of osrjax.run.entries, which would load JAX before a refusal
 HERE = Path(__file__).parent
-Protocol = Literal["mnist", "svhn", "cifar10", "cifar+N", "tiny_imagenet", "gray", "ood", "crops"]
+Protocol = Literal["mnist", "fashion_mnist", "svhn", "cifar10", "cifar+N", "tiny_imagenet", "gray", "ood", "crops"]
+Study = Literal["methods", "halves", "recipe", "classes", "mixing"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +54,14 @@ class Config:
 
     protocol: Annotated[Protocol, tyro.conf.Positional]
     """Data set and class splits."""
+    study: Study = "methods"
+    """Which table of STUDIES is trained."""
     methods: tuple[str, ...] = ()
-    """Names of the table METHODS, or MODULE:FUNCTION for a method of one's own; default: all of the table."""
+    """Names of the study's table, or in place of METHODS' MODULE:FUNCTION for a method of one's own; default: all."""
     family: str = "neal"
     """Family of class splits."""
     splits: tuple[int, ...] = ()
-    """Indices of splits; default: all that differ in their known classes."""
+    """Indices of splits, or of class orders; default: all that differ in their known classes, or 5 orders."""
     seeds: int = 1
     """Trainings of each method and split."""
     data: str | None = None
@@ -64,11 +74,11 @@ class Config:
     """Options of every training as NAME=VALUE, such as epochs=2, in place of the protocol's; part of the cell."""
     probe: tuple[str, ...] = ()
     """Methods of which one training of each split is probed: Jacobian norms of 100 known and 100 unknown images at 13
-    moments. It changes no number of the training."""
+    moments. It changes no number of the training. Default: those of PROBED."""
     probe_seed: int = 0
     """Seed of the trainings that are probed."""
-    entries: Path = HERE / "results" / "entries"
-    """Directory of manifests and scores: what is kept."""
+    entries: Path | None = None
+    """Directory of manifests and scores, what is kept; default: results/entries, of a study results/studies/STUDY."""
     runs: Path = Path("runs/benchmark")
     """Directory of run directories, logs and compiled programs."""
     workers: int = 0
@@ -92,11 +102,19 @@ class Config:
             raise ValueError(f"only={self.only} starts nothing: give 1 or more")
         if wrong := [text for text in self.options if not re.fullmatch(r"[a-z]\w*=\S+", text)]:
             raise ValueError(f"options={wrong[0]!r} is no NAME=VALUE: write an option of train.py as epochs=2")
+        table, own = STUDIES[self.study], self.study == "methods"
         for name in (*self.methods, *self.probe):
-            if name not in METHODS and ":" not in name:
-                raise ValueError(
-                    f"methods={name!r} does not exist: choose from {', '.join(METHODS)}, or MODULE:FUNCTION"
-                )
+            if name not in table and not (own and ":" in name):
+                more = ", or MODULE:FUNCTION" if own else f" of study={self.study!r}"
+                raise ValueError(f"methods={name!r} does not exist: choose from {', '.join(table)}{more}")
+        if not own and (SETS[self.protocol].family is None or len(SETS[self.protocol].lists) > 1):
+            several = [name for name, found in SETS.items() if found.family and len(found.lists) == 1]
+            raise ValueError(
+                f"study={self.study!r} with protocol={self.protocol!r} has one set of known classes: choose from"
+                f" {', '.join(several)}"
+            )
+        if self.study == "classes" and self.family != "neal":
+            raise ValueError(f"family={self.family!r} does nothing with study='classes', of class orders: leave it out")
         if bool(self.against) != (SETS[self.protocol].family is None):
             raise ValueError(
                 f"against={list(self.against)} with protocol={self.protocol!r}: give sets of unknown images to gray,"
@@ -136,8 +154,10 @@ COLOUR = (
     },
     1470,
 )
+SHORTER = ("--steps 1400", "--steps 500")  # of GRAY, in studies; m-OvR on MNIST: accuracy 0.990, split 0
 SETS: dict[str, Set] = {
     "mnist": Set("mnist", ("mnist",), *GRAY),
+    "fashion_mnist": Set("fashion_mnist", ("fashion_mnist",), *GRAY),
     "svhn": Set("svhn_cropped", ("svhn",), *COLOUR),
     "cifar10": Set("cifar10", ("cifar10",), *COLOUR),
     "cifar+N": Set("cifar10", ("cifar+10", "cifar+50"), *COLOUR),
@@ -158,6 +178,38 @@ METHODS = {
     "SupCon": "contrastive.py --mixing none",
     "GradMix": "contrastive.py --mixing gradmix",
 }
+HALVES = {
+    "m-OvR": "train.py --method m_ovr",
+    "intra half": "train.py --method m_ovr --intra-weight 1 --inter-weight 0",
+    "inter half": "train.py --method m_ovr --intra-weight 0 --inter-weight 1",
+}
+STUDIES = {
+    "methods": METHODS,
+    "halves": HALVES | {f"{label} margin 0": f"{arm} --margin 0" for label, arm in HALVES.items()},
+    "recipe": {
+        "m-OvR": "train.py --method m_ovr",
+        "without A": "train.py --method m_ovr --crop-padding 0 --no-flip",
+        "without W": "train.py --method m_ovr --weight-decay 0",
+        "with S": "train.py --method m_ovr --rotations one",  # no recipe here has it; lambda_self is 0.1
+        "without N": "train.py --method doc",
+        "softmax": "train.py --method softmax",
+        **{f"T {x}": f"train.py --method m_ovr --scale {x}" for x in (2, 8, 32, 64)},
+        **{f"margin {x}": f"train.py --method m_ovr --margin {x}" for x in (0, 0.25, 1)},
+        **{f"weight decay {x}": f"train.py --method m_ovr --weight-decay {x}" for x in (0.01, 0.1)},
+        "lambda_self 1": "train.py --method m_ovr --rotations one --rotation-weight 1",
+    },
+    "classes": {f"K {count}": "train.py --method m_ovr" for count in (2, 4, 6, 8)},
+    "mixing": {
+        "no mixing": "contrastive.py --mixing none",
+        "random box": "contrastive.py --mixing random_box",
+        "GradMix +1": "contrastive.py --mixing gradmix --cam-sign 1",
+        "GradMix -1": "contrastive.py --mixing gradmix --cam-sign -1",
+        "Mixup": "contrastive.py --mixing mixup",
+        "CutMix": "contrastive.py --mixing cutmix",
+    },
+}
+PROBED = {"halves": tuple(STUDIES["halves"]), "recipe": ("m-OvR",), "classes": tuple(STUDIES["classes"])}
+ORDERS = tuple(range(5))
 
 
 class Cell(NamedTuple):
@@ -198,32 +250,56 @@ def work(config: Config) -> int:
         return 1
     place = place_of(config)
     if any(place.rglob(MANIFEST)):
-        entries = shlex.quote(str(config.entries))
-        osrjax.report.leave_page(place, following=f"python experiments/leaderboard.py {entries}")
+        reads = "leaderboard.py" if config.study in ("methods", "mixing") else "claims.py"
+        osrjax.report.leave_page(place, following=f"python experiments/{reads} {shlex.quote(str(place.parent))}")
     return 0
 
 
 def place_of(config: Config) -> Path:
     """Where the entries of a protocol lie."""
-    whole = SETS[config.protocol].family is None  # all classes are known: no family splits them
-    return config.entries / (config.protocol if whole else f"{config.protocol}-{config.family}")
+    results, own = HERE / "results", config.study == "methods"
+    entries = config.entries or (results / "entries" if own else results / "studies" / config.study)
+    if SETS[config.protocol].family is None:  # all classes are known: no family splits them
+        return entries / config.protocol
+    return entries / f"{config.protocol}-{'orders' if config.study == 'classes' else config.family}"
+
+
+def recipe_of(config: Config, label: str, split: int) -> str:
+    """The script and the options of a training, but for where its images are and its seed."""
+    arm = STUDIES[config.study].get(label, f"train.py --method {label}")
+    script, _, arm = arm.partition(" ")
+    common = SETS[config.protocol].recipes[script]
+    if config.study != "methods":
+        common = common.replace(*SHORTER)
+    if config.study == "classes":
+        found = nested_split(split, int(label.removeprefix("K ")), classes_of(config))
+        known, unknown = (" ".join(map(str, classes)) for classes in (found.known, found.unknown))
+        arm += f" --known {known} --unknown {unknown}"
+    more = " ".join(f"--{text.replace('=', ' ', 1)}" for text in config.options)
+    return " ".join(f"{script} {common} {arm} {more}".split())
+
+
+def classes_of(config: Config) -> int:
+    """How many classes the data set of a protocol has."""
+    return NUM_CLASSES[split_dataset(SETS[config.protocol].lists[0])][0]
 
 
 def cells_of(config: Config) -> list[Cell]:
     """All cells of a protocol, seeds outermost, so that one that is stopped is balanced."""
     chosen, cells = SETS[config.protocol], []
-    if chosen.family is not None:
+    if config.study == "classes":
+        splits = config.splits or ORDERS
+    elif chosen.family is None:
+        splits = config.splits or (0,)
+    else:
         for split in config.splits:
             class_split(config.family, chosen.lists[0], split)  # refuses one that is not there
-    splits = config.splits or ((0,) if chosen.family is None else distinct_splits(config.family, chosen.lists[0]))
+        splits = config.splits or distinct_splits(config.family, chosen.lists[0])
     for seed in range(config.seeds):
         for split in splits:
-            for label in config.methods or METHODS:
+            for label in config.methods or STUDIES[config.study]:
                 name = f"{label}-{split}-{seed}".replace(" ", "_").replace(":", ".")
-                method = METHODS.get(label, f"train.py --method {label}")
-                script, _, arm = method.partition(" ")
-                more = " ".join(f"--{text.replace('=', ' ', 1)}" for text in config.options)
-                recipe = " ".join(f"{script} {chosen.recipes[script]} {arm} {more}".split())
+                recipe = recipe_of(config, label, split)
                 entries: tuple[str, ...] = ("",)
                 if chosen.family is None:
                     entries = tuple(f"{set_name(name)}*" for name in config.against)
@@ -242,16 +318,19 @@ def commands_of(config: Config, cell: Cell) -> list[list[str]]:
         first = config.against[0]
         known = [str(number) for number in range(10)]
         data += ["--known", *known, "--unknown-data", first]
-    else:
+    elif config.study != "classes":
         data += ["--family", config.family]
         if chosen.lists[0] == "cifar+10":
             data += ["--unknown-data", config.unknown_data or "cifar100"]
-    if cell.label in config.probe and cell.seed == config.probe_seed:
-        options += ["--probe-every", str(chosen.steps // 12), "--probe-images", "100"]
+    if cell.label in (config.probe or PROBED.get(config.study, ())) and cell.seed == config.probe_seed:
+        backwards = options[::-1]  # the last word counts
+        steps = int(backwards[backwards.index("--steps") - 1]) if "--steps" in options else chosen.steps
+        options += ["--probe-every", str(max(1, steps // 12)), "--probe-images", "100"]
     where = ["--split", str(cell.split), "--seed", str(cell.seed), "--resamples", "0", "--out", str(run)]
     cache = ["--compilation-cache", str(config.runs / "compilation_cache")]
     train = [str(HERE / script), *options, *data, *where, *cache]
     score = [str(HERE / "evaluate.py"), str(run), "--label", cell.label, "--resamples", "0", "--recipe", cell.recipe]
+    score += [] if config.study == "methods" else ["--study", config.study]
     if ":" in cell.label:
         score += ["--own-method", cell.label]
     if chosen.family is None:
@@ -262,7 +341,8 @@ def commands_of(config: Config, cell: Cell) -> list[list[str]]:
 
 def run_of(config: Config, cell: Cell) -> Path:
     """The run directory of a cell."""
-    return config.runs / cell.directory.parent.name / cell.directory.name
+    study = () if config.study == "methods" else (config.study,)
+    return config.runs.joinpath(*study, cell.directory.parent.name, cell.directory.name)
 
 
 def is_done(cell: Cell) -> bool:

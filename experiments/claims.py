@@ -2,13 +2,14 @@
 
     python experiments/claims.py experiments/results/entries                        all entries below a directory
     python experiments/claims.py experiments/results/entries --format markdown      the tables of results/claims.md
+    python experiments/claims.py experiments/results/entries experiments/results/studies    (f), (h) and (i) as well
 
 Entries are those of experiments/leaderboard.py; one that was trained with --probe-every holds a probe: Jacobian norms,
 profiles along lines, metrics and embeddings at fixed test images. Nothing is trained: claims (a) to (e) and (g) on
 every data set and family; what decides the norm of an image (its class, its distance from known images, lines between
 classes); norms as a detector of unknown images. Rule and gates are those of the library (osrjax/metrics/effects.py,
-osrjax/report/verdicts.py). The number of known classes (f) and the halves of the loss (i) need trainings of their own:
-experiments/jacobian.py.
+osrjax/report/verdicts.py). The number of known classes (f), the parts and values of the recipe (h) and the halves of
+the loss (i) need trainings of their own, the studies of experiments/benchmark.py; their rule: osrjax/report/studies.py.
 
 Written to OUT: claims.txt, .md, .csv and .json (every effect of every method), figures/ as PNG and SVG, by their number
 in the paper. A minute. Exit code 2: bad input, nothing written.
@@ -44,9 +45,10 @@ def decide(config: Config) -> int:
     """The whole job; returns the exit code."""
     report = osrjax.report
     entries = [osrjax.run.read_entry(place) for place in osrjax.run.find_entries(config.entries)]
-    tables = report.claim_tables(entries)
-    found = report.claims_texts(tables)
-    kept = ("label", "split", "seed", "recipe", "revision", "files")
+    studies, methods = report.study_tables(entries), [e for e in entries if not e.manifest.get("study")]
+    tables = report.claim_tables(methods) if methods or not studies else []
+    found = report.claims_texts(tables, studies)
+    kept = ("label", "study", "split", "seed", "recipe", "revision", "files")
     figures = {
         f"{table.name}-{name}": figure
         for table in (tables if config.draw else ())

@@ -34,6 +34,7 @@ import numpy as np
 import tyro
 
 from osrjax import analysis, metrics, report
+from osrjax.data.splits import nested_split
 from osrjax.fields import check_not_negative
 from osrjax.files import number_or_none, read_arrays, read_json, write_json, write_whole
 from osrjax.run.grid import REPEAT, check_finished, check_same_data, is_finished, run_cells
@@ -241,10 +242,9 @@ def options_of(table: Table, data: str | None) -> dict[Cell, list[str]]:
             for arm, options in table.arms.items():
                 lines[arm, group, seed] = f"{table.common} {options} {split} --seed {seed}"
         for order in range(table.orders):
-            # Nested, so that a larger K adds classes; the unknown ones never change.
-            classes = [str(c) for c in np.random.default_rng([20, order]).permutation(10)]
             for count in table.counts:
-                known, unknown = " ".join(classes[:count]), " ".join(classes[-2:])
+                split = nested_split(order, count)
+                known, unknown = (" ".join(map(str, classes)) for classes in (split.known, split.unknown))
                 lines[f"K{count}", f"order {order}", seed] = (
                     f"{table.known_common} --known {known} --unknown {unknown} --seed {seed}"
                 )

@@ -206,6 +206,7 @@ def known_classes_effects(
     accuracy: Float[np.ndarray, "orders seeds counts"],
     *,
     arm: str,
+    gate: float = ACCURACY,
 ) -> list[dict[str, Any]]:
     """Claim (f): JND after training against the number of known classes.
 
@@ -217,6 +218,7 @@ def known_classes_effects(
       accuracy: closed-set accuracy after training; the smallest of the means of the counts has to reach the
         threshold.
       arm: name of the loss.
+      gate: least mean accuracy that gives a verdict.
 
     Returns:
       Records of :func:`osrjax.metrics.effects.effect`: Spearman's rho, and the slope per class without a verdict.
@@ -225,12 +227,12 @@ def known_classes_effects(
     for position in np.ndindex(*jnd.shape[:2]):
         if np.isfinite(jnd[position]).all():
             rank[position] = rank_correlation(counts.astype(np.float64), jnd[position])
-            slope[position] = np.polyfit(counts, jnd[position], 1)[0]
+            slope[position] = np.polyfit(counts, jnd[position], 1)[0] if counts.size > 1 else np.nan
     finished = np.isfinite(accuracy.sum(axis=-1))  # a nan in the sum: one of the counts is missing
     parts = list(np.moveaxis(accuracy, -1, 0))
     return [
-        bounded_effect(rank, finished, parts, claim="f", name="Spearman of JND and K", arm=arm, expected=1),
-        effect(slope, finished, parts, claim="f", name="slope of JND per class", arm=arm, expected=0),
+        bounded_effect(rank, finished, parts, claim="f", name="Spearman of JND and K", arm=arm, expected=1, gate=gate),
+        effect(slope, finished, parts, claim="f", name="slope of JND per class", arm=arm, expected=0, gate=gate),
     ]
 
 
@@ -265,7 +267,7 @@ def loss_effects(m_ovr: Probes, softmax: Probes, *, gate: float = ACCURACY) -> l
     ]
 
 
-def half_effects(intra: Probes, inter: Probes, both: Probes) -> list[dict[str, Any]]:
+def half_effects(intra: Probes, inter: Probes, both: Probes, *, gate: float = ACCURACY) -> list[dict[str, Any]]:
     """Claim (i): what each half of the loss alone does to the norms.
 
     A half of the loss classifies nothing in particular, so the accuracy that a verdict needs is that of the
@@ -275,6 +277,7 @@ def half_effects(intra: Probes, inter: Probes, both: Probes) -> list[dict[str, A
       intra: probes of the runs with the labelled class's term alone.
       inter: with the other classes' terms alone.
       both: with both.
+      gate: least mean accuracy that gives a verdict.
 
     Returns:
       Records of :func:`osrjax.metrics.effects.effect`: log growth of both norms for each arm, of which the intra
@@ -295,6 +298,7 @@ def half_effects(intra: Probes, inter: Probes, both: Probes) -> list[dict[str, A
                     name=f"log growth of the {kind} norm",
                     arm=arm,
                     expected=sign if kind == decisive else 0,
+                    gate=gate,
                 )
             )
         selective = growths["unknown"] - growths["known"]
@@ -307,6 +311,7 @@ def half_effects(intra: Probes, inter: Probes, both: Probes) -> list[dict[str, A
                 name="log growth, unknown - known",
                 arm=arm,
                 expected=0,
+                gate=gate,
             )
         )
     return records

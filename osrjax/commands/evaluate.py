@@ -63,6 +63,8 @@ class Config(MovedConfig):
     """Of a file: of the training."""
     recipe: str | None = None
     """Kept in the manifest: how the network was trained."""
+    study: str | None = None
+    """Kept in the manifest: the study of benchmark.py that the training belongs to."""
     score: str | None = None
     """The score that is the method's own; default: the first."""
     reject_share: float = 0.1
@@ -146,6 +148,7 @@ def evaluate(config: Config) -> int:
         numbers = {name: found[name] for name in ("validation_accuracy", "davies_bouldin")}
         manifest = {**subject.manifest, **numbers, "score": first, "recipe": config.recipe}
         manifest["reject_share"] = config.reject_share
+        manifest |= {} if config.study is None else {"study": config.study}
         if subject.probe is not None:
             kept = osrjax.files.read_arrays(subject.probe, osrjax.run.REPEAT, finite=False)
             halves = {name: rows.astype(np.float16) for name, rows in kept.items() if name.startswith("embedding_")}

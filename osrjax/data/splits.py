@@ -31,6 +31,7 @@ __all__ = [
     "custom_split",
     "distinct_splits",
     "has_lists",
+    "nested_split",
     "openness",
     "random_split",
     "split_dataset",
@@ -262,6 +263,32 @@ def random_split(
 
 def _nearest(sizes: Sequence[tuple[int, int]], target: float) -> tuple[int, int]:
     return min(sizes, key=lambda size: abs(openness(*size) - target))
+
+
+def nested_split(order: int, num_known: int, num_classes: int = 10) -> ClassSplit:
+    """The first classes of a class order known, its last two unknown: more known classes, the same unknown ones.
+
+    Args:
+      order: number of the class order, a permutation of all classes.
+      num_known: number of known classes, 1 to num_classes - 2.
+      num_classes: number of classes of the data set.
+
+    Returns:
+      The split, of family "custom"; its index is the order.
+
+    Raises:
+      ValueError: a negative order, or a number of known classes that is out of range.
+
+    Example:
+      >>> nested_split(0, 2).known, nested_split(0, 4).known, nested_split(0, 4).unknown
+      ((8, 7), (8, 7, 4, 0), (1, 5))
+    """
+    if order < 0:
+        raise ValueError(f"order={order!r} is negative: number class orders from 0")
+    if not 1 <= num_known <= num_classes - 2:
+        raise ValueError(f"num_known={num_known!r} is out of range: use 1 to {num_classes - 2}")
+    classes = [int(i) for i in np.random.default_rng([20, order]).permutation(num_classes)]
+    return ClassSplit("custom", "any", order, tuple(classes[:num_known]), tuple(classes[-2:]))
 
 
 def custom_split(

@@ -98,6 +98,12 @@ from .sheets import (
     comparison_sheet as comparison_sheet,
     score_sheets as score_sheets,
 )
+from .studies import (
+    STUDY_GATE as STUDY_GATE,
+    STUDY_TEXTS as STUDY_TEXTS,
+    StudyTable as StudyTable,
+    study_tables as study_tables,
+)
 from .sweep import (
     arms_figure as arms_figure,
     arms_table as arms_table,

@@ -8,8 +8,9 @@ from osrjax.files import number_or_none
 from osrjax.report.claims import BASELINE, CLAIM_FIGURES, CLAIM_TEXTS, DIFFERENCE, METHOD, ClaimTable
 from osrjax.report.effects import effect_rows, interval_cell, what_would_change
 from osrjax.report.markup import csv_text, markdown_table, markdown_text
+from osrjax.report.studies import STUDY_GATE, STUDY_TEXTS, StudyTable
 from osrjax.report.tables import JND, results_table
-from osrjax.report.verdicts import gate_of
+from osrjax.report.verdicts import POINT, gate_of
 
 __all__ = ["ClaimPages", "claims_texts"]
 
@@ -19,6 +20,12 @@ RULE = (
     f" with an expected sign do and fails if one does, as {METHOD} has it. No verdict below the accuracy of the"
     " leaderboard. AUROC of (g): corrected by Holm for all methods of the leaderboard's table. "
     f"{JND}."
+)
+STUDY_RULE = (
+    f"Studies: trainings of their own, verdicts from an accuracy of {STUDY_GATE} on: for (f) of every K, seeds averaged"
+    " within a class order; for (i) of the arm with both halves; for (h) of both arms, of m-OvR alone where the claim"
+    " says that the other value harms. AUROC of (h): corrected by Holm for all arms. Flat: the interval lies within"
+    f" {POINT} of 0, both effects hold."
 )
 NOTES = {
     "i1": "Mean and interval are the jackknife's over splits.",
@@ -46,11 +53,12 @@ class ClaimPages(NamedTuple):
     numbers: dict[str, Any]
 
 
-def claims_texts(tables: Sequence[ClaimTable]) -> ClaimPages:
+def claims_texts(tables: Sequence[ClaimTable], studies: Sequence[StudyTable] = ()) -> ClaimPages:
     """Writes claims out.
 
     Args:
-      tables: from :func:`osrjax.report.claim_tables`, one or more.
+      tables: from :func:`osrjax.report.claim_tables`, one or more; none with studies alone.
+      studies: from :func:`osrjax.report.study_tables`.
 
     Returns:
       The pages.
@@ -61,15 +69,24 @@ def claims_texts(tables: Sequence[ClaimTable]) -> ClaimPages:
         for letter, text in CLAIM_TEXTS.items()
     ]
     lines = [{"table": found.name, **_flat(record)} for found in tables for record in found.effects]
-    text = ["\n".join([_wrapped(RULE), *map(_wrapped, heads)]), results_table(verdicts)]
-    marked = [_marked(RULE), "\n".join(_marked(f"- {head}") for head in heads), markdown_table(verdicts)]
-    for letter in CLAIM_TEXTS:
+    lines += [
+        {"table": f"{found.study}, {found.name}", **_flat(record)} for found in studies for record in found.effects
+    ]
+    text, marked = [], []
+    if tables:
+        text = ["\n".join([_wrapped(RULE), *map(_wrapped, heads)]), results_table(verdicts)]
+        marked = [_marked(RULE), "\n".join(_marked(f"- {head}") for head in heads), markdown_table(verdicts)]
+    for letter in CLAIM_TEXTS if tables else ():
         title, drawn = f"({letter}) {CLAIM_TEXTS[letter]}", _figures_of(letter)
         notes = " ".join(filter(None, (NOTES.get(letter), _least_squares(tables) if letter == "i1" else "")))
         rows = [part for part in (_detector_rows(tables) if letter == "n" else [], _section(tables, letter)) if part]
         text.append("\n".join(filter(None, (f"{title}; figures: {drawn}", *map(results_table, rows), _wrapped(notes)))))
         parts = (f"## {markdown_text(title)}", f"Figures: {drawn}.", *map(markdown_table, rows), _marked(notes))
         marked.append("\n\n".join(filter(None, parts)))
+    if studies:
+        rows, effects = _study_rows(studies)
+        text += [_wrapped(STUDY_RULE), results_table(rows), results_table(effects)]
+        marked += ["## Studies", _marked(STUDY_RULE), markdown_table(rows), markdown_table(effects)]
     return ClaimPages(
         text="\n\n".join(text),
         markdown="\n\n".join(marked) + "\n",
@@ -88,6 +105,7 @@ def claims_texts(tables: Sequence[ClaimTable]) -> ClaimPages:
                 }
                 for found in tables
             ],
+            "studies": [{**found._asdict(), "accuracy_threshold": STUDY_GATE} for found in studies],
         },
     )
 
@@ -101,12 +119,32 @@ def _section(tables: Sequence[ClaimTable], letter: str) -> list[dict[str, object
         decisive = {record["effect"] for record in own if record["expected"]}
         full, brief = ((), found.probes) if letter == "n" else ((METHOD, DIFFERENCE), (BASELINE,))
         shown = [r for r in own if r["arm"] in full or (r["arm"] in brief and r["effect"] in decisive)]
-        for record, row in zip(shown, effect_rows(shown), strict=True):
+        for row in _changeable(found.name, shown, gate=gate, unit=unit):
             del row["claim"]
-            rows.append(
-                {"data": found.name, **row, "what would change it": what_would_change(record, gate=gate, unit=unit)}
-            )
+            rows.append(row)
     return rows or [{"data": ", ".join(found.name for found in tables), "verdict": "no run"}]
+
+
+def _study_rows(studies: Sequence[StudyTable]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """The verdicts of studies, and every effect of theirs."""
+    verdicts: list[dict[str, object]] = [
+        {"claim": letter, "text": STUDY_TEXTS[letter], "data": found.name, "verdict": verdict}
+        for found in studies
+        for letter, verdict in found.verdicts.items()
+    ]
+    effects = [
+        row for found in studies for row in _changeable(found.name, found.effects, gate=STUDY_GATE, unit=found.unit)
+    ]
+    return verdicts, effects
+
+
+def _changeable(name: str, records: Sequence[Mapping[str, Any]], *, gate: float, unit: str) -> list[dict[str, object]]:
+    """Effects as rows that say of which data they are and what would change their verdicts."""
+    records = sorted(records, key=lambda record: record["claim"])
+    return [
+        {"data": name, **row, "what would change it": what_would_change(record, gate=gate, unit=unit)}
+        for record, row in zip(records, effect_rows(records), strict=True)
+    ]
 
 
 def _detector_rows(tables: Sequence[ClaimTable]) -> list[dict[str, object]]:

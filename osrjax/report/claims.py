@@ -5,7 +5,7 @@ leaderboard. Claims (a) to (e) and (g) are those of :data:`osrjax.analysis.CLAIM
 :data:`osrjax.analysis.MECHANISM`. m-OvR decides, and (g) against softmax; every other method is reported.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from osrjax.analysis.claims import CLAIMS, Probes, class_adjusted_norms, dynamics_effects, loss_effects
 from osrjax.analysis.mechanism import MECHANISM, detector_effects, mechanism_effects
-from osrjax.metrics.effects import NO_ACCURACY, claim_verdict, effect
+from osrjax.metrics.effects import claim_verdict, effect
 from osrjax.metrics.intervals import SIGNED
 from osrjax.report.leaderboard import ResultTable, entry_tables
 from osrjax.report.mechanism_figures import detectors_figure, distance_figure, lines_figure, roles_figure
@@ -33,7 +33,6 @@ __all__ = ["CLAIM_FIGURES", "CLAIM_TEXTS", "ClaimTable", "claim_figures", "claim
 METHOD, BASELINE = "m-OvR", "softmax"
 DIFFERENCE = f"{METHOD} - {BASELINE}"
 CLAIM_TEXTS = {letter: CLAIMS[letter] for letter in "abcdeg"} | MECHANISM
-_OF_COMPARISON = {"above": "holds", "below": "fails", NO_ACCURACY: NO_ACCURACY}
 
 
 class ClaimTable(NamedTuple):
@@ -83,16 +82,10 @@ def claim_tables(entries: Iterable[Entry]) -> list[ClaimTable]:
     """
     entries, found = list(entries), []
     for table in entry_tables(entries):
-        there = {
-            (str(m["label"]), (int(m["split"]), int(m["seed"]))): (probe, m)
-            for entry in entries
-            if tuple((m := entry.manifest)[name] for name in ("dataset", "family", "unknown")) == table[:3]
-            and (probe := entry_probe(entry)) is not None
-        }
+        there = probes_of(table, entries)
         labels = dict.fromkeys((METHOD, BASELINE, *sorted({label for label, _ in there})))
         rows = {
-            label: [[there[label, run][0] if (label, run) in there else None for run in runs] for runs in table.samples]
-            for label in labels
+            label: [[there.get((label, run), (None,))[0] for run in runs] for runs in table.samples] for label in labels
         }
         probes = {label: runs for label, runs in rows.items() if any(probe for row in runs for probe in row)}
         if not probes:
@@ -129,35 +122,63 @@ def _effects(table: ResultTable, probes: Mapping[str, Probes]) -> list[dict[str,
         jnd, _ = loss_effects(
             probes[METHOD], probes[BASELINE], gate=gate
         )  # AUROC is that of all runs, not of probed ones
-        records += [jnd, *_compared_auroc(table, gate)]
+        records += [jnd, *compared_auroc(table, {BASELINE: 1}, claim="g", gate=gate)]
     return sorted(records, key=lambda record: list(CLAIM_TEXTS).index(record["claim"]))
 
 
-def _compared_auroc(table: ResultTable, gate: float) -> list[dict[str, Any]]:
-    """The leaderboard's comparison as an effect: its verdict is corrected by Holm for all methods of the table."""
+def probes_of(
+    table: ResultTable, entries: Sequence[Entry]
+) -> dict[tuple[str, tuple[int, int]], tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """Probes and manifests of a table's entries, by label and run; those without probe are left out."""
+    return {
+        (str(m["label"]), (int(m["split"]), int(m["seed"]))): (probe, m)
+        for entry in entries
+        if tuple((m := entry.manifest)[name] for name in ("dataset", "family", "unknown")) == table[:3]
+        and (probe := entry_probe(entry)) is not None
+    }
+
+
+def compared_auroc(
+    table: ResultTable, expected: Mapping[str, int], *, claim: str, gate: float, harmful: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """The leaderboard's comparisons of m-OvR as effects, corrected by Holm for all methods of the table.
+
+    Args:
+      table: of the leaderboard.
+      expected: by label of the other method, the sign of m-OvR's difference to it.
+      claim: its letter.
+      gate: the mean accuracy that a verdict asks of both.
+      harmful: labels of which the claim says that they classify worse: m-OvR's accuracy alone is asked for.
+
+    Returns:
+      Records of :func:`osrjax.metrics.effect`, with the corrected p value and the strictest level; an interval that
+      excludes 0 decides only where that p value is below the level.
+    """
     pairs = [pair for pair in paired_verdicts(table, METHOD) if pair.own]
     records = []
     for pair in pairs:
-        if pair.other != BASELINE:
+        if pair.other not in expected:
             continue
         values = [
             {metric: table.values(label, score, metric) for metric in ("auroc", "closed_set_accuracy")}
-            for label, score in zip((METHOD, BASELINE), pair.scores, strict=True)
+            for label, score in zip((METHOD, pair.other), pair.scores, strict=True)
         ]
         difference = values[0]["auroc"] - values[1]["auroc"]
+        asked = values[:1] if pair.other in harmful else values
         record = effect(
             difference,
             ~np.isnan(difference),
-            [np.where(np.isnan(difference), np.nan, part["closed_set_accuracy"]) for part in values],
-            claim="g",
+            [np.where(np.isnan(difference), np.nan, part["closed_set_accuracy"]) for part in asked],
+            claim=claim,
             name="AUROC of all test images, corrected by Holm",
-            arm=DIFFERENCE,
-            expected=1,
+            arm=f"{METHOD} - {pair.other}",
+            expected=expected[pair.other],
             bounds=SIGNED,
             gate=gate,
         )
-        verdict = _OF_COMPARISON.get(pair.verdict, "undecided")
-        records.append(record | {"verdict": verdict, "p_holm": pair.corrected, "level": LEVEL / len(pairs)})
+        if record["verdict"] in ("holds", "fails") and not pair.corrected < LEVEL:
+            record["verdict"] = "undecided"
+        records.append(record | {"p_holm": pair.corrected, "level": LEVEL / len(pairs)})
     return records
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from osrjax.analysis.probe import PROBE_METRICS
 from osrjax.data import OpenSetData, content_of
 from osrjax.data.splits import FAMILIES, class_split
+from osrjax.data.table import set_name
 from osrjax.evaluation import OrderedImages, metrics_of_order
 from osrjax.fields import check_type
 from osrjax.files import FileError, file_sha256, read_arrays, read_json, write_arrays, write_json
@@ -95,7 +96,6 @@ def manifest_of_run(run: FinishedRun, data: OpenSetData | None, *, label: str, u
       Plain values by name, without ``score`` and ``files``.
     """
     stored, starts = run.provenance, run.provenance.get("starts") or [{}]
-    split = dataclasses.asdict(run.split)
     content = {name: stored.get(name) for name in ("sources", "images", "sha256", "unknown_names")}
     if data is not None:
         content = {name: value for name, value in content_of(data, run.split).items() if name in content}
@@ -107,9 +107,10 @@ def manifest_of_run(run: FinishedRun, data: OpenSetData | None, *, label: str, u
     return {
         "label": label,
         "method": run.method.options.method,
-        "dataset": split["dataset"],
-        "family": split["family"],
-        "split": split["index"],
+        # Those of the run: Fashion-MNIST, say, is listed as mnist, and lists of one's own name no data set.
+        "dataset": run.config.get("dataset") or set_name(run.config["data"]),
+        "family": run.split.family,
+        "split": run.number("split"),
         "seed": run.number("seed"),
         "known_names": stored["known_names"],
         "unknown": unknown,
@@ -173,6 +174,8 @@ def read_entry(directory: Path) -> Entry:
             check_type(name, manifest[name], kind)
         except ValueError as error:
             raise FileError(f"{where} has {str(error).partition(':')[0]}: {_AGAIN}") from error
+    if not isinstance(manifest.get("study"), str | None):
+        raise FileError(f"{where} has study={manifest['study']!r}, which is no name: {_AGAIN}")
     for name in ("known_names", "unknown_names"):
         if not all(isinstance(word, str) for word in manifest[name]):
             raise FileError(f"{where} has {name} that are no text: {_AGAIN}")

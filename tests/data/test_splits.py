@@ -187,6 +187,8 @@ def test_tiny_imagenet_order_hashes_the_wnids_alone(monkeypatch):
             r"unknown classes \[12\].*ids 0 to 9",
         ),
         (lambda: splits.random_split(10, seed=0), "give at least one"),
+        (lambda: splits.nested_split(-1, 2), "order=-1 is negative"),
+        (lambda: splits.nested_split(0, 9), "num_known=9.*1 to 8"),
         (lambda: splits.random_split(10, num_known=10, seed=0), "num_known=10.*1 to 9"),
         (lambda: splits.random_split(10, openness=1.0, seed=0), "openness=1.0"),
         (lambda: splits.openness(0, 1), "known=0"),

@@ -14,9 +14,11 @@ import pytest
 from conftest import load_script
 from sklearn.metrics import roc_auc_score
 
+from osrjax.data.splits import nested_split
 from osrjax.models.backbones import NETWORKS, SmallCNN
-from osrjax.run.entries import find_entries, read_entry
+from osrjax.run.entries import entry_probe, find_entries, read_entry
 from osrjax.run.history import training_seconds
+from osrjax.run.parsing import parse
 
 METHODS = Path(__file__).parents[1] / "methods"
 OWN_SCORE = """
@@ -52,7 +54,7 @@ def entry(run):
 
 def test_a_strangers_method_and_score_become_an_entry_like_any_other(run, entry):
     found = read_entry(entry)
-    assert (found.manifest["label"], found.manifest["dataset"], found.manifest["score"]) == ("focal", "mnist", "focal")
+    assert (found.manifest["label"], found.manifest["dataset"], found.manifest["score"]) == ("focal", "digits", "focal")
     assert {"focal", "own_length:length", "knn_sum", "vim", "react", "energy"} <= set(found.results)
     stored = json.loads((entry / "results.json").read_text())["scores"]
     for name, metrics in stored.items():
@@ -141,6 +143,7 @@ BAD = {
     "names a file '../x'": {"files": {"scores.npz": 0, "../x": "0"}},
     "scores.npz is not the file whose checksum": {"files": {"scores.npz": "0"}},
     "has score='none', scores.npz only": {"score": "none"},
+    "has study=[1], which is no name": {"study": [1]},
 }
 
 
@@ -277,6 +280,11 @@ PROTOCOLS = {
     "options='--epochs' is no NAME=VALUE": ["mnist", "--options=--epochs"],
     "probe_seed=1 is none of 1 seeds": ["mnist", "--probe", "softmax", "--probe-seed", "1"],
     "only=0 starts nothing": ["mnist", "--only", "0"],
+    "methods='OvR' does not exist: choose from m-OvR, intra half": ["mnist", "--study", "halves", "--methods", "OvR"],
+    "methods='a:b' does not exist": ["mnist", "--study", "recipe", "--methods", "a:b"],
+    "study='halves' with protocol='cifar+N' has one set": ["cifar+N", "--study", "halves"],
+    "family='cac' does nothing with study='classes'": ["mnist", "--study", "classes", "--family", "cac"],
+    "order=-1 is negative": ["mnist", "--study", "classes", "--splits=-1"],
 }
 
 
@@ -304,3 +312,62 @@ def test_the_commands_of_a_cell_say_where_its_images_are(tmp_path, capsys):
     ]
     assert foreign[1][foreign[1].index("--against") + 1 :][:2] == ["npz:a.npz", "npz:b.npz"]
     assert sys.executable not in foreign[0]
+
+
+@pytest.mark.parametrize(("study", "arms"), [("halves", 6), ("recipe", 16), ("classes", 4), ("mixing", 6)])
+def test_the_cells_of_a_study_are_shorter_and_take_their_options(study, arms, tmp_path, capsys):
+    benchmark = load_script("benchmark")
+    scripts = {name: load_script(name) for name in ("train", "contrastive")}
+    assert benchmark.main(["fashion_mnist", "--study", study, "--dry", "--seeds", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == arms * 5 * 2
+    place = Path(benchmark.__file__).parent / "results" / "studies" / study
+    family = "orders" if study == "classes" else "neal"
+    assert all(f" {place}/fashion_mnist-{family}/" in line for line in lines)
+    found = {tuple(line.split(": ", 1)[1].split()) for line in lines}
+    for script, *options in found:
+        name = script.removesuffix(".py")
+        config = parse(scripts[name].Config, options, presets=scripts[name].PRESETS)
+        assert config.steps == (700 if study == "mixing" else 500)
+    assert len(found) == (arms * 5 if study == "classes" else arms)  # the class lists are part of the recipe
+
+
+def test_a_cell_of_a_study_in_miniature(tmp_path, rng, capsys):
+    """Through train.py and evaluate.py to the claims, which lack the other numbers of classes."""
+    benchmark = load_script("benchmark")
+
+    def run_here(cells, **_):
+        for words in (words for commands in cells.values() for words in commands):
+            assert load_script(Path(words[0]).stem).main(words[1:]) == 0
+        return []
+
+    sets = {"train": 200, "test": 600}  # 100 known and 100 unknown images are probed
+    pixels = {f"{part}_images": rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8) for part, n in sets.items()}
+    labels = {f"{part}_labels": np.arange(n) % 10 for part, n in sets.items()}
+    np.savez(tmp_path / "noise.npz", **pixels, **labels)
+    where = [
+        "--data",
+        f"npz:{tmp_path}/noise.npz",
+        "--entries",
+        str(tmp_path / "entries"),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    cell = ["--study", "classes", "--methods", "K 4", "--splits", "2", "--options", "steps=1", "batch_size=32"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "small_cnn", partial(SmallCNN, width=4, features=16))
+        patch.setattr("osrjax.run.grid.run_commands", run_here)
+        assert benchmark.main(["mnist", *cell, *where, "--workers", "1"]) == 0
+    assert f"next: python experiments/claims.py {tmp_path / 'entries'}" in capsys.readouterr().out
+    (place,) = find_entries([tmp_path / "entries"])
+    assert place == tmp_path / "entries" / "mnist-orders" / "K_4-2-0"
+    split, manifest = nested_split(2, 4), read_entry(place).manifest
+    assert (manifest["study"], manifest["dataset"], manifest["family"], manifest["split"]) == (
+        *("classes", "mnist"),
+        *("custom", 2),
+    )
+    assert manifest["known_names"] == [str(k) for k in split.known]
+    assert entry_probe(read_entry(place))["steps"].tolist() == [0, 1]
+    assert load_script("claims").main([str(tmp_path / "entries"), "--out", str(tmp_path / "out")]) == 0
+    (study,) = json.loads((tmp_path / "out" / "claims.json").read_text())["studies"]
+    assert study["verdicts"] == {"f": "undefined"}  # of one number of classes

@@ -1,0 +1,168 @@
+"""The claims that need trainings of their own, on the entries of studies (experiments/benchmark.py --study).
+
+The rule, fixed before any run. Claims (f) and (i) are effects of probes as in :mod:`osrjax.analysis.claims`; for (f) a
+class order takes the place of a split. Claim (h) compares the AUROC of m-OvR with that of every other arm, corrected by
+Holm over all of them. The accuracy asked for is :data:`STUDY_GATE`: for (f) of every K, for (i) of the arm with both
+halves, for (h) of both arms, but of m-OvR alone where the claim says that the other value harms. "Flat" asks that the
+interval of the difference lies within one point of AUROC, uncorrected, and fails where it lies outside.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from osrjax.analysis.claims import CLAIMS, half_effects, known_classes_effects
+from osrjax.metrics.effects import claim_verdict, effect
+from osrjax.metrics.intervals import SIGNED
+from osrjax.report.claims import METHOD, compared_auroc, probes_of
+from osrjax.report.leaderboard import ResultTable, entry_tables
+from osrjax.report.verdicts import POINT
+from osrjax.run.entries import Entry, entry_probe
+
+__all__ = ["STUDY_GATE", "STUDY_TEXTS", "StudyTable", "study_tables"]
+
+STUDY_GATE = 0.9  # of all data sets: trainings of studies may be shorter than those of the leaderboard
+STUDY_TEXTS = {
+    "f": CLAIMS["f"],
+    "h": "each of A, W, S, N helps; a large margin, weight decay or lambda_self hurts; T is large enough, then flat",
+    "i": CLAIMS["i"],
+    "i0": f"at margin 0: {CLAIMS['i']}",
+}
+# By arm, the sign of m-OvR's difference to it that (h) asks for; the recipe's own values are those of m-OvR.
+PARTS = {"without A": 1, "without W": 1, "with S": -1, "without N": 1}
+HARMFUL = {"T 2": 1, "margin 1": 1, "weight decay 0.1": 1, "lambda_self 1": 1}
+FLAT = ("T 32", "T 64")
+REPORTED = ("softmax", "T 8", "margin 0", "margin 0.25", "weight decay 0.01")
+
+
+class StudyTable(NamedTuple):
+    """The claims of one study on one data set.
+
+    Attributes:
+      study: its name.
+      name: of the data set and the family of splits.
+      unit: what n counts.
+      effects: records of :func:`osrjax.metrics.effect`.
+      verdicts: by claim.
+    """
+
+    study: str
+    name: str
+    unit: str
+    effects: Sequence[Mapping[str, Any]]
+    verdicts: Mapping[str, str]
+
+
+def study_tables(entries: Iterable[Entry]) -> list[StudyTable]:
+    """Decides claims (f), (h) and (i).
+
+    Args:
+      entries: that were read; those of no such study are left out.
+
+    Returns:
+      One for each study and data set, in the order of their names.
+
+    Raises:
+      ValueError: entries that contradict each other, or a damaged probe.
+    """
+    found: list[StudyTable] = []
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.manifest.get("study") or "", entry.manifest["dataset"]), []).append(entry)
+    for (study, dataset), members in sorted(groups.items()):
+        if study == "classes":
+            found.append(_decided(study, f"{dataset}-orders", "class order", _classes(members), "f"))
+        elif study in ("halves", "recipe"):
+            for table in entry_tables(members):
+                name = "-".join(dict.fromkeys((dataset, table.family, table.unknown)))
+                effects = _recipe(table) if study == "recipe" else _halves(table, members)
+                found.append(_decided(study, name, table.unit, effects, *("h" if study == "recipe" else ("i", "i0"))))
+    return found
+
+
+def _decided(study: str, name: str, unit: str, effects: Sequence[Mapping[str, Any]], *claims: str) -> StudyTable:
+    of_claims = {letter: [record for record in effects if record["claim"] == letter] for letter in claims}
+    verdicts = {letter: claim_verdict(records) for letter, records in of_claims.items()}
+    return StudyTable(study, name, unit, effects, verdicts)
+
+
+def _classes(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Claim (f): of every class order and seed, JND after training for each number of known classes."""
+    last: dict[tuple[int, int, int], tuple[float, float]] = {}
+    where: dict[tuple[int, int, int], Entry] = {}
+    for entry in entries:
+        manifest, probe = entry.manifest, entry_probe(entry)
+        position = (int(manifest["split"]), int(manifest["seed"]), len(manifest["known_names"]))
+        for other in (where[key] for key in where if key[0] == position[0]):
+            names = sorted((set(e.manifest["known_names"]) for e in (entry, other)), key=len)
+            if not names[0] <= names[1] or set(manifest["unknown_names"]) != set(other.manifest["unknown_names"]):
+                raise ValueError(
+                    f"classes, order {position[0]}: {other.directory} and {entry.directory} are of two class orders:"
+                    " leave one out"
+                )
+        if position in where:
+            raise ValueError(
+                f"classes, order {position[0]}, seed {position[1]}, K {position[2]} is in {where[position].directory}"
+                f" and in {entry.directory}: leave one out"
+            )
+        where[position] = entry
+        if probe is not None:
+            last[position] = float(probe["jnd"][-1]), float(probe["accuracy"][-1])
+    orders, seeds, counts = (sorted({key[axis] for key in where}) for axis in range(3))
+    jnd, accuracy = (
+        np.array([[[last.get((i, j, k), (np.nan, np.nan))[axis] for k in counts] for j in seeds] for i in orders])
+        for axis in range(2)
+    )
+    return known_classes_effects(np.array(counts), jnd, accuracy, arm=METHOD, gate=STUDY_GATE)
+
+
+def _halves(table: ResultTable, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Claim (i), with the margin and without."""
+    there, records = probes_of(table, entries), []
+    for claim, end in (("i", ""), ("i0", " margin 0")):
+        arms = [
+            [[there.get((label + end, run), (None,))[0] for run in runs] for runs in table.samples]
+            for label in ("intra half", "inter half", METHOD)
+        ]
+        records += [record | {"claim": claim} for record in half_effects(*arms, gate=STUDY_GATE)]
+    return records
+
+
+def _recipe(table: ResultTable) -> list[dict[str, Any]]:
+    """Claim (h): the parts, the values that harm, and T from the recipe's on."""
+    expected = {**PARTS, **HARMFUL, **dict.fromkeys((*FLAT, *REPORTED), 0)}
+    compared = compared_auroc(table, expected, claim="h", gate=STUDY_GATE, harmful=HARMFUL)
+    records = {record["arm"].removeprefix(f"{METHOD} - "): record for record in compared}
+    missing = np.full((len(table.samples), 1), np.nan)
+    none = [
+        effect(missing, missing == 0, [], claim="h", name="AUROC", arm=f"{METHOD} - {arm}", expected=1)
+        for arm in (*PARTS, *HARMFUL, *FLAT)
+        if arm not in records
+    ]
+    return [*compared, *(part for arm in FLAT if arm in records for part in _flat(table, arm)), *none]
+
+
+def _flat(table: ResultTable, arm: str) -> list[dict[str, Any]]:
+    """Two effects that both hold where the interval of the difference lies within one point of 0."""
+    own = table.own_scores
+    auroc, accuracy = (
+        [table.values(label, own[label], metric) for label in (METHOD, arm)]
+        for metric in ("auroc", "closed_set_accuracy")
+    )
+    difference = auroc[0] - auroc[1]
+    accuracies = [np.where(np.isnan(difference), np.nan, part) for part in accuracy]
+    return [
+        effect(
+            POINT + sign * difference,
+            ~np.isnan(difference),
+            accuracies,
+            claim="h",
+            name=f"{POINT} {'+' if sign > 0 else '-'} difference of AUROC",
+            arm=f"{METHOD} - {arm}",
+            expected=1,
+            bounds=SIGNED,
+            gate=STUDY_GATE,
+        )
+        for sign in (1, -1)
+    ]
