@@ -30,7 +30,7 @@ class Config(MovedConfig):
 
     def check(self) -> None:
         """Refuses a command that asks for nothing."""
-        check_directories(self, "runs", "that of a finished run")
+        check_directories(self, "runs", "the directory of a finished run")
 
 
 def main(arguments: list[str] | None = None, *, script: str = "report.py") -> int:

@@ -112,7 +112,7 @@ class EntriesConfig:
 
     def check(self) -> None:
         """Refuses a command without entries."""
-        check_directories(self, "entries", "one with entries, at any depth")
+        check_directories(self, "entries", "a directory with entries, at any depth")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
