@@ -340,7 +340,7 @@ def test_a_folder_with_val_alone_is_tested_on_it(pair):
 
 def test_a_pipe_among_the_images_is_refused(pair):
     os.mkfifo(pair / "train" / "a" / "2.png")
-    with pytest.raises(ValueError, match=r"2\.png: .*no regular file: remove it"):
+    with pytest.raises(ValueError, match=r"2\.png: .*no regular file; replace, convert or remove it"):
         open_source(f"folder:{pair}")
 
 
