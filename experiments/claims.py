@@ -49,11 +49,9 @@ def decide(config: Config) -> int:
     tables = report.claim_tables(methods) if methods or not studies else []
     found = report.claims_texts(tables, studies)
     kept = ("label", "study", "split", "seed", "recipe", "revision", "files")
-    figures = {
-        f"{table.name}-{name}": figure
-        for table in (tables if config.draw else ())
-        for name, figure in report.claim_figures(table).items()
-    }
+    drawn = [(table.name, report.claim_figures(table)) for table in (tables if config.draw else ())]
+    drawn += [(study.name, report.study_figures(study)) for study in (studies if config.draw else ())]
+    figures = {f"{table}-{name}": figure for table, of_table in drawn for name, figure in of_table.items()}
     sources = [
         {"directory": str(entry.directory), **{name: entry.manifest.get(name) for name in kept}} for entry in entries
     ]
