@@ -12,7 +12,7 @@ osrjax/report/verdicts.py). The number of known classes (f), the parts and value
 the loss (i) need trainings of their own, the studies of experiments/benchmark.py; their rule: osrjax/report/studies.py.
 
 Written to OUT: claims.txt, .md, .csv and .json (every effect of every method), figures/ as PNG and SVG, by their number
-in the paper. 12 s. Exit code 2: bad input, nothing written.
+in the paper where they have one. 12 s. Exit code 2: bad input, nothing written.
 """
 
 import dataclasses

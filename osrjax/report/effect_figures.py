@@ -1,5 +1,6 @@
 """Effects of claims in a figure, a row for each arm: means, intervals, and the side on which the claim wants them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,6 +69,8 @@ def effects_figure(
             axes.plot(record["mean"], y, marker=marker, color=colour, markersize=5)
             if wanted is not None:
                 shaded.append((wanted, y))
+    axes.update_datalim([(end, y) for wanted, y in shaded for end in wanted if math.isfinite(end)])
+    axes.autoscale_view(scaley=False)
     axes.axvline(origin, color="0.6", linewidth=1)
     axes.set_yticks(range(len(rows)), [arm.replace("$", r"\$") for arm in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -53,7 +53,7 @@ def recipe_figure(effects: Sequence[Mapping[str, Any]], *, unit: str = "split", 
             wanted = (-POINT, POINT) if flat else _side(record)
             rows[arm] = [Point(record, verdict, wanted)]
     label = f"AUROC of {METHOD} less that of the arm,\n{_over(rows, unit)}"
-    return effects_figure(rows, _VERDICTS, origin=0, label=label, title=title, linear=POINT) if rows else None
+    return effects_figure(rows, _VERDICTS, origin=0.0, label=label, title=title, linear=POINT) if rows else None
 
 
 def growth_figure(effects: Sequence[Mapping[str, Any]], *, unit: str = "split", title: str = "") -> Figure | None:
@@ -78,7 +78,7 @@ def growth_figure(effects: Sequence[Mapping[str, Any]], *, unit: str = "split", 
         for (kind, (colour, _)), marker in zip(KINDS.items(), "ox", strict=True)
     }
     label = f"log of the mean norm after over before training,\n{_over(rows, unit)}"
-    return effects_figure(rows, looks, origin=0, label=label, title=title) if rows else None
+    return effects_figure(rows, looks, origin=0.0, label=label, title=title) if rows else None
 
 
 def _over(rows: Mapping[str, Sequence[Point]], unit: str) -> str:
@@ -87,7 +87,7 @@ def _over(rows: Mapping[str, Sequence[Point]], unit: str) -> str:
 
 
 def _side(record: Mapping[str, Any]) -> tuple[float, float] | None:
-    return {1: (0, np.inf), -1: (-np.inf, 0), 0: None}[record["expected"]]
+    return {1: (0.0, np.inf), -1: (-np.inf, 0.0), 0: None}[record["expected"]]
 
 
 def _known_classes(found: StudyTable) -> Figure | None:

@@ -93,7 +93,7 @@ def test_a_metric_along_its_values_in_their_order_with_a_gap_where_no_run_is():
 def test_the_arms_along_each_value_differ_in_it_alone():
     grid = {f"{m} {t}": {"method": "x", "m": m, "t": t} for m in (0.5, 0.0, 1.0) for t in (8.0, 2.0)}
     grid["other"] = {"method": "y", "m": 0.25, "t": 8.0}
-    found = {arm: np.full((2, 1), index) for index, arm in enumerate(grid)}
+    found = {arm: np.full((2, 1), float(index)) for index, arm in enumerate(grid)}
     panels = sweep_report.response_panels(grid, found, fields={"m": "margin", "t": "T"})
     ((title, (values, metric)),) = panels.items()  # two values of T are too few
     assert (title, values) == ("margin (T 8)", [0.5, 0.0, 1.0])
