@@ -70,16 +70,16 @@ def effects_figure(
             if wanted is not None:
                 shaded.append((wanted, y))
     axes.update_datalim([(end, y) for wanted, y in shaded for end in wanted if math.isfinite(end)])
-    axes.autoscale_view(scaley=False)
     axes.axvline(origin, color="0.6", linewidth=1)
     axes.set_yticks(range(len(rows)), [arm.replace("$", r"\$") for arm in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    if largest is not None:
-        axes.set_xlim(right=largest)
     if linear is not None and max(map(abs, axes.dataLim.intervalx)) > 10 * linear:
         axes.set_xscale("symlog", linthresh=linear)
         axes.xaxis.set_major_formatter("{x:g}")
         label += f" (logarithmic beyond {linear:g})"
+    axes.autoscale_view(scaley=False)  # of the scale that it has now
+    if largest is not None:
+        axes.set_xlim(right=largest)
     left, right = axes.get_xlim()
     for (low, high), y in shaded:
         low, high = max(low, left), min(high, right)
