@@ -108,7 +108,7 @@ from .studies import (
     StudyTable as StudyTable,
     study_tables as study_tables,
 )
-from .study_figures import (
+from .studies_figures import (
     STUDY_FIGURES as STUDY_FIGURES,
     growth_figure as growth_figure,
     recipe_figure as recipe_figure,

@@ -9,7 +9,7 @@ from osrjax.report.claims import BASELINE, CLAIM_FIGURES, CLAIM_TEXTS, DIFFERENC
 from osrjax.report.effects import effect_rows, interval_cell, what_would_change
 from osrjax.report.markup import csv_text, markdown_table, markdown_text
 from osrjax.report.studies import STUDY_GATE, STUDY_TEXTS, StudyTable
-from osrjax.report.study_figures import STUDY_FIGURES
+from osrjax.report.studies_figures import STUDY_FIGURES
 from osrjax.report.tables import JND, results_table
 from osrjax.report.verdicts import POINT, gate_of
 
