@@ -566,7 +566,8 @@ def draw(config: Config, job: Job, values: dict, history: list[dict], directory:
     """AUROC along each varied field; AUROC against JND over all arms; what changes over training."""
     directory.mkdir(exist_ok=True)
     report, arms = osrjax.report, job.arms
-    if panels := response_panels(arms, values["auroc"]):
+    recipes = {arm: dataclasses.asdict(recipe) for arm, recipe in arms.items()}
+    if panels := report.response_panels(recipes, values["auroc"], fields={name: name for name in TRACED}):
         figure = report.response_figure(panels, metric=report.metric_title("auroc"), bounds=osrjax.metrics.SHARE)
         report.save_figure(figure, directory / "auroc_by_value")
     if len(arms) > 1 and not all(np.isnan(found).all() for found in values["jnd"].values()):
@@ -592,24 +593,6 @@ def draw(config: Config, job: Job, values: dict, history: list[dict], directory:
         if shown:
             figure = report.dynamics_figure(np.array(steps), shown, bounds={titles["auroc"]: osrjax.metrics.SHARE})
             report.save_figure(figure, directory / "dynamics")
-
-
-def response_panels(arms: dict[str, Config], auroc: dict[str, np.ndarray]) -> dict[str, tuple[list, np.ndarray]]:
-    """For each field that more than two arms differ in alone: its values and the AUROC at each."""
-    panels = {}
-    for field in TRACED:
-        along: dict[Config, dict[float, str]] = {}  # arms that differ in this field alone
-        for arm, recipe in arms.items():
-            along.setdefault(dataclasses.replace(recipe, **{field: 0.0}), {})[getattr(recipe, field)] = arm
-        longest = max(along.values(), key=len)
-        if len(longest) > 2:
-            # Of the slices through a grid the first is drawn, and says where it lies.
-            fixed = dataclasses.asdict(arms[next(iter(longest.values()))])
-            others = [name for name in TRACED if name != field and len({getattr(r, name) for r in arms.values()}) > 1]
-            several = sum(len(found) == len(longest) for found in along.values()) > 1
-            at = f" ({', '.join(f'{name} {fixed[name]:g}' for name in others)})" if several else ""
-            panels[field + at] = (list(longest), np.stack([auroc[arm] for arm in longest.values()]))
-    return panels
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ osrjax/report/verdicts.py). The number of known classes (f), the parts and value
 the loss (i) need trainings of their own, the studies of experiments/benchmark.py; their rule: osrjax/report/studies.py.
 
 Written to OUT: claims.txt, .md, .csv and .json (every effect of every method), figures/ as PNG and SVG, by their number
-in the paper. 12 s. Exit code 2: bad input, nothing written.
+in the paper where they have one. 12 s. Exit code 2: bad input, nothing written.
 """
 
 import dataclasses
@@ -49,11 +49,9 @@ def decide(config: Config) -> int:
     tables = report.claim_tables(methods) if methods or not studies else []
     found = report.claims_texts(tables, studies)
     kept = ("label", "study", "split", "seed", "recipe", "revision", "files")
-    figures = {
-        f"{table.name}-{name}": figure
-        for table in (tables if config.draw else ())
-        for name, figure in report.claim_figures(table).items()
-    }
+    drawn = [(table.name, report.claim_figures(table)) for table in (tables if config.draw else ())]
+    drawn += [(study.name, report.study_figures(study)) for study in (studies if config.draw else ())]
+    figures = {f"{table}-{name}": figure for table, of_table in drawn for name, figure in of_table.items()}
     sources = [
         {"directory": str(entry.directory), **{name: entry.manifest.get(name) for name in kept}} for entry in entries
     ]

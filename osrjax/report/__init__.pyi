@@ -29,6 +29,10 @@ from .curves import (
     save_figure as save_figure,
     score_histogram as score_histogram,
 )
+from .effect_figures import (
+    Point as Point,
+    effects_figure as effects_figure,
+)
 from .effects import (
     effect_rows as effect_rows,
     role_rows as role_rows,
@@ -104,10 +108,17 @@ from .studies import (
     StudyTable as StudyTable,
     study_tables as study_tables,
 )
+from .studies_figures import (
+    STUDY_FIGURES as STUDY_FIGURES,
+    growth_figure as growth_figure,
+    recipe_figure as recipe_figure,
+    study_figures as study_figures,
+)
 from .sweep import (
     arms_figure as arms_figure,
     arms_table as arms_table,
     response_figure as response_figure,
+    response_panels as response_panels,
 )
 from .tables import (
     JND as JND,

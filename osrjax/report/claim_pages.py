@@ -9,6 +9,7 @@ from osrjax.report.claims import BASELINE, CLAIM_FIGURES, CLAIM_TEXTS, DIFFERENC
 from osrjax.report.effects import effect_rows, interval_cell, what_would_change
 from osrjax.report.markup import csv_text, markdown_table, markdown_text
 from osrjax.report.studies import STUDY_GATE, STUDY_TEXTS, StudyTable
+from osrjax.report.studies_figures import STUDY_FIGURES
 from osrjax.report.tables import JND, results_table
 from osrjax.report.verdicts import POINT, gate_of
 
@@ -85,8 +86,9 @@ def claims_texts(tables: Sequence[ClaimTable], studies: Sequence[StudyTable] = (
         marked.append("\n\n".join(filter(None, parts)))
     if studies:
         rows, effects = _study_rows(studies)
-        text += [_wrapped(STUDY_RULE), results_table(rows), results_table(effects)]
-        marked += ["## Studies", _marked(STUDY_RULE), markdown_table(rows), markdown_table(effects)]
+        drawn = f"Figures: {', '.join(_study_figures(studies))}."
+        text += [_wrapped(STUDY_RULE), _wrapped(drawn), results_table(rows), results_table(effects)]
+        marked += ["## Studies", _marked(STUDY_RULE), _marked(drawn), markdown_table(rows), markdown_table(effects)]
     return ClaimPages(
         text="\n\n".join(text),
         markdown="\n\n".join(marked) + "\n",
@@ -105,7 +107,11 @@ def claims_texts(tables: Sequence[ClaimTable], studies: Sequence[StudyTable] = (
                 }
                 for found in tables
             ],
-            "studies": [{**found._asdict(), "accuracy_threshold": STUDY_GATE} for found in studies],
+            "studies": [
+                {name: value for name, value in found._asdict().items() if name != "drawn"}
+                | {"accuracy_threshold": STUDY_GATE}
+                for found in studies
+            ],
         },
     )
 
@@ -136,6 +142,12 @@ def _study_rows(studies: Sequence[StudyTable]) -> tuple[list[dict[str, object]],
         row for found in studies for row in _changeable(found.name, found.effects, gate=STUDY_GATE, unit=found.unit)
     ]
     return verdicts, effects
+
+
+def _study_figures(studies: Sequence[StudyTable]) -> list[str]:
+    """Names of the figures of these studies, each with its claims."""
+    named = {name: letters for found in studies for name, (letters, _) in STUDY_FIGURES[found.study].items()}
+    return [f"{name} ({letters.replace(' ', ', ')})" for name, letters in named.items()]
 
 
 def _changeable(name: str, records: Sequence[Mapping[str, Any]], *, gate: float, unit: str) -> list[dict[str, object]]:

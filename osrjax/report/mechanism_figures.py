@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from osrjax.analysis.claims import Probe, Probes, class_adjusted_norms, per_run, series
 from osrjax.analysis.mechanism import nearest_distances
 from osrjax.metrics.effects import rank_correlation
 from osrjax.report.curves import CURVE_COLOURS, panel_axes
+from osrjax.report.effect_figures import Point, effects_figure
 from osrjax.report.jacobian import KINDS, MARKERS, NORM, draw_band, label_decades, runs_text
 
 __all__ = ["detectors_figure", "distance_figure", "lines_figure", "roles_figure"]
@@ -128,31 +128,19 @@ def detectors_figure(effects: Sequence[Mapping[str, Any]], *, title: str = "") -
     names = [
         r["effect"] for r in effects if r["effect"].startswith("AUROC of the ") and not r["effect"].endswith("0.5")
     ]
-    names, arms = list(dict.fromkeys(names)), list(dict.fromkeys(record["arm"] for record in effects))
-    found = {(record["arm"], record["effect"]): record for record in effects}
-    figure, (axes,) = panel_axes(1, columns=1, width=6.4, height=1.6 + 0.5 * len(arms))
-    for row, arm in enumerate(arms):
-        for place, name in enumerate(names):
-            record, y = found[arm, name], row + 0.17 * (place - (len(names) - 1) / 2)
-            if record["mean"] is None:
-                continue
-            if None not in record["interval"]:
-                axes.plot(record["interval"], [y, y], color=CURVE_COLOURS[place], linewidth=1.6, alpha=0.7)
-            axes.plot(record["mean"], y, marker=MARKERS[place], color=CURVE_COLOURS[place], markersize=5)
-    axes.axvline(0.5, color="0.6", linewidth=1)
-    axes.set_yticks(range(len(arms)), [arm.replace("$", r"\$") for arm in arms])
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xlim(right=1.005)
-    axes.set_xlabel("AUROC, mean and 95 % interval over splits (vertical line: chance)")
-    axes.set_title(title)
-    handles = [
-        Line2D(
-            [], [], linestyle="", color=CURVE_COLOURS[i], marker=MARKERS[i], label=name.removeprefix("AUROC of the ")
-        )
-        for i, name in enumerate(names)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize="small", ncols=2)
-    return figure
+    looks = dict(zip(dict.fromkeys(names), zip(CURVE_COLOURS, MARKERS, strict=False), strict=False))
+    rows: dict[str, list[Point]] = {}
+    for record in effects:
+        if record["effect"] in looks:
+            rows.setdefault(record["arm"], []).append(Point(record, record["effect"]))
+    return effects_figure(
+        rows,
+        {name: (name.removeprefix("AUROC of the "), *look) for name, look in looks.items()},
+        origin=0.5,
+        label="AUROC, mean and 95 % interval over splits (vertical line: chance)",
+        title=title,
+        largest=1.005,
+    )
 
 
 def _runs(probes: Probes) -> list[Probe]:

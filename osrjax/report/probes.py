@@ -1,6 +1,6 @@
 """Figures of the probes of many runs; the runs of an arm are rows of splits with one entry per seed, or None."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -103,16 +103,17 @@ def probe_correlation_figure(probes: Probes) -> Figure:
     return correlation_figure(probe_steps(probes), series(probes, "jnd"), others)
 
 
-def probe_arms_figure(arms: Mapping[str, Probes]) -> Figure:
-    """Figure 8: every metric over training, a curve per arm.
+def probe_arms_figure(arms: Mapping[str, Probes], *, names: Sequence[str] = PROBE_METRICS) -> Figure:
+    """Figure 8: metrics over training, a curve per arm.
 
     Args:
       arms: probes by name, each with a run.
+      names: of the metrics.
 
     Returns:
       The figure of :func:`osrjax.report.dynamics_figure`.
     """
-    panels = {metric_title(name): {arm: series(probes, name) for arm, probes in arms.items()} for name in PROBE_METRICS}
+    panels = {metric_title(name): {arm: series(probes, name) for arm, probes in arms.items()} for name in names}
     return dynamics_figure(probe_steps(next(iter(arms.values()))), panels, bounds=_bounds())
 
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from osrjax.analysis.claims import CLAIMS, half_effects, known_classes_effects
+from osrjax.analysis.claims import CLAIMS, Probes, half_effects, known_classes_effects
 from osrjax.metrics.effects import claim_verdict, effect
 from osrjax.metrics.intervals import SIGNED
 from osrjax.report.claims import METHOD, compared_auroc, probes_of
 from osrjax.report.leaderboard import ResultTable, entry_tables
+from osrjax.report.sweep import response_panels
 from osrjax.report.verdicts import POINT
 from osrjax.run.entries import Entry, entry_probe
 
@@ -29,11 +30,14 @@ STUDY_TEXTS = {
     "i": CLAIMS["i"],
     "i0": f"at margin 0: {CLAIMS['i']}",
 }
+STUDY_CLAIMS = {"classes": ("f",), "recipe": ("h",), "halves": ("i", "i0")}
 # By arm, the sign of m-OvR's difference to it that (h) asks for; the recipe's own values are those of m-OvR.
 PARTS = {"without A": 1, "without W": 1, "with S": -1, "without N": 1}
 HARMFUL = {"T 2": 1, "margin 1": 1, "weight decay 0.1": 1, "lambda_self 1": 1}
 FLAT = ("T 32", "T 64")
 REPORTED = ("softmax", "T 8", "margin 0", "margin 0.25", "weight decay 0.01")
+# Hyper-parameters of (h) by their field in a configuration, as the claim calls them.
+FIELDS = {"scale": "T", "margin": "margin", "weight_decay": "weight decay", "rotation_weight": "lambda_self"}
 
 
 class StudyTable(NamedTuple):
@@ -45,6 +49,8 @@ class StudyTable(NamedTuple):
       unit: what n counts.
       effects: records of :func:`osrjax.metrics.effect`.
       verdicts: by claim.
+      drawn: what its figures show beside the effects: of classes, by their number, JND after training of every order
+        and seed; of recipe, by hyper-parameter, its values and their AUROC; of halves, by arm, the probes.
     """
 
     study: str
@@ -52,6 +58,7 @@ class StudyTable(NamedTuple):
     unit: str
     effects: Sequence[Mapping[str, Any]]
     verdicts: Mapping[str, str]
+    drawn: Mapping[Any, Any]
 
 
 def study_tables(entries: Iterable[Entry]) -> list[StudyTable]:
@@ -72,22 +79,22 @@ def study_tables(entries: Iterable[Entry]) -> list[StudyTable]:
         groups.setdefault((entry.manifest.get("study") or "", entry.manifest["dataset"]), []).append(entry)
     for (study, dataset), members in sorted(groups.items()):
         if study == "classes":
-            found.append(_decided(study, f"{dataset}-orders", "class order", _classes(members), "f"))
+            found.append(_decided(study, f"{dataset}-orders", "class order", *_classes(members)))
         elif study in ("halves", "recipe"):
             for table in entry_tables(members):
                 name = "-".join(dict.fromkeys((dataset, table.family, table.unknown)))
-                effects = _recipe(table) if study == "recipe" else _halves(table, members)
-                found.append(_decided(study, name, table.unit, effects, *("h" if study == "recipe" else ("i", "i0"))))
+                parts = _recipe(table, members) if study == "recipe" else _halves(table, members)
+                found.append(_decided(study, name, table.unit, *parts))
     return found
 
 
-def _decided(study: str, name: str, unit: str, effects: Sequence[Mapping[str, Any]], *claims: str) -> StudyTable:
-    of_claims = {letter: [record for record in effects if record["claim"] == letter] for letter in claims}
+def _decided(study: str, name: str, unit: str, effects: list[dict[str, Any]], drawn: Mapping[Any, Any]) -> StudyTable:
+    of_claims = {letter: [record for record in effects if record["claim"] == letter] for letter in STUDY_CLAIMS[study]}
     verdicts = {letter: claim_verdict(records) for letter, records in of_claims.items()}
-    return StudyTable(study, name, unit, effects, verdicts)
+    return StudyTable(study, name, unit, effects, verdicts, drawn)
 
 
-def _classes(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _classes(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
     """Claim (f): of every class order and seed, JND after training for each number of known classes."""
     last: dict[tuple[int, int, int], tuple[float, float]] = {}
     where: dict[tuple[int, int, int], Entry] = {}
@@ -114,22 +121,24 @@ def _classes(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         np.array([[[last.get((i, j, k), (np.nan, np.nan))[axis] for k in counts] for j in seeds] for i in orders])
         for axis in range(2)
     )
-    return known_classes_effects(np.array(counts), jnd, accuracy, arm=METHOD, gate=STUDY_GATE)
+    effects = known_classes_effects(np.array(counts), jnd, accuracy, arm=METHOD, gate=STUDY_GATE)
+    return effects, dict(zip(counts, np.moveaxis(jnd, -1, 0), strict=True))
 
 
-def _halves(table: ResultTable, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _halves(table: ResultTable, entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[str, Probes]]:
     """Claim (i), with the margin and without."""
-    there, records = probes_of(table, entries), []
+    there, records, drawn = probes_of(table, entries), [], {}
     for claim, end in (("i", ""), ("i0", " margin 0")):
-        arms = [
-            [[there.get((label + end, run), (None,))[0] for run in runs] for runs in table.samples]
+        arms = {
+            label + end: [[there.get((label + end, run), (None,))[0] for run in runs] for runs in table.samples]
             for label in ("intra half", "inter half", METHOD)
-        ]
-        records += [record | {"claim": claim} for record in half_effects(*arms, gate=STUDY_GATE)]
-    return records
+        }
+        records += [record | {"claim": claim} for record in half_effects(*arms.values(), gate=STUDY_GATE)]
+        drawn |= {label: probes for label, probes in arms.items() if any(run for row in probes for run in row)}
+    return records, drawn
 
 
-def _recipe(table: ResultTable) -> list[dict[str, Any]]:
+def _recipe(table: ResultTable, entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[str, tuple]]:
     """Claim (h): the parts, the values that harm, and T from the recipe's on."""
     expected = {**PARTS, **HARMFUL, **dict.fromkeys((*FLAT, *REPORTED), 0)}
     compared = compared_auroc(table, expected, claim="h", gate=STUDY_GATE, harmful=HARMFUL)
@@ -140,7 +149,16 @@ def _recipe(table: ResultTable) -> list[dict[str, Any]]:
         for arm in (*PARTS, *HARMFUL, *FLAT)
         if arm not in records
     ]
-    return [*compared, *(part for arm in FLAT if arm in records for part in _flat(table, arm)), *none]
+    effects = [*compared, *(part for arm in FLAT if arm in records for part in _flat(table, arm)), *none]
+    auroc = {label: table.values(label, score, "auroc") for label, score in table.own_scores.items()}
+    recipes = {entry.manifest["label"]: _with_rotations(entry.manifest.get("config") or {}) for entry in entries}
+    complete = {label: recipe for label, recipe in recipes.items() if label in auroc and FIELDS.keys() <= recipe.keys()}
+    return effects, response_panels(complete, auroc, fields=FIELDS)
+
+
+def _with_rotations(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without rotations as one with rotations of weight 0."""
+    return {**recipe, **({"rotations": "one", "rotation_weight": 0.0} if recipe.get("rotations") == "none" else {})}
 
 
 def _flat(table: ResultTable, arm: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from osrjax.metrics.intervals import Range, clipped, range_of, t_interval
 from osrjax.report.curves import CURVE_COLOURS, KNOWN_COLOUR
 from osrjax.report.tables import JND, estimate_json, estimate_text, results_table
 
-__all__ = ["arms_figure", "arms_table", "response_figure"]
+__all__ = ["arms_figure", "arms_table", "response_figure", "response_panels"]
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "*", ">", "p", "h", "X")
 
@@ -89,11 +89,50 @@ def arms_table(
     return "\n".join(lines), numbers
 
 
+def response_panels(
+    recipes: Mapping[str, Mapping[str, Any]],
+    found: Mapping[str, Float[np.ndarray, "splits seeds"]],
+    *,
+    fields: Mapping[str, str],
+) -> dict[str, tuple[list[float], Float[np.ndarray, "values splits seeds"]]]:
+    """The arms along each hyper-parameter that more than two of them differ in alone, for :func:`response_figure`.
+
+    Args:
+      recipes: by arm, its fields.
+      found: by arm, a metric.
+      fields: titles of the hyper-parameters, by field; every recipe has a number there.
+
+    Returns:
+      By title, values and the metric of their runs. Of the slices through a grid the first is taken, and the title says
+      where it lies.
+
+    Example:
+      >>> recipes = {arm: {"margin": margin, "scale": 8} for arm, margin in (("a", 0.5), ("b", 0.0), ("c", 1.0))}
+      >>> found = {arm: np.ones((1, 1)) for arm in recipes}
+      >>> {title: values for title, (values, _) in response_panels(recipes, found, fields={"margin": "m"}).items()}
+      {'m': [0.5, 0.0, 1.0]}
+    """
+    panels = {}
+    for field, title in fields.items():
+        along: dict[str, dict[float, str]] = {}  # arms that differ in this field alone
+        for arm, recipe in recipes.items():
+            along.setdefault(repr(sorted({**recipe, field: None}.items())), {})[recipe[field]] = arm
+        longest = max(along.values(), key=len, default={})
+        if len(longest) > 2:
+            fixed = recipes[next(iter(longest.values()))]
+            others = [name for name in fields if name != field and len({r[name] for r in recipes.values()}) > 1]
+            several = sum(len(slice_) == len(longest) for slice_ in along.values()) > 1
+            at = f" ({', '.join(f'{fields[name]} {fixed[name]:g}' for name in others)})" if several else ""
+            panels[title + at] = (list(longest), np.stack([found[arm] for arm in longest.values()]))
+    return panels
+
+
 def response_figure(
     panels: Mapping[str, tuple[Sequence[float], Float[np.ndarray, "values splits seeds"]]],
     *,
     metric: str,
     bounds: Range = (-np.inf, np.inf),
+    unit: str = "split",
 ) -> Figure:
     """A metric along each of several hyper-parameters: a panel each, values in equal steps in their order.
 
@@ -102,6 +141,7 @@ def response_figure(
         leaves a gap.
       metric: what the axis is called.
       bounds: the range of the metric, which no interval leaves.
+      unit: what a sample is called.
 
     Returns:
       The figure: mean and interval over splits, thin lines for the splits, seeds averaged.
@@ -135,7 +175,7 @@ def response_figure(
         axes.spines[["top", "right"]].set_visible(False)
     drawn[0].set_ylabel(metric)
     n = max((found.shape[1] for _, found in panels.values()), default=1)
-    over = f"and 95 % interval over {n} splits; thin: each split" if n > 1 else "of one split"
+    over = f"and 95 % interval over {n} {unit}s; thin: each {unit}" if n > 1 else f"of one {unit}"
     figure.suptitle(f"{metric}: mean {over}", fontsize="medium")
     return figure
 

@@ -206,6 +206,16 @@ def test_the_script_writes_every_format_and_figure(entries, tmp_path, capsys):
         assert record["mean"] is None or float(line["mean"]) == record["mean"]
 
 
+def test_the_script_draws_what_is_there_of_a_study(entries, tmp_path):
+    out, copy = tmp_path / "out", copied(entries, tmp_path, study="halves")
+    assert load_script("claims").main([str(copy), "--out", str(out)]) == 0
+    stems = ("mnist-neal-halves", "mnist-neal-halves-steps")
+    assert {path.name for path in (out / "figures").iterdir()} == {
+        f"{s}.{kind}" for s in stems for kind in ("png", "svg")
+    }
+    assert "\n\nFigures: halves (i, i0), halves-steps (i, i0).\n\n" in (out / "claims.md").read_text()
+
+
 def test_what_would_change_a_verdict():
     def record(values, accuracy=0.95):
         values = np.array(values)[:, None]

@@ -1,5 +1,6 @@
 """The claims that need studies: verdicts on synthetic entries against numbers worked out by hand."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +22,26 @@ def probes(monkeypatch):
         monkeypatch.setattr(f"osrjax.report.{module}.entry_probe", lambda entry: entry.manifest["probe"])
 
 
-def entry(study, label, split, *, auroc=0.9, accuracy=0.95, known="abcdef", unknown="yz", probe=None):
+RECIPE = {"rotations": "none", "rotation_weight": 0.1, "scale": 16.0, "margin": 0.5, "weight_decay": 0.001}
+
+
+def entry(study, label, split, *, auroc=0.9, accuracy=0.95, known="abcdef", unknown="yz", probe=None, changed=RECIPE):
     names = {"known_names": list(known), "unknown_names": list(unknown), "score": "own", "label": label}
     task = {"study": study, "dataset": "mnist", "family": "neal", "unknown": "mnist", "split": split, "seed": 0}
     values = {"auroc": auroc, "closed_set_accuracy": accuracy}
-    rest = {"seconds": {}, "probe": probe, "files": {}}
+    rest = {"seconds": {}, "probe": probe, "files": {}, "config": {**RECIPE, **changed}}
     return Entry(Path(f"{label}-{split}"), {**names, **task, **rest}, {"own": values})
 
 
-def recipe(differences, accuracies=None):
+def recipe(differences, accuracies=None, changed=None):
     """m-OvR at AUROC 0.9 on three splits, every other arm so much below it."""
     known = ("abcdef", "abcdeg", "abcdeh")
     found = [entry("recipe", "m-OvR", split, known=known[split]) for split in range(3)]
     for label, values in differences.items():
         accuracy = (accuracies or {}).get(label, 0.95)
         for split, value in enumerate(values):
-            found.append(entry("recipe", label, split, auroc=0.9 - value, accuracy=accuracy, known=known[split]))
+            options = {"accuracy": accuracy, "known": known[split], "changed": (changed or {}).get(label, {})}
+            found.append(entry("recipe", label, split, auroc=0.9 - value, **options))
     (table,) = report.study_tables(found)
     return table, {(record["arm"].removeprefix("m-OvR - "), record["effect"]): record for record in table.effects}
 
@@ -77,6 +82,7 @@ def halves(growths, accuracy=0.95):
     for label, (of_known, of_unknown) in growths.items():
         for split, wobble in enumerate((-0.1, 0.0, 0.1)):
             probe = {
+                "steps": np.array([0, 500]),
                 "norm_known": np.array([1.0, np.exp(of_known + wobble)]),
                 "norm_unknown": np.array([1.0, np.exp(of_unknown + wobble)]),
                 "accuracy": np.array([0.1, 0.2 if "half" in label else accuracy]),
@@ -145,3 +151,119 @@ def test_studies_stand_on_the_page():
     assert "0.933 [0.646, 1.000]" in found.text
     assert found.csv.count("\n") == 3
     assert found.numbers["studies"][0]["verdicts"] == {"f": "holds"}
+    assert "\n\nFigures: figure-7 (f).\n\n" in found.markdown
+    json.dumps(found.numbers)
+
+
+def rows(figure):
+    """Of every row, by its label: means, intervals and what is shaded, from above."""
+    (axes,) = figure.axes
+    labels = [tick.get_text() for tick in axes.get_yticklabels()]
+    found = {label: ([], [], []) for label in labels}
+    for line in axes.get_lines():
+        x, y = (np.asarray(data, float) for data in line.get_data())
+        if line.get_label().startswith("_child") and y[0] == y[-1]:
+            found[labels[round(y[0])]][len(x) - 1].append(x.tolist())
+    for patch in axes.patches:
+        found[labels[round(patch.get_y() + patch.get_height() / 2)]][2].append(
+            [patch.get_x(), patch.get_x() + patch.get_width()]
+        )
+    return found
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+HALF = 4.303 * 0.0001 / np.sqrt(3)  # t interval of NEAR
+
+
+def test_the_recipe_is_drawn_with_its_verdicts_and_where_the_claim_wants_it():
+    differences = {"without A": NEAR, "with S": NEAR, "T 32": np.array(NEAR) / 20, "softmax": NEAR}
+    found = report.study_figures(recipe(differences, {"without A": 0.5})[0])
+    assert list(found) == ["recipe"]  # one value of T beside the recipe's
+    drawn = rows(found["recipe"])
+    assert list(drawn) == ["without A", "with S", "T 32", "softmax"]
+    left, right = found["recipe"].axes[0].get_xlim()
+    wanted = {"without A": [[0, right]], "with S": [[left, 0]], "T 32": [[-0.01, 0.01]], "softmax": []}
+    for arm, (means, intervals, shaded) in drawn.items():
+        share = 1 / 20 if arm == "T 32" else 1
+        np.testing.assert_allclose(means, [[0.04 * share]])
+        np.testing.assert_allclose(intervals, [[(0.04 - HALF) * share, (0.04 + HALF) * share]], rtol=1e-4)
+        np.testing.assert_allclose(np.array(shaded).ravel(), np.array(wanted[arm]).ravel())
+    verdicts = ["holds", "fails", "no verdict: accuracy", "reported alone"]
+    assert legend(found["recipe"]) == [*verdicts, "where the claim wants the interval"]
+    assert "over 3 splits" in found["recipe"].axes[0].get_xlabel()
+
+
+def test_a_collapsed_arm_makes_the_axis_logarithmic():
+    figure = report.study_figures(recipe({"weight decay 0.1": (0.3, 0.4, 0.5), "T 8": NEAR})[0])["recipe"]
+    assert figure.axes[0].get_xscale() == "symlog"
+    assert "logarithmic beyond 0.01" in figure.axes[0].get_xlabel()
+    assert rows(figure)["weight decay 0.1"][0] == [[pytest.approx(0.4)]]
+
+
+def test_auroc_along_the_values_of_the_recipe():
+    arms = {
+        "T 2": {"scale": 2.0},
+        "T 64": {"scale": 64.0},
+        "with S": {"rotations": "one"},
+        "lambda_self 1": {"rotations": "one", "rotation_weight": 1.0},
+        "margin 0": {"margin": 0.0},
+    }
+    table, _ = recipe({arm: np.array([0.1, 0.2, 0.3]) * index for index, arm in enumerate(arms)}, changed=arms)
+    scale, rotations = report.study_figures(table)["figure-14"].axes
+    assert [panel.get_xlabel() for panel in (scale, rotations)] == ["T", "lambda_self"]  # two margins are too few
+    for panel, values, means in ((scale, "2 16 64", (0.9, 0.9, 0.7)), (rotations, "0 0.1 1", (0.9, 0.5, 0.3))):
+        assert [tick.get_text() for tick in panel.get_xticklabels()] == values.split()
+        np.testing.assert_allclose(panel.containers[0].lines[0].get_ydata(), means)
+
+
+def test_growth_of_norms_by_each_half_of_the_loss():
+    found = report.study_figures(halves({"intra half": (-1.0, -0.5), "inter half margin 0": (0.2, 1.0)}))
+    assert list(found) == ["halves", "halves-steps"]
+    drawn, half = rows(found["halves"]), 4.303 * 0.1 / np.sqrt(3)
+    assert list(drawn) == ["intra half", "inter half, margin 0"]
+    left, right = found["halves"].axes[0].get_xlim()
+    for arm, values, wanted in (
+        ("intra half", (-1.0, -0.5), [left, 0]),
+        ("inter half, margin 0", (0.2, 1.0), [0, right]),
+    ):
+        means, intervals, shaded = drawn[arm]
+        np.testing.assert_allclose(means, np.array(values)[:, None])
+        np.testing.assert_allclose(intervals, [[value - half, value + half] for value in values], atol=1e-4)
+        np.testing.assert_allclose(shaded, [wanted])
+    known, unknown, _ = found["halves-steps"].axes
+    growth = np.mean(np.exp([-0.1, 0, 0.1]))
+    for panel, value in ((known, -1.0), (unknown, -0.5)):
+        (line,) = (line for line in panel.get_lines() if line.get_label() == "intra half")
+        np.testing.assert_allclose(line.get_data(), [[0, 500], [1, growth * np.exp(value)]])
+    assert set(legend(found["halves-steps"])) == {"intra half", "inter half margin 0"}
+
+
+def test_jnd_is_drawn_for_every_order():
+    orders = np.array([(1, 2, 3, 4), (1, 2, 4, 3), (2, 4, 6, 8)])
+    missing = [found for found in classes(orders) if (found.manifest["split"], found.manifest["label"]) != (1, "K 4")]
+    (axes,) = report.study_figures(report.study_tables(missing)[0])["figure-7"].axes
+    assert axes.get_xticks().tolist() == [2, 4, 6, 8]
+    lines = [line.get_ydata() for line in axes.get_lines() if len(line.get_ydata()) == 4]
+    np.testing.assert_allclose(lines[:3], np.where(np.arange(12).reshape(3, 4) == 5, np.nan, orders))
+    assert any(np.allclose(line, [4 / 3, 3, 13 / 3, 5]) for line in lines[3:])
+
+
+def test_of_a_single_split_the_means_are_drawn_and_without_probes_nothing():
+    known = {"m-OvR": 0.9, "without A": 0.88, "T 8": 0.9, "T 2": 0.7}
+    changed = {"T 8": {"scale": 8.0}, "T 2": {"scale": 2.0}}
+    found = [entry("recipe", arm, 0, auroc=auroc, changed=changed.get(arm, {})) for arm, auroc in known.items()]
+    figures = report.study_figures(report.study_tables(found)[0])
+    drawn = rows(figures["recipe"])
+    assert {arm: means for arm, (means, _, _) in drawn.items()} == {
+        "without A": [[pytest.approx(0.02)]],
+        "T 2": [[pytest.approx(0.2)]],
+        "T 8": [[pytest.approx(0)]],
+    }
+    assert not any(intervals for _, intervals, _ in drawn.values())
+    assert figures["recipe"].axes[0].get_xlabel().endswith("one seed (logarithmic beyond 0.01)")
+    assert figures["figure-14"].get_suptitle() == "AUROC: mean of one seed"
+    bare = [entry(study, "m-OvR", 0) for study in ("recipe", "halves", "classes")]
+    assert [report.study_figures(table) for table in report.study_tables(bare)] == [{}, {}, {}]

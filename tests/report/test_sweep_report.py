@@ -90,6 +90,17 @@ def test_a_metric_along_its_values_in_their_order_with_a_gap_where_no_run_is():
     assert mean.get_ydata() == pytest.approx([0.86, 0.83])
 
 
+def test_the_arms_along_each_value_differ_in_it_alone():
+    grid = {f"{m} {t}": {"method": "x", "m": m, "t": t} for m in (0.5, 0.0, 1.0) for t in (8.0, 2.0)}
+    grid["other"] = {"method": "y", "m": 0.25, "t": 8.0}
+    found = {arm: np.full((2, 1), float(index)) for index, arm in enumerate(grid)}
+    panels = sweep_report.response_panels(grid, found, fields={"m": "margin", "t": "T"})
+    ((title, (values, metric)),) = panels.items()  # two values of T are too few
+    assert (title, values) == ("margin (T 8)", [0.5, 0.0, 1.0])
+    np.testing.assert_array_equal(metric, np.array([0, 2, 4])[:, None, None] * np.ones((1, 2, 1)))
+    assert sweep_report.response_panels({}, {}, fields={"m": "margin"}) == {}
+
+
 def test_two_metrics_of_every_arm():
     jnd = {name: 2 * values for name, values in AUROC.items()}
     figure = drawn(sweep_report.arms_figure(jnd, AUROC, x="JND", y="AUROC"))
