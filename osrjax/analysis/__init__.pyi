@@ -51,8 +51,10 @@ from .probe import (
     PROBE_METRICS as PROBE_METRICS,
     ProbeSets as ProbeSets,
     class_distances as class_distances,
+    class_means as class_means,
     join_probes as join_probes,
     make_probe as make_probe,
     probe_sets as probe_sets,
+    probed_examples as probed_examples,
     write_probe as write_probe,
 )
