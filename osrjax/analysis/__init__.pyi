@@ -42,6 +42,14 @@ from .mechanism import (
     mechanism_effects as mechanism_effects,
     nearest_distances as nearest_distances,
 )
+from .norm_detectors import (
+    NORM_DETECTORS as NORM_DETECTORS,
+    NORM_PROGRAMS as NORM_PROGRAMS,
+    DetectorCost as DetectorCost,
+    detector_cost as detector_cost,
+    image_norms as image_norms,
+    norm_detector_aurocs as norm_detector_aurocs,
+)
 from .norms import (
     NormPlan as NormPlan,
     dataset_jacobian_norms as dataset_jacobian_norms,
@@ -51,8 +59,10 @@ from .probe import (
     PROBE_METRICS as PROBE_METRICS,
     ProbeSets as ProbeSets,
     class_distances as class_distances,
+    class_means as class_means,
     join_probes as join_probes,
     make_probe as make_probe,
     probe_sets as probe_sets,
+    probed_examples as probed_examples,
     write_probe as write_probe,
 )

@@ -97,8 +97,8 @@ def score_image_parts(
     ``jacobian_norm`` is :func:`osrjax.scores.jacobian_norm_score` of the unit vector that the loss compares, per unit
     of pixels in [-1, 1]; ``jacobian_estimate`` the same from eight projections.
 
-    *Cost* an image, in forward passes: ``odin`` about 4; ``jacobian_estimate`` about 17; ``jacobian_norm`` about twice
-    the features or inputs, whichever are fewer, so hundreds. The images are floats on the host once.
+    *Cost* an image, in forward passes with as many operations: ``odin`` 3; ``jacobian_estimate`` 9; ``jacobian_norm``
+    one more than the features or inputs, whichever are fewer, so hundreds. The images are floats on the host once.
 
     Args:
       method: of the run.

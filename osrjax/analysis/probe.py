@@ -26,14 +26,24 @@ from jaxtyping import Float, Int
 
 from osrjax import augment, metrics
 from osrjax.analysis.norms import make_norm_plan
-from osrjax.data import OpenSetData
+from osrjax.data import Examples, OpenSetData
 from osrjax.devices.cpu import compiler_options
 from osrjax.files import read_arrays, write_arrays, writing
 from osrjax.jacobian.paths import interpolation_profile, path_length
 from osrjax.methods.method import Method, score_images
 from osrjax.train.apply import apply_in_batches
 
-__all__ = ["PROBE_METRICS", "ProbeSets", "class_distances", "join_probes", "make_probe", "probe_sets", "write_probe"]
+__all__ = [
+    "PROBE_METRICS",
+    "ProbeSets",
+    "class_distances",
+    "class_means",
+    "join_probes",
+    "make_probe",
+    "probe_sets",
+    "probed_examples",
+    "write_probe",
+]
 
 PyTree = Any
 
@@ -123,6 +133,25 @@ def probe_sets(data: OpenSetData, *, probe_images: int = 64, probe_pairs: int = 
         _stratified_rows(generators[1], data.test_unknown.labels, probe_images),
         _pair_rows(generators[2], data.test_known.labels, classes, probe_pairs),
     )
+
+
+def probed_examples(data: OpenSetData, *, probe_images: int, seed: int) -> dict[str, Examples]:
+    """The images whose norms a probe with as many images takes.
+
+    Args:
+      data: of the run.
+      probe_images: as for :func:`probe_sets`.
+      seed: as there; probes of runs have the index of their split.
+
+    Returns:
+      ``known`` and ``unknown``, with the labels that they have in ``data``.
+
+    Raises:
+      ValueError: as :func:`probe_sets`.
+    """
+    sets = probe_sets(data, probe_images=probe_images, probe_pairs=1, seed=seed)
+    chosen = {"known": (data.test_known, sets.known), "unknown": (data.test_unknown, sets.unknown)}
+    return {kind: Examples(part.images[rows], part.labels[rows]) for kind, (part, rows) in chosen.items()}
 
 
 def _stratified_rows(generator: np.random.Generator, labels: np.ndarray, count: int) -> np.ndarray:
@@ -326,6 +355,28 @@ def class_distances(
     intra = np.linalg.norm(rows - means[positions], axis=1).mean()
     inter = np.linalg.norm(means[first] - means[second], axis=1).mean()
     return float(intra), float(inter)
+
+
+def class_means(
+    embedding: Float[np.ndarray, "batch features"], labels: Int[np.ndarray, " batch"], *, classes: int
+) -> Float[np.ndarray, "classes features"]:
+    """Mean of the unit vectors of each class, in float64; not of unit length.
+
+    Args:
+      embedding: one row per example, of any length.
+      labels: class positions.
+      classes: how many there are; each has an example.
+
+    Returns:
+      One row per class.
+
+    Example:
+      >>> class_means(np.array([[2.0, 0.0], [0.0, 3.0], [0.0, 1.0]]), np.array([0, 0, 1]), classes=2).tolist()
+      [[0.5, 0.5], [0.0, 1.0]]
+    """
+    rows = np.asarray(embedding, np.float64)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return np.stack([rows[labels == k].mean(axis=0) for k in range(classes)])
 
 
 def write_probe(directory: str | Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -58,6 +58,7 @@ from .lanes import (
 from .launch import (
     EntriesConfig as EntriesConfig,
     FinishedConfig as FinishedConfig,
+    ImagesOfRunsConfig as ImagesOfRunsConfig,
     Job as Job,
     MovedConfig as MovedConfig,
     RunConfig as RunConfig,
@@ -83,6 +84,7 @@ from .program import (
 )
 from .results import (
     asked_of as asked_of,
+    kept_arrays as kept_arrays,
     result_directory as result_directory,
 )
 from .scoring import (

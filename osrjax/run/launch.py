@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EntriesConfig",
     "FinishedConfig",
+    "ImagesOfRunsConfig",
     "Job",
     "MovedConfig",
     "RunConfig",
@@ -169,6 +170,42 @@ class FinishedConfig(MovedConfig):
     def open(self, *needed: str) -> "FinishedRun":
         """Opens the run; arguments and errors as :meth:`osrjax.run.MovedConfig.open_run`."""
         return self.open_run(self.run, *needed)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesOfRunsConfig(MovedConfig):
+    """A question to some test images of finished runs, which are compared over class splits."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Finished run directories of experiments/train.py or experiments/contrastive.py."""
+    images: int = 100
+    """Known test images, and as many unknown ones; of each class as many as of any other."""
+
+    def check(self) -> None:
+        """Refuses what needs no file to be refused."""
+        check_above_zero(self, ["images"])
+        if not self.runs:
+            raise ValueError("runs is empty: give finished run directories")
+
+    def open_runs(self) -> "dict[str, list[list[FinishedRun]]]":
+        """Opens the runs.
+
+        Returns:
+          By method, the runs of each class split.
+
+        Raises:
+          ValueError: as :meth:`open_run`; splits of several families or data sets, over which nothing is a mean.
+        """
+        runs = [self.open_run(place, argument="runs") for place in self.runs]
+        found: dict[str, dict[Any, list[FinishedRun]]] = {}
+        for run in runs:
+            if (run.split.family, run.split.dataset) != (runs[0].split.family, runs[0].split.dataset):
+                raise ValueError(
+                    f"runs={str(run.directory)!r} has a split of {run.split.family}, {run.split.dataset}, the first of"
+                    f" {runs[0].split.family}, {runs[0].split.dataset}: give the runs of one at a time"
+                )
+            found.setdefault(run.method.options.method, {}).setdefault(run.split, []).append(run)
+        return {method: list(splits.values()) for method, splits in found.items()}
 
 
 @runtime_checkable

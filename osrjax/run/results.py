@@ -3,36 +3,41 @@
 import itertools
 import json
 import os
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from osrjax.fields import execution_fields, plain_fields
-from osrjax.files import FileError, check_no_links, read_json
+from osrjax.files import FileError, check_no_links, read_arrays, read_json, write_arrays, write_json
 
-__all__ = ["asked_of", "result_directory"]
+__all__ = ["asked_of", "kept_arrays", "result_directory"]
 
 
-def asked_of(config: Any) -> dict[str, Any]:
+def asked_of(config: Any, *, run: Path | None = None) -> dict[str, Any]:
     """What a script was asked: its fields, but for those that say how it is computed and where the result goes.
 
     Args:
-      config: a dataclass with the fields ``run`` and ``out``.
+      config: a dataclass with the field ``run``, or ``runs``.
+      run: one of several.
 
     Returns:
       Plain JSON values by name.
     """
-    left_out = {"out", *execution_fields(type(config))}
+    left_out = {"out", "runs", *execution_fields(type(config))}
     asked = {name: value for name, value in plain_fields(config).items() if name not in left_out}
-    return json.loads(json.dumps(asked | {"run": str(config.run.resolve())}))
+    return json.loads(json.dumps(asked | {"run": str((run or config.run).resolve())}))
 
 
-def result_directory(config: Any, name: str, file: str) -> Path:
+def result_directory(config: Any, name: str, file: str, *, run: Path | None = None) -> Path:
     """The directory of a result: ``out``, or the first of RUN/NAME, RUN/NAME-2, ... without another answer.
 
     Args:
-      config: a dataclass with the fields ``run`` and ``out``.
+      config: a dataclass with the fields ``run`` and ``out``, or with ``runs``.
       name: of the default directory.
       file: name of the result in it, a JSON object with :func:`asked_of` under ``asked``.
+      run: one of several.
 
     Returns:
       A directory that exists and can be written.
@@ -40,15 +45,14 @@ def result_directory(config: Any, name: str, file: str) -> Path:
     Raises:
       ValueError: it cannot be written, ``out`` holds another answer, or the run holds a link.
     """
-    asked = asked_of(config)
-    if config.out is not None:
-        out = config.out
+    asked, run = asked_of(config, run=run), run or config.run
+    if (out := getattr(config, "out", None)) is not None:
         if _holds_another(out / file, asked):
             raise ValueError(f"out={str(out)!r} holds a {file} that answers another question: give another directory")
     else:
-        check_no_links(config.run)
+        check_no_links(run)
         names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-        out = next(place for place in map(config.run.joinpath, names) if not _holds_another(place / file, asked))
+        out = next(place for place in map(run.joinpath, names) if not _holds_another(place / file, asked))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,6 +60,36 @@ def result_directory(config: Any, name: str, file: str) -> Path:
     if not os.access(out, os.W_OK):
         raise ValueError(f"out={str(out)!r} cannot be written: give another directory")
     return out
+
+
+def kept_arrays(
+    config: Any, run: Path, name: str, measure: Callable[[], Mapping[str, np.ndarray]], *, names: Collection[str]
+) -> dict[str, np.ndarray]:
+    """What a script measured of one of its runs, in NAME.npz beside it: measured now, unless it was before.
+
+    Args:
+      config: a dataclass with the field ``runs``.
+      run: one of them.
+      name: of the file and of its directory.
+      measure: gives the arrays.
+      names: those that the script needs.
+
+    Returns:
+      The arrays.
+
+    Raises:
+      ValueError: as :func:`result_directory`; a file that is damaged or lacks a name.
+    """
+    out = result_directory(config, name, f"{name}.json", run=run)
+    path = out / f"{name}.npz"
+    if not (out / f"{name}.json").exists():
+        write_arrays(path, measure())
+        write_json(out / f"{name}.json", {"asked": asked_of(config, run=run)})
+    again = f"delete {out}, and give the same command again"
+    arrays = read_arrays(path, again)
+    if lacking := [wanted for wanted in names if wanted not in arrays]:
+        raise FileError(f"{path} lacks {lacking[0]}: {again}")
+    return arrays
 
 
 def _holds_another(path: Path, asked: dict[str, Any]) -> bool:

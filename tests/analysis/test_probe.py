@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import davies_bouldin_score, roc_auc_score
+from sklearn.neighbors import NearestCentroid
+from sklearn.preprocessing import normalize
 
 from osrjax.analysis import probe
 from osrjax.data import Examples, OpenSetData
@@ -92,6 +94,10 @@ def test_images_are_spread_over_classes_and_depend_on_the_seed_alone(data):
     assert more.pairs[:7].tolist() == sets.pairs.tolist()
     # Class 1 has four images only: the other two make up for it.
     assert np.bincount(data.test_known.labels[more.known])[1] == 4
+    found = probe.probed_examples(data, probe_images=8, seed=1)
+    for kind, part, rows in (("known", data.test_known, sets.known), ("unknown", data.test_unknown, sets.unknown)):
+        np.testing.assert_array_equal(found[kind].images, part.images[rows])
+        np.testing.assert_array_equal(found[kind].labels, part.labels[rows])
     every = probe.probe_sets(data, probe_images=19, seed=1)
     assert every.unknown.tolist() == list(range(19))
 
@@ -366,3 +372,9 @@ def test_class_distances_against_loops(rng):
     )
     with pytest.raises(ValueError, match="two or more"):
         probe.class_distances(rows, np.zeros(20, np.int64))
+
+
+def test_class_means_are_those_of_scikit_learn(rng):
+    rows, labels = rng.normal(size=(20, 4)).astype(np.float32), rng.permutation(np.arange(20) % 3)
+    wanted = NearestCentroid().fit(normalize(rows.astype(np.float64)), labels).centroids_
+    np.testing.assert_allclose(probe.class_means(rows, labels, classes=3), wanted, rtol=1e-12)

@@ -32,7 +32,7 @@ SCRIPTS += (
     "picture",
     "predict",
 )
-SCRIPTS += ("evaluate", "jacobian_parts", "progress", "report", "untrained")
+SCRIPTS += ("evaluate", "jacobian_parts", "norm_detectors", "progress", "report", "untrained")
 
 
 def ending(script, *words, cwd=None):
@@ -70,6 +70,7 @@ def test_classes_are_listed_without_any_of_it():
         ("jacobian smoke --only-figures", []),
         ("claims nowhere", []),
         ("jacobian_parts nowhere", []),
+        ("norm_detectors nowhere", []),
         ("untrained --seeds 1", []),
         ("estimator nowhere --images 1", []),
         ("estimator nowhere", []),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_script
+from sklearn.metrics import roc_auc_score
 
 import osrjax
 from osrjax import augment
@@ -75,6 +76,69 @@ def test_parts_of_the_norms_of_a_run(run, capsys):
     assert line.split()[2:] == [f"{value:.3f}" for value in (*means, np.log(means[1] / means[0]))] + ["1"]
     assert load_script("jacobian_parts").main([str(directory), "--images", "2"]) == 2
     assert "probe_images=2 is below the 6 known classes" in capsys.readouterr().err
+
+
+def test_norms_of_a_run_as_detectors(run, capsys, monkeypatch):
+    directory, variables = run
+    script = load_script("norm_detectors")
+    words = [str(directory), "--images", "12", "--draws", "3", "--batch-size", "5"]
+    assert script.main(words) == 0
+    printed = capsys.readouterr().out
+    with np.load(directory / "norm_detectors" / "norm_detectors.npz") as stored:
+        found = dict(stored)
+    _, data = choose_data({"data": "digits"})
+    sets = osrjax.analysis.probe_sets(data, probe_images=12, probe_pairs=1, seed=0)
+
+    def outputs(images):
+        return NETWORK.apply(variables, augment.to_float(jnp.asarray(images)), train=False)
+
+    validation = np.asarray(outputs(data.validation.images).embedding, np.float64)
+    means = [validation[data.validation.labels == k].mean(axis=0) for k in range(6)]
+    for kind, part, rows in (
+        ("known", data.test_known, sets.known),
+        ("unknown", data.test_unknown, sets.unknown),
+    ):
+        values = np.asarray(outputs(part.images[rows]).embedding, np.float64)
+        distances = np.linalg.norm(values[:, None] - means, axis=2).min(axis=1)
+        np.testing.assert_allclose(found[f"{kind}_distance"], distances, rtol=1e-5)
+        for n in (1, 2, 8):
+            assert found[f"{kind}_estimate_{n}"].shape == (3, 12)
+    role = np.repeat([0, 1], 12)
+    scores = [np.concatenate([found[f"{kind}_{name}"] for kind in ("known", "unknown")]) for name in ("norm", "own")]
+    norm, own = (roc_auc_score(role, values) for values in scores)
+    lines = {line.split("  ")[1].strip(): line.split() for line in printed.splitlines() if line.startswith("m_ovr  ")}
+    assert lines["own score"][3:5] == [f"{own:.3f}", "-"]
+    assert lines["exact norm"][3:6] == [f"{norm:.3f}", "-", f"{norm - own:.3f}"]
+    assert [line[-3] for line in lines.values()] == ["1", "1", "2", "3", "9", "65", "10", "66"]  # 64 pixels
+    monkeypatch.setattr(script, "measured", lambda *_: {}["measured again"])
+    assert script.main([*words[:-1], "7"]) == 0  # read again: images a call are no other question
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--draws", "0"], "draws=0 must be above 0"),
+        (["--seed", "-1"], "seed=-1 must not be negative"),
+        (["--images", "2"], "probe_images=2 is below the 6 known classes"),
+    ],
+)
+def test_bad_input_of_norm_detectors(run, options, message, capsys):
+    assert load_script("norm_detectors").main([str(run[0]), *options]) == 2
+    assert f"norm_detectors.py: {message}" in capsys.readouterr().err
+    assert load_script("norm_detectors").main([]) == 2
+    assert "norm_detectors.py: runs is empty: give finished run directories" in capsys.readouterr().err
+
+
+def test_runs_of_other_splits_are_refused_together(run, tmp_path, capsys):
+    config = {"data": "digits", "network": "small_cnn", "method": "m_ovr", "flip": False, "crop_padding": 1}
+    config |= {"family": "random", "openness": 0.2}
+    split, data = choose_data(config)
+    with Run(tmp_path / "r", config, content=content_of(data, split)) as made:
+        made.write_network(run[1])
+    for script in ("jacobian_parts", "norm_detectors"):
+        assert load_script(script).main([str(run[0]), str(tmp_path / "r")]) == 2
+        assert f"runs={str(tmp_path / 'r')!r} has a split of random" in capsys.readouterr().err
 
 
 def test_own_images_elsewhere_keep_their_classes_and_others_have_none(run, tmp_path, monkeypatch, capsys):

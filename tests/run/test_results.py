@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pytest
 
 from osrjax.fields import Execution
 from osrjax.files import FileError, write_json
-from osrjax.run import asked_of, result_directory
+from osrjax.run import asked_of, kept_arrays, result_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,3 +66,35 @@ def test_nothing_is_written_through_a_link_in_the_run(tmp_path):
     with pytest.raises(FileError, match="run/ood is a link, and nothing is written through one"):
         answer(Config(tmp_path / "run"))
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class OfRuns:
+    runs: tuple[Path, ...]
+    images: int = 5
+    batch: Annotated[int, Execution] = 5
+
+
+def test_what_was_measured_of_a_run_is_read_again_and_never_for_another_question(tmp_path):
+    calls = []
+
+    def values(config, run, names=("norm",)):
+        def measure():
+            calls.append(config.images)
+            return {"norm": np.full(config.images, 2.0)}
+
+        return kept_arrays(config, run, "parts", measure, names=names)["norm"].tolist()
+
+    runs = (tmp_path / "a", tmp_path / "b")
+    for run in runs:
+        run.mkdir()
+    assert [values(OfRuns(runs), run) for run in (*runs, runs[0])] == [[2.0] * 5] * 3
+    assert values(OfRuns(runs[:1], batch=7), runs[0]) == [2.0] * 5  # beside other runs it is the same question
+    assert values(OfRuns(runs, images=3), runs[0]) == [2.0] * 3
+    assert calls == [5, 5, 3]
+    assert sorted(path.name for path in runs[0].iterdir()) == ["parts", "parts-2"]
+    with pytest.raises(FileError, match=r"parts\.npz lacks radius: delete .*a/parts, and give the same command again"):
+        values(OfRuns(runs), runs[0], ("norm", "radius"))
+    (runs[0] / "parts" / "parts.npz").write_bytes(b"PK")
+    with pytest.raises(FileError, match=r"parts\.npz .*delete .*a/parts, and give the same command again"):
+        values(OfRuns(runs), runs[0])
