@@ -8,7 +8,8 @@ compares, and distances that vector's to the nearest class mean of validation im
 mean over 10 independent draws of its projections, "of a draw" their standard deviation. Costs are of one image: forward
 passes with as many operations, and the shortest time of a call in this process, without compilation; a product is two
 programs. Writes RUN/norm_detectors/norm_detectors.npz, which the same command reads again. Cost: one exact norm an
-image and 14 forward passes a draw, 17 s of two cores a run for 28 x 28 pixels and 128 features. Exit codes: 0 done, 2 bad input.
+image and 14 forward passes a draw, 17 s of two cores a run for 28 x 28 pixels and 128 features. Exit codes: 0 done, 2
+bad input.
 """
 
 import dataclasses
