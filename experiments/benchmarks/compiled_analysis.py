@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from compiled_steps import HYPER, Cache, Program, classifier_parts, mesh_of, options_for, placed
+from compiled_steps import HYPER, Cache, OutOfMemoryError, Program, classifier_parts, mesh_of, options_for, placed
 from cost_tables import Call
 from jacobian_mesh import ViT
 from jax.sharding import AxisType, PartitionSpec as P
@@ -78,19 +78,30 @@ def calls_of(
       RuntimeError: the compiler has put communication into a program, so that no row of a table would be right.
     """
     if isinstance(analysis, Norms):
-        call = norms_call(name, analysis, max(chips), cache, platform, memory)
+        largest = made(name, max(chips), lambda devices: norms_call(name, analysis, devices, cache, platform, memory))
         found = [
             call._replace(cost=dataclasses.replace(call.cost, devices=devices), count=norms_count(analysis, devices))
+            for call in largest
             for devices in chips
         ]
     else:  # with more chips than lanes those of one lane would share its batch
         even = [devices for devices in chips if analysis.lanes % devices == 0]
         for devices in sorted(set(chips) - set(even)):
             print(f"{name} is left out on {devices} chips: give a divisor of its lanes", file=sys.stderr)
-        found = [sweep_call(name, analysis, devices, cache, platform) for devices in even]
+        each = [made(name, n, lambda devices: sweep_call(name, analysis, devices, cache, platform)) for n in even]
+        found = [call for calls in each for call in calls]
     if any(call.cost.collectives for call in found):
         raise RuntimeError(f"{name} communicates on {platform}: {found[0].cost.collectives}")
     return found
+
+
+def made(name: str, devices: int, make: Callable[[int], Call]) -> list[Call]:
+    """The call on so many chips, or none where their memory is too small, which is said."""
+    try:
+        return [make(devices)]
+    except OutOfMemoryError as error:
+        print(f"{name} is left out on {devices} chips: {error}", file=sys.stderr)
+        return []
 
 
 # ---------------------------------------------------------------------------------------------- norms
@@ -107,10 +118,16 @@ def norms_call(name: str, norms: Norms, devices: int, cache: Cache, platform: st
     chunk = min(passes, max(1, ROWS // norms.images))
     while True:
         lowered = lowered_norms(norms, chunk, devices, platform)
-        cost = cache.cost_of(lowered, devices=devices, batch=norms.images, platform=platform)
-        if cost.peak <= memory or chunk == 1:
-            break
-        chunk = max(1, int(0.8 * chunk * memory / cost.peak))
+        try:
+            cost = cache.cost_of(lowered, devices=devices, batch=norms.images, platform=platform)
+            needed = float(cost.peak)
+            if needed <= memory or chunk == 1:
+                break
+        except OutOfMemoryError as error:
+            if chunk == 1:
+                raise
+            needed = error.needed
+        chunk = max(1, int(0.8 * chunk * min(1.0, memory / needed)))
     whole = with_all_passes(cost, passes, chunk)
     return Call(name, f"{norms.images} x {chunk}", norms_count(norms, devices), True, whole)
 

@@ -8,6 +8,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -149,8 +151,16 @@ def quick_options() -> dict[str, str | bool]:
 # ---------------------------------------------------------------------------------------------- compiling
 
 
+class OutOfMemoryError(Exception):
+    """A program that its compiler refuses, because it takes ``needed`` bytes on each chip."""
+
+    def __init__(self, needed: float):
+        super().__init__(f"it takes {needed / 2**30:.3g} GiB on each")
+        self.needed = needed
+
+
 class Cache:
-    """Costs of programs compiled before, in one JSON file."""
+    """Costs of programs compiled before, and what was refused, in one JSON file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -172,16 +182,33 @@ class Cache:
     def cost_of(
         self, lowered: Any, *, devices: int, batch: int, platform: str, parameters: Iterable[tuple[int, ...]] = ()
     ) -> costs.StepCost:
-        """The cost of what is lowered, compiled unless it was before."""
+        """The cost of what is lowered, compiled unless it was before.
+
+        Raises:
+          OutOfMemoryError: the compiler of TPUs finds that it does not fit.
+        """
         name = f"{platform}, jax {jax.__version__}, {devices} x {batch}, "
         name += hashlib.sha256(lowered.as_text().encode()).hexdigest()
         if name not in self.known:
-            cost = costs.step_cost(lowered.compile(), devices=devices, batch=batch, parameters=parameters)
-            self.known[name] = dataclasses.asdict(cost)
+            try:
+                cost = costs.step_cost(lowered.compile(), devices=devices, batch=batch, parameters=parameters)
+                self.known[name] = dataclasses.asdict(cost)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                self.known[name] = {"needed": needed_bytes(str(error))}
             unfinished = self.path.with_suffix(".unfinished")
             unfinished.write_text(json.dumps(self.known))
             unfinished.replace(self.path)
         stored: dict[str, Any] = self.known[name]
+        if "needed" in stored:
+            raise OutOfMemoryError(stored["needed"])
         found = tuple(costs.Collective(*one) for one in stored["collectives"])
         stored = {**stored, "collectives": found}
         return costs.StepCost(**stored)
+
+
+def needed_bytes(refusal: str) -> float:
+    """What a program takes: the first size in the compiler's words, such as 40.25G; infinite where it gives none."""
+    size = re.search(r"([\d.]+)([MG])\b", refusal)
+    return float(size[1]) * {"M": 2**20, "G": 2**30}[size[2]] if size else math.inf

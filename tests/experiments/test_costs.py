@@ -312,6 +312,44 @@ def test_fewer_passes_at_a_time_where_memory_is_short(analysis):
         analysis.calls_of("norms:smoke", norms, (1, 2), Counted(), "cpu", 300)
 
 
+def test_a_program_that_does_not_fit_is_refused_once(analysis, steps, tmp_path, capsys):
+    """The compiler of TPUs says how much it would take; so many fewer passes are tried, and lanes are left out."""
+    words = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required (40.25G) exceeds available (15.75G)"
+    )
+
+    class Lowered:
+        def as_text(self):
+            return "program"
+
+        def compile(self):
+            compiled.append(self)
+            raise jax.errors.JaxRuntimeError(words)
+
+    compiled = []
+    for _ in range(2):
+        with pytest.raises(steps.OutOfMemoryError, match=r"takes 40\.2 GiB on each") as refused:
+            steps.Cache(tmp_path / "cache.json").cost_of(Lowered(), devices=1, batch=1, platform="v5e")
+        assert refused.value.needed == 40.25 * 2**30
+    assert len(compiled) == 1
+    assert steps.needed_bytes("no size") == math.inf
+
+    class Small:
+        def cost_of(self, lowered, *, devices, batch, platform):
+            seen.append(devices)
+            if len(seen) < 2:
+                raise steps.OutOfMemoryError(600)
+            return StepCost(devices, batch, 90.0, 9.0, 200, ())
+
+    seen = []
+    (call,) = analysis.calls_of("norms:smoke", analysis.SMOKE["norms:smoke"], (1,), Small(), "cpu", 300)
+    assert call.at_a_time == "2 x 3"  # 0.8 * 8 * 300 / 600
+    seen.clear()
+    (call,) = analysis.calls_of("sweep:smoke", analysis.SMOKE["sweep:smoke"], (1, 2), Small(), "cpu", 300)
+    assert call.cost.devices == 2
+    assert "sweep:smoke is left out on 1 chips: it takes" in capsys.readouterr().err
+
+
 def test_each_device_compares_its_own_anchors():
     """A quarter of the matrices of similarities on each of four devices, where rows are spread as images are."""
 
