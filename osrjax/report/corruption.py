@@ -113,7 +113,7 @@ def corruption_sheets(table: ResultTable, *, reference: str) -> tuple[list[Sheet
     rows = [
         {"method": label}
         | {name: estimate_text(one, bounds=SHARE) for name, one in means[label].items()}
-        | {"runs": f"{count} of {table.runs}" + (", incomplete" if count < table.runs else "")}
+        | {"runs": str(count) if count == table.runs else f"{count} of {table.runs}, incomplete"}
         for label in sorted(own, key=lambda label: -means[label][MEAN].mean)
         for count in [len(found.results[label, own[label]])]
     ]
