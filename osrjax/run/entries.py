@@ -294,10 +294,10 @@ def entry_corruption(entry: Entry) -> dict[str, Any] | None:
     found = read_json(path, _AGAIN)
     with reading(path, _AGAIN):
         names, severities, source = set(found["accuracy"]), found["severities"], found["corruptions"]
-        cells = [row[str(severity)] for row in found["accuracy"].values() for severity in severities]
-        shares = [found[name]["value"] for name in ("clean_accuracy", "mean_accuracy")]
         if not (names <= {*CORRUPTIONS, *GENERATED_CORRUPTIONS} and set(severities) <= set(SEVERITIES)):
             raise ValueError("it has corruptions or severities that do not exist")
+        cells = [row[str(severity)] for row in found["accuracy"].values() for severity in severities]
+        shares = [found[name]["value"] for name in ("clean_accuracy", "mean_accuracy")]
         if not (cells and all(0 <= float(share) <= 1 for share in cells + shares)):
             raise ValueError("it has no accuracies, or such that are no shares")
         if not (isinstance(found["images"], int) and isinstance(source, str) and source.isprintable()):
