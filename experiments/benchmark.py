@@ -8,6 +8,7 @@
     python experiments/benchmark.py crops --data npz:cifar10.npz --against folder:LSUN_crop folder:ImageNet_resize
     python experiments/benchmark.py mnist --methods m-OvR my_losses:focal       a method of one's own, MODULE:FUNCTION
     python experiments/benchmark.py mnist --data npz:mnist.npz --study halves   other arms than methods: a study
+    python experiments/benchmark.py fashion_mnist --data npz:fashion_mnist.npz --study mixing --against npz:notmnist.npz
     python experiments/leaderboard.py experiments/results/entries               the tables of what is there
 
 A cell is one training (train.py, or contrastive.py for SupCon and GradMix) and its scores (evaluate.py). It is done
@@ -19,8 +20,11 @@ another are left out.
 
 Studies, for the claims that need trainings of their own (experiments/claims.py reads their entries): halves of the loss
 (i); recipe, parts left out and values around the defaults (h); classes, the number K of known ones (f), where a split
-is a class order whose first K are known and whose last two are unknown; mixing, of contrastive training. Trainings on
-gray images are shorter there, and the arms that a claim needs probes of are probed without being asked for.
+is a class order whose first K are known and whose last two are unknown. Trainings on gray images are shorter there, and
+the arms that a claim needs probes of are probed without being asked for. For leaderboard.py: mixing of contrastive
+training, mixing-m-ovr and mixing-softmax of classifiers. Their runs classify corrupted images too (corruption.json of
+the entry) and, where asked for, detect those of other sets: --against makes a further entry of each, in the cell's.
+A cell that lacks some of these is made anew from its run, and trained again where that is gone.
 
 Exit codes: 0 done, 1 some cells failed (their logs are named), 2 bad input, nothing was started.
 """
@@ -45,7 +49,7 @@ from osrjax.run.launch import launch
 MANIFEST = "manifest.json"  # of osrjax.run.entries, which would load JAX before a refusal
 HERE = Path(__file__).parent
 Protocol = Literal["mnist", "fashion_mnist", "svhn", "cifar10", "cifar+N", "tiny_imagenet", "gray", "ood", "crops"]
-Study = Literal["methods", "halves", "recipe", "classes", "mixing"]
+Study = Literal["methods", "halves", "recipe", "classes", "mixing", "mixing-m-ovr", "mixing-softmax"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Config:
     unknown_data: str | None = None
     """Where the unknown images of cifar+N are; default: cifar100, prepared by TFDS."""
     against: tuple[str, ...] = ()
-    """Sets of unknown images of gray, ood and crops."""
+    """Sets of unknown images of gray, ood and crops, or further ones of a study of mixing."""
     options: tuple[str, ...] = ()
     """Options of every training as NAME=VALUE, such as epochs=2, in place of the protocol's; part of the cell."""
     probe: tuple[str, ...] = ()
@@ -115,10 +119,10 @@ class Config:
             )
         if self.study == "classes" and self.family != "neal":
             raise ValueError(f"family={self.family!r} does nothing with study='classes', of class orders: leave it out")
-        if bool(self.against) != (SETS[self.protocol].family is None):
+        if not is_mixing(self.study) and bool(self.against) != (SETS[self.protocol].family is None):
             raise ValueError(
                 f"against={list(self.against)} with protocol={self.protocol!r}: give sets of unknown images to gray,"
-                " ood and crops, and to no other"
+                " ood and crops and to the studies of mixing, and to no other"
             )
 
 
@@ -143,14 +147,14 @@ class Set(NamedTuple):
 GRAY = (
     {
         "train.py": "--preset bundled --steps 1400",
-        "contrastive.py": "--preset bundled --steps 700 --no-untrained",
+        "contrastive.py": "--preset bundled --steps 700 --no-untrained --no-linear-probe",
     },
     1400,
 )
 COLOUR = (
     {
         "train.py": "--preset cifar10-fast --epochs 7",
-        "contrastive.py": "--preset cifar10-small --steps 400 --no-untrained",
+        "contrastive.py": "--preset cifar10-small --steps 400 --no-untrained --no-linear-probe",
     },
     1470,
 )
@@ -183,6 +187,11 @@ HALVES = {
     "intra half": "train.py --method m_ovr --intra-weight 1 --inter-weight 0",
     "inter half": "train.py --method m_ovr --intra-weight 0 --inter-weight 1",
 }
+MASKS = {
+    "no mixing": "--mixing none",
+    "random box": "--mixing random_box",
+    "GradMix +1": "--mixing gradmix --cam-sign 1",
+}
 STUDIES = {
     "methods": METHODS,
     "halves": HALVES | {f"{label} margin 0": f"{arm} --margin 0" for label, arm in HALVES.items()},
@@ -207,13 +216,16 @@ STUDIES = {
         "Mixup": "contrastive.py --mixing mixup",
         "CutMix": "contrastive.py --mixing cutmix",
     },
+    "mixing-m-ovr": {f"m-OvR {arm}": f"train.py --method m_ovr {words}" for arm, words in MASKS.items()},
+    "mixing-softmax": {f"softmax {arm}": f"train.py --method softmax {words}" for arm, words in MASKS.items()},
 }
 PROBED = {"halves": tuple(STUDIES["halves"]), "recipe": ("m-OvR",), "classes": tuple(STUDIES["classes"])}
 ORDERS = tuple(range(5))
+CORRUPTED = "--images 50 --severities 1 3 5 --resamples 0"  # of each known class; options of corruption.py
 
 
 class Cell(NamedTuple):
-    """One training of a protocol, and where its entries lie in its directory: a pattern each."""
+    """One training of a protocol, where in its directory its entries lie, and whether it sees corrupted images."""
 
     label: str
     split: int
@@ -221,6 +233,7 @@ class Cell(NamedTuple):
     directory: Path
     recipe: str
     entries: tuple[str, ...]
+    corrupted: bool
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -243,14 +256,19 @@ def work(config: Config) -> int:
     started = missing[: config.only]
     commands = {run_of(config, cell): commands_of(config, cell) for cell in started}
     of_run = {run_of(config, cell): cell for cell in started}
+    if started:
+        check_against(config)
     print(f"{len(cells) - len(missing)} of {len(cells)} cells are done", flush=True)
+    gone = [cell for run, cell in of_run.items() if any(cell.directory.rglob(MANIFEST)) and not run.exists()]
+    if gone:
+        print(f"{len(gone)} cells lack some of this, and their runs are gone: they are trained again", flush=True)
     failed = run_commands(commands, finished=lambda run: is_done(of_run[run]), workers=config.workers)
     if failed:
         print(f"benchmark.py: {len(failed)} cells failed; their logs: {', '.join(failed)}", file=sys.stderr)
         return 1
     place = place_of(config)
     if any(place.rglob(MANIFEST)):
-        reads = "leaderboard.py" if config.study in ("methods", "mixing") else "claims.py"
+        reads = "leaderboard.py" if config.study == "methods" or is_mixing(config.study) else "claims.py"
         osrjax.report.leave_page(place, following=f"python experiments/{reads} {shlex.quote(str(place.parent))}")
     return 0
 
@@ -300,12 +318,10 @@ def cells_of(config: Config) -> list[Cell]:
             for label in config.methods or STUDIES[config.study]:
                 name = f"{label}-{split}-{seed}".replace(" ", "_").replace(":", ".")
                 recipe = recipe_of(config, label, split)
-                entries: tuple[str, ...] = ("",)
-                if chosen.family is None:
-                    entries = tuple(f"{set_name(name)}*" for name in config.against)
-                elif len(chosen.lists) > 1:
-                    entries = chosen.lists
-                cells.append(Cell(label, split, seed, place_of(config) / name, recipe, entries))
+                own = chosen.lists if len(chosen.lists) > 1 else ("",) if chosen.family else ()
+                foreign = (set_name(text).replace("/", "-") for text in config.against)
+                cell = (label, split, seed, place_of(config) / name, recipe, (*own, *foreign))
+                cells.append(Cell(*cell, corrupted=is_mixing(config.study)))
     return cells
 
 
@@ -333,10 +349,13 @@ def commands_of(config: Config, cell: Cell) -> list[list[str]]:
     score += [] if config.study == "methods" else ["--study", config.study]
     if ":" in cell.label:
         score += ["--own-method", cell.label]
-    if chosen.family is None:
-        return [train, [*score, "--against", *config.against, "--out", str(cell.directory)]]
     lists = {"": ["--images"]} if len(chosen.lists) == 1 else {name: ["--dataset", name] for name in chosen.lists}
-    return [train, *([*score, *asked, "--out", str(cell.directory / name)] for name, asked in lists.items())]
+    scores = [[*score, *asked, "--out", str(cell.directory / name)] for name, asked in lists.items()]
+    foreign = [[*score, "--against", *config.against, "--out", str(cell.directory)]]
+    if chosen.family is None:
+        return [train, *foreign]
+    corrupted = [[str(HERE / "corruption.py"), str(run), *CORRUPTED.split(), "--entry", str(cell.directory)]]
+    return [train, *scores, *(corrupted if cell.corrupted else []), *(foreign if config.against else [])]
 
 
 def run_of(config: Config, cell: Cell) -> Path:
@@ -346,8 +365,29 @@ def run_of(config: Config, cell: Cell) -> Path:
 
 
 def is_done(cell: Cell) -> bool:
-    """Whether every entry of a cell has its manifest."""
-    return all(any(cell.directory.glob(str(Path(entry) / MANIFEST))) for entry in cell.entries)
+    """Whether every entry of a cell has its manifest, and its own one corrupted images where they are asked for."""
+    # A set without test images makes an entry of each of its parts: "NAME PART".
+    made = [
+        [path for pattern in (name, f"{name} *") for path in cell.directory.glob(str(Path(pattern) / MANIFEST))]
+        for name in cell.entries
+    ]
+    manifest = cell.directory / MANIFEST
+    return all(made) and (not cell.corrupted or "corruption.json" in read_json(manifest, "restore it").get("files", {}))
+
+
+def is_mixing(study: str) -> bool:
+    """Whether the runs of a study classify corrupted images, and detect those of other sets."""
+    return study.startswith("mixing")
+
+
+def check_against(config: Config) -> None:
+    """Refuses unknown images that each cell would miss after its training."""
+    for name in config.against:
+        kind, _, place = name.partition(":")
+        if kind in ("npz", "folder") and not Path(place).exists():
+            raise ValueError(f"against={name!r} does not exist: give a file or folder that does")
+        if name == (config.data or SETS[config.protocol].data):
+            raise ValueError(f"against={name!r} is the data itself, whose classes are known: give another set")
 
 
 def check_same_recipe(cell: Cell) -> None:

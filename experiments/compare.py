@@ -30,7 +30,6 @@ import numpy as np
 import tyro
 
 from osrjax import metrics, report
-from osrjax.data.table import CORRUPTIONS
 from osrjax.fields import check_not_negative
 from osrjax.files import read_arrays, read_json, write_json, write_whole
 from osrjax.run.grid import REPEAT, check_finished, check_same_data, is_finished, run_cells
@@ -210,8 +209,6 @@ COMPARISONS = {
 METRICS = ("closed_set_accuracy", "auroc", "oscr")
 # Where results.json has a figure of the run itself, if at all.
 FIGURES = {"linear probe accuracy": ("linear_probe", "accuracy")}
-CORRUPTION = {name: (name.replace(" ", "_"), "value") for name in ("clean accuracy", "mean accuracy")}
-KINDS = {"noise": CORRUPTIONS[:3], "blur": CORRUPTIONS[3:7], "weather": CORRUPTIONS[7:11], "digital": CORRUPTIONS[11:]}
 ATTRIBUTION = {"in the box": ("attribution", "mass_in_box"), "in a random box": ("attribution", "mass_in_random_box")}
 
 
@@ -407,25 +404,12 @@ def foreign_sets(comparison: Comparison, cells: dict, results: dict, own_score: 
 def corrupted_images(comparison: Comparison, cells: dict) -> Tables:
     """Accuracies on generated corruptions, from the runs' corruption.json; empty without such files."""
     found = read_finished(cells, "corruption-generated/corruption.json")
-    options = {(run["images"], tuple(run["severities"]), tuple(run["accuracy"])) for run in found.values()}
-    if len(options) > 1:
-        raise ValueError(
-            "the files corruption.json are of different images or corruptions: give corruption.py the same"
-        )
     if not found:
         return [], {}
-    ((images, severities, names),) = options
-    values = partial(collect, comparison, found)
-    figures = {}
-    for arm in comparison.arms:
-        columns = {name: values(arm, *path) for name, path in CORRUPTION.items()}
-        for kind, members in KINDS.items():
-            here = [name for name in names if name.split(" ")[0] in members]
-            cells_of = [values(arm, "accuracy", name, str(severity)) for name in here for severity in severities]
-            if here:
-                columns[kind] = np.mean(cells_of, axis=0)
-        figures[arm] = columns
-    what = f"{images} test images, {len(names)} corruptions at {', '.join(map(str, severities))}"
+    what = report.corruptions_text(found.values())
+    columns = {cell: report.corruption_columns(run) for cell, run in found.items()}
+    names = next(iter(columns.values()))
+    figures = {arm: {name: collect(comparison, columns, arm, name) for name in names} for arm in comparison.arms}
     return arms_and_differences(comparison, figures, what + missing_runs(len(found), cells))
 
 

@@ -3,6 +3,7 @@
     python experiments/corruption.py runs/NAME                                   corruptions generated here
     python experiments/corruption.py runs/NAME --corrupted CIFAR-10-C            the published files
     python experiments/corruption.py runs/NAME --baseline runs/OTHER --images 100 --severities 1 3 5
+    python experiments/corruption.py runs/NAME --entry ENTRY                     into its entry, for leaderboard.py
 
 Closed-set accuracy on the known test images, clean and corrupted: by the classifier's logits, or for a run of
 contrastive.py by nearest neighbours among the clean known training images, in the projection. Generated corruptions are
@@ -16,14 +17,14 @@ import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 import osrjax
 from osrjax.data.table import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES
 from osrjax.evaluation.config import AssessmentConfig
-from osrjax.fields import check_not_negative
+from osrjax.fields import Execution, check_not_negative
 from osrjax.files import write_json
 from osrjax.run.launch import FinishedConfig, launch
 
@@ -49,6 +50,8 @@ class Config(AssessmentConfig, FinishedConfig):
     out: Path | None = None
     """Directory of corruption.json; default: RUN/corruption-generated or RUN/corruption-published, with a number
     where that has the answer to another question."""
+    entry: Annotated[Path | None, Execution] = None
+    """The entry that evaluate.py has made of the run: corruption.json goes there, and the leaderboard shows it."""
     seed: int = 0
     """Seed of the generated corruptions."""
 
@@ -62,6 +65,11 @@ class Config(AssessmentConfig, FinishedConfig):
         if self.images is not None and self.images < 1:
             raise ValueError(f"images={self.images} is below 1: give the number of images of each class")
         check_not_negative(self, ["seed"])
+        for name in ("out", "baseline"):
+            if self.entry is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={str(getattr(self, name))!r} with entry={str(self.entry)!r}: give one of them"
+                )
         if self.corrupted is not None and not self.corrupted.is_dir():
             raise ValueError(f"corrupted={str(self.corrupted)!r} is no folder: give the unpacked one of CIFAR-10-C")
 
@@ -86,7 +94,11 @@ def measure(config: Config) -> int:
     if published and runs[0].config.get("held_out"):
         raise ValueError(f"run={str(config.run)!r} chose a recipe without test images: leave --corrupted out")
     kind = "published" if published else "generated"
-    out = osrjax.run.result_directory(config, f"corruption-{kind}", "corruption.json")
+    if config.entry is None:
+        out = osrjax.run.result_directory(config, f"corruption-{kind}", "corruption.json")
+    else:
+        out = config.entry
+        osrjax.run.check_entry_of(out, runs[0])
     clean = first_of_each_class(data.test_known, config.images)
 
     def corrupted_images(name: str, severity: int) -> "Examples":
@@ -114,7 +126,11 @@ def measure(config: Config) -> int:
             "the labels of the corrupted images are not those of the run's test images, in their order"
         )
     print(results_text(config, found))
-    write_json(out / "corruption.json", found | {"asked": osrjax.run.asked_of(config)})
+    if config.entry is None:
+        write_json(out / "corruption.json", found | {"asked": osrjax.run.asked_of(config)})
+    else:  # which is kept and given away: without the folders of this machine
+        del found["run"]
+        osrjax.run.keep_corruption(out, found | {"corruptions": Path(found["corruptions"]).name})
     print(f"{out / 'corruption.json'}")
     return 0
 

@@ -7,7 +7,8 @@
 An entry is a directory with manifest.json and scores.npz (osrjax/run/entries.py). Checksums are checked; then every
 metric is taken anew from the order of the test images in scores.npz, and no number from anywhere else: this is the
 command that recomputes a leaderboard. One table for each data set, family of class splits and unknown set. Published
-numbers that were verified stand beside ours in the table of their own data set and family, and count nowhere.
+numbers that were verified stand beside ours in the table of their own data set and family, and count nowhere. Entries
+with a corruption.json get a table of accuracies on corrupted images, with differences and verdicts by the same rule.
 
 Written to OUT: leaderboard.md, .csv, .tex and .json (all numbers, comparisons, and the checksums of what they were
 taken from), figures/. Seconds. Exit code 2: bad input, nothing written.

@@ -20,6 +20,12 @@ from .claims import (
     claim_figures as claim_figures,
     claim_tables as claim_tables,
 )
+from .corruption import (
+    CORRUPTION_KINDS as CORRUPTION_KINDS,
+    corruption_columns as corruption_columns,
+    corruption_sheets as corruption_sheets,
+    corruptions_text as corruptions_text,
+)
 from .curves import (
     draw_scores as draw_scores,
     oscr_figure as oscr_figure,
@@ -100,6 +106,7 @@ from .probes import (
 from .sheets import (
     Sheet as Sheet,
     comparison_sheet as comparison_sheet,
+    p_text as p_text,
     score_sheets as score_sheets,
 )
 from .studies import (

@@ -18,7 +18,7 @@ from osrjax.files import json_text, number_or_none
 from osrjax.metrics.effects import linear_correlation
 from osrjax.metrics.intervals import Estimate, t_interval
 from osrjax.report.tables import OOD_COLUMNS
-from osrjax.run.entries import Entry
+from osrjax.run.entries import Entry, entry_corruption
 
 __all__ = [
     "CLASSIFICATION_COLUMNS",
@@ -67,6 +67,7 @@ class RunResult(NamedTuple):
       recipe: how the network was trained, if known.
       data: checksums of the images and what else must be alike in all runs of a split, if known.
       source: where it was read, for errors.
+      corruption: the content of corruption.json, where the run has one.
     """
 
     label: str
@@ -83,6 +84,7 @@ class RunResult(NamedTuple):
     recipe: str = ""
     data: str = ""
     source: str = ""
+    corruption: Mapping[str, Any] | None = None
 
 
 class ResultTable(NamedTuple):
@@ -161,7 +163,11 @@ class ScoreRow(NamedTuple):
 
 
 def manifest_results(
-    manifest: Mapping[str, Any], results: Mapping[str, Mapping[str, float]], *, source: str
+    manifest: Mapping[str, Any],
+    results: Mapping[str, Mapping[str, float]],
+    *,
+    source: str,
+    corruption: Mapping[str, Any] | None = None,
 ) -> list[RunResult]:
     """What tables need of an entry.
 
@@ -169,6 +175,7 @@ def manifest_results(
       manifest: of the entry (:mod:`osrjax.run.entries`).
       results: by score and metric, rebuilt from the entry's scores.
       source: where the entry lies.
+      corruption: the content of its corruption.json, if it has one.
 
     Returns:
       One result per score.
@@ -193,6 +200,7 @@ def manifest_results(
             recipe=str(manifest.get("recipe") or ""),
             data=json_text([manifest.get("sha256"), manifest.get("reject_share")]),
             source=source,
+            corruption=corruption,
         )
         for score, values in results.items()
     ]
@@ -208,12 +216,14 @@ def entry_tables(entries: Iterable[Entry]) -> list[ResultTable]:
       As :func:`result_tables`.
 
     Raises:
-      ValueError: as :func:`manifest_results` and :func:`result_tables`.
+      ValueError: as :func:`manifest_results` and :func:`result_tables`, or a damaged corruption.json.
     """
     return result_tables(
         result
         for entry in entries
-        for result in manifest_results(entry.manifest, entry.results, source=str(entry.directory))
+        for result in manifest_results(
+            entry.manifest, entry.results, source=str(entry.directory), corruption=entry_corruption(entry)
+        )
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from osrjax.files import number_or_none
 from osrjax.metrics.intervals import Estimate, clipped, range_of
 from osrjax.report.anchors import published_anchors
+from osrjax.report.corruption import corruption_sheets
 from osrjax.report.leaderboard import (
     METRICS,
     ResultTable,
@@ -43,7 +44,7 @@ class Leaderboard(NamedTuple):
 def leaderboard_texts(
     tables: Sequence[ResultTable], *, reference: str, metric: str = "auroc", common: str | None = None
 ) -> Leaderboard:
-    """Writes tables out: scores, published numbers beside them, and comparisons with a reference method.
+    """Writes tables out: scores, published numbers beside them, comparisons with a reference method, corrupted images.
 
     Args:
       tables: from :func:`osrjax.report.result_tables`, one or more.
@@ -55,7 +56,8 @@ def leaderboard_texts(
       The leaderboard.
 
     Raises:
-      ValueError: a reference, metric or common score that no table has.
+      ValueError: a reference, metric or common score that no table has, or runs of a table that were asked about
+        different corrupted images.
     """
     _check(tables, reference, metric, common)
     sheets, lines, numbers = [], [], []
@@ -63,9 +65,10 @@ def leaderboard_texts(
         rows = score_rows(table, metric=metric)
         pairs = paired_verdicts(table, reference, metric=metric, common=common)
         compared = [comparison_sheet(table, pairs, reference=reference, metric=metric)] if pairs else []
-        sheets += [(table, sheet) for sheet in (*score_sheets(table, rows), *compared)]
+        corrupted, of_corrupted = corruption_sheets(table, reference=reference)
+        sheets += [(table, sheet) for sheet in (*score_sheets(table, rows), *compared, *corrupted)]
         lines += _lines(table, rows)
-        numbers.append(_numbers(table, rows, pairs, metric))
+        numbers.append(_numbers(table, rows, pairs, metric) | {"corruption": of_corrupted})
     return Leaderboard(
         text="\n\n".join(
             "\n".join([f"{table.name}: {sheet.title}", results_table(sheet.rows), *sheet.notes])

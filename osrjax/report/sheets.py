@@ -11,7 +11,7 @@ from osrjax.report.leaderboard import CLASSIFICATION_COLUMNS, DETECTION_COLUMNS,
 from osrjax.report.tables import estimate_text
 from osrjax.report.verdicts import POINT, PairedVerdict, gate_of
 
-__all__ = ["Sheet", "comparison_sheet", "score_sheets"]
+__all__ = ["Sheet", "comparison_sheet", "p_text", "score_sheets"]
 
 
 class Sheet(NamedTuple):
@@ -101,8 +101,8 @@ def comparison_sheet(
             "scores": " - ".join(dict.fromkeys(pair.scores)) + (" *" if pair.own else ""),
             names[metric]: estimate_text(pair.found.difference, bounds=range_of(metric, difference=True)),
             "n": pair.found.difference.n,
-            "p": _p_text(pair.found.p_value),
-            "p, Holm": _p_text(pair.corrected),
+            "p": p_text(pair.found.p_value),
+            "p, Holm": p_text(pair.corrected),
             f"power for {POINT}": number_or_none(pair.power),
             f"n for {POINT}": pair.needed,
             "accuracies": " / ".join(f"{accuracy:.3f}" for accuracy in pair.accuracies),
@@ -119,7 +119,16 @@ def comparison_sheet(
     return Sheet(f"{reference} against the others, paired by split and seed", rows, [rule, _one_point(table, found)])
 
 
-def _p_text(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p value as tables show it.
+
+    Args:
+      value: nan where there is none.
+
+    Example:
+      >>> p_text(0.01234), p_text(math.nan)
+      ('0.012', '-')
+    """
     return "-" if math.isnan(value) else f"{value:.2g}"
 
 

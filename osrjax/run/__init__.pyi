@@ -13,9 +13,12 @@ from .directory import (
 from .entries import (
     MANIFEST as MANIFEST,
     Entry as Entry,
+    check_entry_of as check_entry_of,
+    entry_corruption as entry_corruption,
     entry_probe as entry_probe,
     find_entries as find_entries,
     is_entry as is_entry,
+    keep_corruption as keep_corruption,
     manifest_of_run as manifest_of_run,
     read_entry as read_entry,
     write_entry as write_entry,

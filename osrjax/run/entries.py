@@ -5,8 +5,9 @@
     ENTRY/manifest.json    method, configuration, split, seed, data, versions, machine, time; checksums of the others
     ENTRY/scores.npz       by score, the test images in order (osrjax.evaluation.ordered)
     ENTRY/probe.npz        where the run was probed (osrjax.analysis.probe)
+    ENTRY/corruption.json  where corrupted images were classified too (experiments/corruption.py --entry)
 
-Numbers are not kept: they are taken from scores.npz whenever an entry is read.
+Numbers are taken from scores.npz whenever an entry is read; the accuracies on corrupted images alone are kept as such.
 """
 
 import dataclasses
@@ -22,25 +23,29 @@ import numpy as np
 from osrjax.analysis.probe import PROBE_METRICS
 from osrjax.data import OpenSetData, content_of
 from osrjax.data.splits import FAMILIES, class_split
-from osrjax.data.table import set_name
+from osrjax.data.table import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES, set_name
 from osrjax.evaluation import OrderedImages, metrics_of_order
 from osrjax.fields import check_type
-from osrjax.files import FileError, file_sha256, read_arrays, read_json, write_arrays, write_json
+from osrjax.files import FileError, file_sha256, read_arrays, read_json, reading, write_arrays, write_json
 from osrjax.run.finished import FinishedRun
 from osrjax.run.history import training_seconds
 
 __all__ = [
     "MANIFEST",
     "Entry",
+    "check_entry_of",
+    "entry_corruption",
     "entry_probe",
     "find_entries",
     "is_entry",
+    "keep_corruption",
     "manifest_of_run",
     "read_entry",
     "write_entry",
 ]
 
 MANIFEST = "manifest.json"
+CORRUPTION = "corruption.json"
 FORMAT = 1
 FIELDS = {
     **dict.fromkeys(("label", "method", "score", "dataset", "family", "unknown"), str),
@@ -81,6 +86,42 @@ def write_entry(directory: Path, manifest: Mapping[str, Any], scored: Mapping[st
     names = [name for name in ("scores.npz", "probe.npz") if (directory / name).exists()]
     files = {name: file_sha256(directory / name) for name in names}
     write_json(directory / MANIFEST, {"format": FORMAT, **manifest, "files": files})
+
+
+def check_entry_of(directory: Path, run: FinishedRun) -> None:
+    """Refuses a directory that is no entry of a run and its own unknown images.
+
+    Args:
+      directory: that should be one.
+      run: the run.
+
+    Raises:
+      ValueError: it is none, or one of another run.
+    """
+    if not is_entry(directory):
+        raise ValueError(f"entry={str(directory)!r} holds no {MANIFEST}: make it with experiments/evaluate.py")
+    manifest = read_json(directory / MANIFEST, _AGAIN)
+    of_run = json.loads(json.dumps(manifest_of_run(run, None, label="", unknown="")))
+    for name in ("method", "config", "split", "seed", "known_names", "sha256"):
+        if manifest.get(name) != of_run[name]:
+            raise ValueError(f"entry={str(directory)!r} has another {name} than {run.directory}: give that of the run")
+
+
+def keep_corruption(directory: Path, found: Mapping[str, Any]) -> None:
+    """Writes corruption.json, then its checksum into the manifest, by which it is part of the entry.
+
+    Args:
+      directory: of the entry.
+      found: ``images``, ``severities``, ``corruptions`` (where they are from), ``clean_accuracy`` and
+        ``mean_accuracy`` with their ``value``, ``accuracy`` by corruption and severity.
+
+    Raises:
+      FileError: the operating system refuses, or the manifest is damaged.
+    """
+    manifest = read_json(directory / MANIFEST, _AGAIN)
+    write_json(directory / CORRUPTION, found)
+    files = {**manifest["files"], CORRUPTION: file_sha256(directory / CORRUPTION)}
+    write_json(directory / MANIFEST, {**manifest, "files": files})
 
 
 def manifest_of_run(run: FinishedRun, data: OpenSetData | None, *, label: str, unknown: str) -> dict[str, Any]:
@@ -182,7 +223,7 @@ def read_entry(directory: Path) -> Entry:
     if "scores.npz" not in manifest["files"]:
         raise FileError(f"{where} names no scores.npz among its files: {_AGAIN}")
     for name, checksum in manifest["files"].items():
-        if name not in ("scores.npz", "probe.npz"):
+        if name not in ("scores.npz", "probe.npz", CORRUPTION):
             raise FileError(f"{where} names a file {name!r}, which no entry has: {_AGAIN}")
         path = directory / name
         if not path.is_file() or file_sha256(path) != checksum:
@@ -233,6 +274,35 @@ def entry_probe(entry: Entry) -> dict[str, np.ndarray] | None:
     if min(steps, known, points) < 2 or min(unknown, pairs) < 1 or not _are_positions(probe["labels_known"], classes):
         raise FileError(f"{path} holds no probe of steps, images and lines of {classes} known classes: {_AGAIN}")
     return probe | {"known_classes": _known_ids(entry.manifest, classes)}
+
+
+def entry_corruption(entry: Entry) -> dict[str, Any] | None:
+    """Accuracies on corrupted images.
+
+    Args:
+      entry: that was read.
+
+    Returns:
+      What :func:`keep_corruption` was given; None for an entry without.
+
+    Raises:
+      ValueError: it is damaged, or no such file.
+    """
+    if CORRUPTION not in entry.manifest["files"]:
+        return None
+    path = entry.directory / CORRUPTION
+    found = read_json(path, _AGAIN)
+    with reading(path, _AGAIN):
+        names, severities, source = set(found["accuracy"]), found["severities"], found["corruptions"]
+        if not (names <= {*CORRUPTIONS, *GENERATED_CORRUPTIONS} and set(severities) <= set(SEVERITIES)):
+            raise ValueError("it has corruptions or severities that do not exist")
+        cells = [row[str(severity)] for row in found["accuracy"].values() for severity in severities]
+        shares = [found[name]["value"] for name in ("clean_accuracy", "mean_accuracy")]
+        if not (cells and all(0 <= float(share) <= 1 for share in cells + shares)):
+            raise ValueError("it has no accuracies, or such that are no shares")
+        if not (isinstance(found["images"], int) and isinstance(source, str) and source.isprintable()):
+            raise ValueError("it does not say which images, or where the corruptions are from")
+    return found
 
 
 def _are_positions(labels: np.ndarray, classes: int) -> bool:

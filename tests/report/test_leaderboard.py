@@ -349,6 +349,63 @@ def test_ranks_by_a_metric_of_which_less_is_better():
     }
 
 
+# ---------------------------------------------------------------------------------- corrupted images
+
+
+def corrupted(mean, **changes):
+    """A corruption.json: 0.1 above the mean under noise, 0.1 below it in fog."""
+    found = {
+        "images": 12,
+        "severities": [1, 5],
+        "corruptions": "generated, seed 0",
+        "clean_accuracy": {"value": 0.9},
+        "mean_accuracy": {"value": mean},
+        "accuracy": {"shot_noise": {"1": mean + 0.15, "5": mean + 0.05}, "fog": {"1": mean, "5": mean - 0.2}},
+    }
+    return found | changes
+
+
+def test_accuracy_on_corrupted_images_by_the_same_rule():
+    means = {"GradMix +1": (0.8, 0.7, 0.6), "no mixing": (0.76, 0.67, 0.56), "random box": (0.79, 0.71, 0.6)}
+    results = [
+        result(label, split=k, corruption=corrupted(mean)) for label, of in means.items() for k, mean in enumerate(of)
+    ]
+    results += [result("Mixup"), result("GradMix +1", score="energy", own=False)]  # without corrupted images
+    tables = report.result_tables(results)
+    found = report.leaderboard_texts(tables, reference="GradMix +1")
+    numbers = found.numbers["tables"][0]["corruption"]
+    assert numbers["of"] == "12 test images, 2 corruptions at 1, 5"
+    columns = numbers["methods"]["no mixing"]
+    assert {name: of["mean"] for name, of in columns.items()} == pytest.approx(
+        {"clean accuracy": 0.9, "mean accuracy": 1.99 / 3, "noise": 1.99 / 3 + 0.1, "weather": 1.99 / 3 - 0.1}
+    )
+    (first, second) = numbers["comparisons"]
+    # Differences 0.04, 0.03, 0.04: mean 0.11 / 3, standard error 0.01 / 3, t = 11; 2 degrees of freedom.
+    assert (first["other"], first["verdict"]) == ("no mixing", "above")
+    half = 4.302653 * 0.01 / 3
+    assert first["differences"]["mean accuracy"]["interval"] == pytest.approx([0.11 / 3 - half, 0.11 / 3 + half])
+    assert (first["p"], first["p_holm"]) == pytest.approx((0.00816, 0.01633), abs=1e-5)
+    assert (second["other"], second["verdict"]) == ("random box", "undecided")  # 0.01, -0.01, 0
+    assert second["p"] == pytest.approx(1)
+    rows = [line for line in found.text.splitlines() if re.match(r"GradMix \+1 +0\.900 \[0\.900, 0\.900\]", line)]
+    assert [line.split()[-1] for line in rows] == ["3"]
+    low = [result._replace(values={**result.values, "closed_set_accuracy": 0.89}) for result in results]
+    found = report.leaderboard_texts(report.result_tables(low), reference="GradMix +1")
+    verdicts = {pair["verdict"] for pair in found.numbers["tables"][0]["corruption"]["comparisons"]}
+    assert verdicts == {"no verdict: accuracy"}
+
+
+def test_tables_without_corrupted_images_say_nothing_of_them_and_other_questions_are_refused():
+    tables = report.result_tables([result(), result("softmax")])
+    found = report.leaderboard_texts(tables, reference="m-OvR")
+    assert "corrupted" not in found.text
+    assert found.numbers["tables"][0]["corruption"] == {}
+    results = [result(corruption=corrupted(0.5)), result("softmax", corruption=corrupted(0.5, images=13))]
+    with pytest.raises(ValueError, match=r"^cifar10, .*: the files corruption\.json are of different images") as error:
+        report.leaderboard_texts(report.result_tables(results), reference="m-OvR")
+    assert "\n" not in str(error.value)
+
+
 # ------------------------------------------------------------------------------------------------ script
 
 

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from osrjax.data.splits import nested_split
 from osrjax.models.backbones import NETWORKS, SmallCNN
-from osrjax.run.entries import entry_probe, find_entries, read_entry
+from osrjax.run.entries import entry_corruption, entry_probe, find_entries, keep_corruption, read_entry
 from osrjax.run.history import training_seconds
 from osrjax.run.parsing import parse
 
@@ -200,6 +200,79 @@ def test_scores_that_would_fill_the_memory_are_not_unpacked(entry, tmp_path):
         read_entry(copy)
 
 
+CORRUPTED = ["--images", "5", "--severities", "1", "5", "--corruptions", "fog", "shot_noise", "--resamples", "0"]
+
+
+def corrupt(run, directory):
+    own = ["--own-method", "focal_method:focal"]
+    return load_script("corruption").main([str(run), *CORRUPTED, *own, "--entry", str(directory)])
+
+
+@pytest.fixture(scope="module")
+def corrupted(run, entry, tmp_path_factory):
+    """The entry with accuracies on corrupted images."""
+    copy = tmp_path_factory.mktemp("corrupted") / "entry"
+    shutil.copytree(entry, copy)
+    assert corrupt(run, copy) == 0
+    return copy
+
+
+def test_corrupted_images_become_part_of_an_entry_and_of_the_leaderboard(run, entry, corrupted, tmp_path, capsys):
+    read, before = read_entry(corrupted), read_entry(entry)
+    assert read.results == before.results
+    assert read.manifest == before.manifest | {"files": read.manifest["files"]}
+    assert str(run.parent) not in (corrupted / "corruption.json").read_text()
+    found = entry_corruption(read)
+    assert entry_corruption(before) is None
+    assert (found["images"], found["severities"], set(found["accuracy"])) == (30, [1, 5], {"fog", "shot_noise"})
+    cells = [value for row in found["accuracy"].values() for value in row.values()]
+    assert found["mean_accuracy"]["value"] == pytest.approx(np.mean(cells))
+    assert load_script("leaderboard").main([str(corrupted), "--out", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / "leaderboard.json").read_text())["tables"][0]["corruption"]
+    assert numbers["methods"]["focal"]["noise"]["mean"] == pytest.approx(np.mean(cells[2:]))
+    assert "30 test images, 2 corruptions at 1, 5 (generated, seed 0)" in capsys.readouterr().out
+    options = ["--images", "--own-method", "focal_method:focal", "--label", "focal", "--resamples", "0"]
+    copy = tmp_path / "again"
+    shutil.copytree(corrupted, copy)
+    assert load_script("evaluate").main([str(run), *options, "--out", str(copy)]) == 0
+    assert entry_corruption(read_entry(copy)) is None  # what was measured before is not of the entry that was made now
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"severities": [1, 6]}, "corruptions or severities that do not exist"),
+        ({"accuracy": {"fog": {"1": 0.5, "5": 1.5}}}, "or such that are no shares"),
+        ({"accuracy": {}}, "it has no accuracies"),
+        ({"images": None}, "it does not say which images"),
+        ({"mean_accuracy": 0.5}, "it is cut or damaged"),
+    ],
+)
+def test_a_damaged_file_of_corrupted_images_is_refused(fields, message, corrupted, tmp_path):
+    found = entry_corruption(read_entry(corrupted))
+    copy = tmp_path / "copy"
+    shutil.copytree(corrupted, copy)
+    keep_corruption(copy, found | fields)
+    with pytest.raises(ValueError, match=message) as error:
+        entry_corruption(read_entry(copy))
+    assert "\n" not in str(error.value)
+    (copy / "corruption.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"corruption\.json is not the file whose checksum stands in manifest\.json"):
+        read_entry(copy)
+
+
+def test_corrupted_images_go_into_no_other_entry(run, entry, tmp_path, capsys):
+    copy = changed(entry, tmp_path, seed=1)
+    assert corrupt(run, copy) == 2
+    assert f"entry={str(copy)!r} has another seed than {run}: give that of the run" in capsys.readouterr().err
+    assert corrupt(run, tmp_path) == 2
+    assert "holds no manifest.json: make it with experiments/evaluate.py" in capsys.readouterr().err
+    words = [str(run), "--entry", str(entry), "--out", str(tmp_path)]
+    assert load_script("corruption").main(words) == 2
+    assert f"out={str(tmp_path)!r} with entry={str(entry)!r}: give one of them" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("corruption.json"))
+
+
 def test_nothing_is_written_through_a_link_in_a_run(run, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -285,6 +358,10 @@ PROTOCOLS = {
     "study='halves' with protocol='cifar+N' has one set": ["cifar+N", "--study", "halves"],
     "family='cac' does nothing with study='classes'": ["mnist", "--study", "classes", "--family", "cac"],
     "order=-1 is negative": ["mnist", "--study", "classes", "--splits=-1"],
+    "with protocol='mnist': give sets of unknown images to gray, ood and crops and to the studies of mixing": [
+        *("mnist", "--study", "halves", "--against", "npz:a.npz")
+    ],
+    "study='mixing' with protocol='ood' has one set": ["ood", "--study", "mixing", "--against", "npz:a.npz"],
 }
 
 
@@ -296,10 +373,13 @@ def test_protocols_that_do_not_exist_are_refused_in_one_line(message, capsys):
     assert error.count("\n") == 1
 
 
-def test_the_commands_of_a_cell_say_where_its_images_are(tmp_path, capsys):
+def test_the_commands_of_a_cell_say_where_its_images_are(tmp_path, monkeypatch):
     benchmark = load_script("benchmark")
     where = ["--entries", str(tmp_path), "--runs", str(tmp_path / "runs"), "--methods", "softmax"]
     parsed = []
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / f"{name}.npz").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("osrjax.run.grid.run_commands", lambda cells, **_: parsed.extend(cells.values()) or [])
         assert benchmark.main(["cifar+N", "--data", "npz:c10.npz", "--unknown-data", "npz:c100.npz", *where]) == 0
@@ -314,8 +394,100 @@ def test_the_commands_of_a_cell_say_where_its_images_are(tmp_path, capsys):
     assert sys.executable not in foreign[0]
 
 
-@pytest.mark.parametrize(("study", "arms"), [("halves", 6), ("recipe", 16), ("classes", 4), ("mixing", 6)])
-def test_the_cells_of_a_study_are_shorter_and_take_their_options(study, arms, tmp_path, capsys):
+MIXING = {"mixing": ("GradMix +1", "contrastive.py"), "mixing-m-ovr": ("m-OvR GradMix +1", "train.py")}
+
+
+@pytest.mark.parametrize("study", MIXING)
+def test_cells_of_mixing_see_corrupted_images_and_other_sets(study, tmp_path, monkeypatch, capsys):
+    benchmark, started = load_script("benchmark"), []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("osrjax.run.grid.run_commands", lambda cells, **_: started.extend(cells.items()) or [])
+    label, script = MIXING[study]
+    words = ["fashion_mnist", "--study", study, "--methods", label, "--splits", "0", "--entries", "kept", "--runs", "r"]
+    against = ["--against", "npz:here/a.npz", "npz:a_b.npz"]
+    assert benchmark.main([*words, *against]) == 2
+    assert "against='npz:here/a.npz' does not exist: give a file or folder that does" in capsys.readouterr().err
+    assert benchmark.main([*words, "--against", "fashion_mnist"]) == 2
+    assert "against='fashion_mnist' is the data itself, whose classes are known" in capsys.readouterr().err
+    (tmp_path / "here").mkdir()
+    for place in ("here/a.npz", "a_b.npz"):
+        (tmp_path / place).touch()
+    assert benchmark.main(words) == benchmark.main([*words, *against]) == 0
+    (_, short), (run, commands) = started
+    assert commands[:3] == short
+    train, score, corruption, foreign = commands
+    cell = Path("kept") / "fashion_mnist-neal" / f"{label}-0-0".replace(" ", "_")
+    assert [Path(command[0]).name for command in commands] == [script, "evaluate.py", "corruption.py", "evaluate.py"]
+    assert [train[-3], *(command[1] for command in commands[1:])] == [str(run)] * 4
+    assert corruption[-2:] == ["--entry", str(cell)]
+    assert foreign[foreign.index("--against") :] == [*against, "--out", str(cell)]
+    assert {command[command.index("--study") + 1] for command in (score, foreign)} == {study}
+    for command in commands:
+        module = load_script(Path(command[0]).stem)
+        config = vars(sys.modules[module.main.__module__])["Config"]
+        parse(config, command[1:], presets=vars(module).get("PRESETS") if command == train else None)
+
+
+def test_a_cell_of_mixing_is_done_with_all_that_is_asked(tmp_path, monkeypatch, capsys):
+    benchmark, cell = load_script("benchmark"), tmp_path / "kept" / "mnist-neal" / "no_mixing-0-0"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("osrjax.run.grid.run_commands", lambda cells, **_: [])
+    monkeypatch.setattr("osrjax.report.leave_page", lambda *_, **__: None)
+    words = [
+        "mnist",
+        "--study",
+        "mixing",
+        "--methods",
+        "no mixing",
+        "--splits",
+        "0",
+        "--entries",
+        "kept",
+        "--runs",
+        "r",
+    ]
+    against = ["--against", "npz:a.npz", "npz:a_b.npz"]
+
+    def is_done(*more):
+        assert benchmark.main([*words, *more, "--dry"]) == 0
+        state, recipe = re.fullmatch(r"(\w+) +[^:]+: (.*)\n", capsys.readouterr().out).groups()
+        return state == "done", recipe
+
+    recipe = is_done()[1]
+
+    def make(place, *files):
+        place.mkdir(parents=True, exist_ok=True)
+        manifest = {"recipe": recipe, "files": dict.fromkeys(files, "0")}
+        (place / "manifest.json").write_text(json.dumps(manifest))
+
+    make(cell, "scores.npz")
+    assert not is_done()[0]
+    make(cell, "scores.npz", "corruption.json")
+    assert is_done()[0]
+    make(cell / "a_b", "scores.npz")
+    assert not is_done(*against)[0]  # a_b is not a
+    make(cell / "a", "scores.npz")
+    assert is_done(*against)[0]
+    shutil.rmtree(cell / "a")
+    make(cell / "a train", "scores.npz")
+    assert is_done(*against)[0]  # of a set without test images, its parts
+    for name in ("a", "a_b", "c"):
+        (tmp_path / f"{name}.npz").touch()
+    said = "1 cells lack some of this, and their runs are gone: they are trained again\n"
+    assert benchmark.main([*words, "--against", "npz:c.npz"]) == 0
+    assert said in capsys.readouterr().out
+    (tmp_path / "r" / "mixing" / "mnist-neal" / "no_mixing-0-0").mkdir(parents=True)
+    assert benchmark.main([*words, "--against", "npz:c.npz"]) == 0
+    assert said not in capsys.readouterr().out
+
+
+STUDIES = {"halves": (6, 500), "recipe": (16, 500), "classes": (4, 500)}
+STUDIES |= {"mixing": (6, 700), "mixing-m-ovr": (3, 500), "mixing-softmax": (3, 500)}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_cells_of_a_study_are_shorter_and_take_their_options(study, capsys):
+    arms, steps = STUDIES[study]
     benchmark = load_script("benchmark")
     scripts = {name: load_script(name) for name in ("train", "contrastive")}
     assert benchmark.main(["fashion_mnist", "--study", study, "--dry", "--seeds", "2"]) == 0
@@ -328,26 +500,34 @@ def test_the_cells_of_a_study_are_shorter_and_take_their_options(study, arms, tm
     for script, *options in found:
         name = script.removesuffix(".py")
         config = parse(scripts[name].Config, options, presets=scripts[name].PRESETS)
-        assert config.steps == (700 if study == "mixing" else 500)
+        assert config.steps == steps
     assert len(found) == (arms * 5 if study == "classes" else arms)  # the class lists are part of the recipe
+
+
+def run_here(cells, **_):
+    """In place of run_commands: in this process."""
+    for words in (words for commands in cells.values() for words in commands):
+        assert load_script(Path(words[0]).stem).main(words[1:]) == 0
+    return []
+
+
+def make_noise(path, rng):
+    """A set of ten classes; 100 known and 100 unknown images are probed."""
+    sets = {"train": 200, "test": 600}
+    pixels = {f"{part}_images": rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8) for part, n in sets.items()}
+    labels = {f"{part}_labels": np.arange(n) % 10 for part, n in sets.items()}
+    np.savez(path, **pixels, **labels)
+    return f"npz:{path}"
 
 
 def test_a_cell_of_a_study_in_miniature(tmp_path, rng, capsys):
     """Through train.py and evaluate.py to the claims, which lack the other numbers of classes."""
     benchmark = load_script("benchmark")
 
-    def run_here(cells, **_):
-        for words in (words for commands in cells.values() for words in commands):
-            assert load_script(Path(words[0]).stem).main(words[1:]) == 0
-        return []
-
-    sets = {"train": 200, "test": 600}  # 100 known and 100 unknown images are probed
-    pixels = {f"{part}_images": rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8) for part, n in sets.items()}
-    labels = {f"{part}_labels": np.arange(n) % 10 for part, n in sets.items()}
-    np.savez(tmp_path / "noise.npz", **pixels, **labels)
+    data = make_noise(tmp_path / "noise.npz", rng)
     where = [
         "--data",
-        f"npz:{tmp_path}/noise.npz",
+        data,
         "--entries",
         str(tmp_path / "entries"),
         "--runs",
@@ -371,3 +551,37 @@ def test_a_cell_of_a_study_in_miniature(tmp_path, rng, capsys):
     assert load_script("claims").main([str(tmp_path / "entries"), "--out", str(tmp_path / "out")]) == 0
     (study,) = json.loads((tmp_path / "out" / "claims.json").read_text())["studies"]
     assert study["verdicts"] == {"f": "undefined"}  # of one number of classes
+
+
+def test_a_cell_of_mixing_in_miniature(tmp_path, rng, capsys):
+    """Through corruption.py and another set to the leaderboard's tables."""
+    benchmark, study = load_script("benchmark"), "mixing-softmax"
+    data, other = (make_noise(tmp_path / f"{name}.npz", rng) for name in ("noise", "other"))
+    where = ["--data", data, "--entries", str(tmp_path / "entries"), "--runs", str(tmp_path / "runs")]
+    arms = ["softmax random box", "softmax GradMix +1"]
+    cells = ["--study", study, "--methods", *arms, "--splits", "0", "--options", "steps=1", "batch_size=32"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "small_cnn", partial(SmallCNN, width=4, features=16))
+        patch.setattr("osrjax.run.grid.run_commands", run_here)
+        patch.setattr(benchmark, "CORRUPTED", "--images 3 --severities 1 --corruptions fog pixelate --resamples 0")
+        assert benchmark.main(["mnist", *cells, *where, "--against", other]) == 0
+    assert f"next: python experiments/leaderboard.py {tmp_path / 'entries'}" in capsys.readouterr().out
+    names = [label.replace(" ", "_") + "-0-0" for label in arms]
+    places = find_entries([tmp_path / "entries"])
+    assert {str(place.relative_to(tmp_path / "entries" / "mnist-neal")) for place in places} == {
+        *names,
+        *(f"{name}/other" for name in names),
+    }
+    words = ["--reference", arms[1], "--out", str(tmp_path / "out")]
+    assert load_script("leaderboard").main([str(tmp_path / "entries"), *words]) == 0
+    own, foreign = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["tables"]
+    assert (own["unknown"], foreign["unknown"]) == ("mnist", "other")
+    assert next((pair["other"], pair["own"]) for pair in foreign["comparisons"]) == (arms[0], True)
+    assert set(own["corruption"]["methods"]) == set(arms)
+    assert [pair["other"] for pair in own["corruption"]["comparisons"]] == [arms[0]]
+    assert foreign["corruption"] == {}
+    text = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "18 test images, 2 corruptions at 1 (generated, seed 0)" in text
+    kept = [place / name for place in places for name in read_entry(place).manifest["files"] if name.endswith("json")]
+    assert len(kept) == 2
+    assert str(tmp_path) not in "".join(path.read_text() for path in kept)
