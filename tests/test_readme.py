@@ -47,6 +47,23 @@ def test_there_are_results():
     assert len(RESULTS) == 11
 
 
+def test_the_claims_and_their_verdicts_are_those_of_their_page():
+    page = (ROOT / "experiments/results/claims.md").read_text()
+    rows = re.findall(r"^\| \((\w+)\) (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
+    assert [letter for letter, *_ in rows] == [*"abcdefghi"]
+    assert page.count("\n".join(f"| ({letter}) {' | '.join(cells)} |" for letter, *cells in rows)) == 1
+    printed = {
+        letter: (text, *verdicts)
+        for letter, text, *verdicts in re.findall(
+            r"^\| ([a-g]) \| (.*?) \| (.*?), .*? \| (.*?), .*? \|$", page, re.MULTILINE
+        )
+    }
+    assert printed
+    for letter, text, mnist, cifar10, _ in rows:
+        if letter in printed:
+            assert (text, cifar10.partition(",")[0], mnist.partition(",")[0]) == printed[letter]
+
+
 @pytest.mark.parametrize("name", FRONT)
 def test_links_resolve_and_lines_fit(name):
     text = (ROOT / name).read_text()
