@@ -58,7 +58,9 @@ def test_the_commands_of_a_head_are_scripts_of_experiments(page):
 
 @every_page
 def test_lines_fit_and_code_blocks_end(page):
-    assert len(re.findall(r"^```", page.read_text(), re.MULTILINE)) % 2 == 0
+    fences = re.findall(r"^```.*", page.read_text(), re.MULTILINE)
+    assert len(fences) % 2 == 0
+    assert set(fences[1::2]) <= {"```"}
     assert [line for line in prose(page).splitlines() if len(line) > 150 and not line.startswith("|")] == []
 
 
