@@ -26,13 +26,13 @@ __all__ = ["NORM_DETECTORS", "NORM_PROGRAMS", "DetectorCost", "detector_cost", "
 PROJECTIONS = (1, 2, 8)
 NORM_PROGRAMS = ("forward", *(f"estimate_{n}" for n in PROJECTIONS), "norm")
 
-# The factors of each detector's score; the last of PROJECTIONS stands for the estimate in a product.
+# The factors of each detector's score.
 NORM_DETECTORS: dict[str, tuple[str, ...]] = {
     "own score": ("own",),
     "distance": ("distance",),
     **{f"norm of {n} projection{'s' * (n > 1)}": (f"estimate_{n}",) for n in PROJECTIONS},
     "exact norm": ("norm",),
-    "norm of 8 projections x distance": ("estimate_8", "distance"),
+    f"norm of {PROJECTIONS[-1]} projections x distance": (f"estimate_{PROJECTIONS[-1]}", "distance"),
     "exact norm x distance": ("norm", "distance"),
 }
 
