@@ -1,7 +1,7 @@
 """Do the paper's claims on input-Jacobian norms hold at real accuracies? Every claim, from the probes of entries alone.
 
     python experiments/claims.py experiments/results/entries                        all entries below a directory
-    python experiments/claims.py experiments/results/entries --format markdown      the tables of results/claims.md
+    python experiments/claims.py experiments/results/entries --pages experiments/results/claims/*.md    pages made anew
     python experiments/claims.py experiments/results/entries experiments/results/studies    (f), (h) and (i) as well
 
 Entries are those of experiments/leaderboard.py; one that was trained with --probe-every holds a probe: Jacobian norms,
@@ -12,7 +12,8 @@ osrjax/report/verdicts.py). The number of known classes (f), the parts and value
 the loss (i) need trainings of their own, the studies of experiments/benchmark.py; their rule: osrjax/report/studies.py.
 
 Written to OUT: claims.txt, .md, .csv and .json (every effect of every method), figures/ as PNG and SVG, by their number
-in the paper where they have one. 12 s. Exit code 2: bad input, nothing written.
+in the paper where they have one; --pages makes the tables and figures of pages anew. 12 s. Exit code 2: bad input,
+nothing written.
 """
 
 import dataclasses
@@ -48,24 +49,18 @@ def decide(config: Config) -> int:
     studies, methods = report.study_tables(entries), [e for e in entries if not e.manifest.get("study")]
     tables = report.claim_tables(methods) if methods or not studies else []
     found = report.claims_texts(tables, studies)
-    kept = ("label", "study", "split", "seed", "recipe", "revision", "files")
     drawn = [(table.name, report.claim_figures(table)) for table in (tables if config.draw else ())]
     drawn += [(study.name, report.study_figures(study)) for study in (studies if config.draw else ())]
     figures = {f"{table}-{name}": figure for table, of_table in drawn for name, figure in of_table.items()}
-    sources = [
-        {"directory": str(entry.directory), **{name: entry.manifest.get(name) for name in kept}} for entry in entries
-    ]
 
     # ---------------------------------------------------------------------------------- write
-    with osrjax.files.writing(config.out):
-        (config.out / "figures").mkdir(parents=True, exist_ok=True)
-    for suffix, text in (("txt", found.text + "\n"), ("md", f"# Claims\n\n{found.markdown}"), ("csv", found.csv)):
-        osrjax.files.write_whole(config.out / f"claims.{suffix}", text.encode())
-    osrjax.files.write_json(config.out / "claims.json", {**found.numbers, "entries": sources})
-    for name, figure in figures.items():
-        report.save_figure(figure, config.out / "figures" / name)
+    texts = {"txt": found.text + "\n", "md": f"# Claims\n\n{found.markdown}", "csv": found.csv}
+    numbers = {**found.numbers, "entries": report.entry_sources(entries)}
+    written = report.write_tables(
+        config.out, "claims", texts, numbers, figures, pages=config.pages, blocks=found.blocks
+    )
     print(getattr(found, config.format).rstrip())
-    print(f"{len(entries)} entries, written to {config.out}", file=sys.stderr)
+    print(f"{len(entries)} entries, {written}", file=sys.stderr)
     return 0
 
 

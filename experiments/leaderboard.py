@@ -3,6 +3,7 @@
     python experiments/leaderboard.py experiments/results/entries            all entries below a directory
     python experiments/leaderboard.py experiments/results/entries mine --reference softmax    against softmax
     python experiments/leaderboard.py mine --format latex                    printed as LaTeX
+    python experiments/leaderboard.py experiments/results/entries --pages experiments/results/benchmark.md
 
 An entry is a directory with manifest.json and scores.npz (osrjax/run/entries.py). Checksums are checked; then every
 metric is taken anew from the order of the test images in scores.npz, and no number from anywhere else: this is the
@@ -11,7 +12,8 @@ numbers that were verified stand beside ours in the table of their own data set 
 with a corruption.json get a table of accuracies on corrupted images, with differences and verdicts by the same rule.
 
 Written to OUT: leaderboard.md, .csv, .tex and .json (all numbers, comparisons, and the checksums of what they were
-taken from), figures/. Seconds. Exit code 2: bad input, nothing written.
+taken from), figures/; --pages makes the tables and figures of pages anew. Seconds. Exit code 2: bad
+input, nothing written.
 """
 
 import dataclasses
@@ -61,26 +63,20 @@ def tabulate(config: Config) -> int:
     labels = [entry.manifest["label"] for entry in entries]
     reference = config.reference or ("m-OvR" if "m-OvR" in labels else labels[0])
     found = report.leaderboard_texts(tables, reference=reference, metric=config.metric, common=common)
-    kept = ("label", "split", "seed", "recipe", "revision", "machine", "files")
-    sources = [
-        {"directory": str(entry.directory), **{name: entry.manifest.get(name) for name in kept}} for entry in entries
-    ]
     figures = {
         "accuracy": report.accuracy_figure(tables, metric=config.metric),
         "ranks": report.ranks_figure(tables, metric=config.metric),
     }
 
     # ---------------------------------------------------------------------------------- write
-    with osrjax.files.writing(config.out):
-        (config.out / "figures").mkdir(parents=True, exist_ok=True)
-    for suffix, text in (("md", f"# Leaderboard\n\n{found.markdown}"), ("tex", found.latex), ("csv", found.csv)):
-        osrjax.files.write_whole(config.out / f"leaderboard.{suffix}", text.encode())
-    osrjax.files.write_json(config.out / "leaderboard.json", {**found.numbers, "entries": sources})
-    for name, figure in figures.items():
-        report.save_figure(figure, config.out / "figures" / name)
+    texts = {"md": f"# Leaderboard\n\n{found.markdown}", "tex": found.latex, "csv": found.csv}
+    numbers = {**found.numbers, "entries": report.entry_sources(entries)}
+    written = report.write_tables(
+        config.out, "leaderboard", texts, numbers, figures, pages=config.pages, blocks=found.blocks
+    )
     print(getattr(found, config.format).rstrip())
     print(
-        f"{len(entries)} entries, every number rebuilt from their score files; written to {config.out}\n"
+        f"{len(entries)} entries, every number rebuilt from their score files; {written}\n"
         f"next: osrjax report {shlex.join(map(str, config.entries))}",
         file=sys.stderr,
     )

@@ -1,9 +1,11 @@
 """The pages of experiments/: heads, links, figures and lengths of lines."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import load_script
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -79,6 +81,34 @@ def test_the_index_links_every_result():
     linked = {(INDEX.parent / link).resolve() for link in links(INDEX)}
     assert RESULTS
     assert set(RESULTS) <= linked
+
+
+def test_every_claim_is_linked_from_their_page():
+    page = EXPERIMENTS / "results" / "claims.md"
+    linked = {(page.parent / link).resolve() for link in links(page)}
+    assert set((EXPERIMENTS / "results" / "claims").glob("*.md")) <= linked
+
+
+TABULATED = {
+    "leaderboard": ("benchmark.md",),
+    "claims": ("claims.md", *(f"claims/{page.name}" for page in sorted((EXPERIMENTS / "results/claims").glob("*.md")))),
+}
+
+
+@pytest.mark.parametrize("script", list(TABULATED))
+def test_numbers_of_entries_are_those_that_their_command_makes(script, tmp_path, monkeypatch):
+    """Of the committed entries, whose machine or time nothing of a page depends on."""
+    (tmp_path / "claims").mkdir()
+    for name in TABULATED[script]:
+        shutil.copy(EXPERIMENTS / "results" / name, tmp_path / name)
+    monkeypatch.setattr("osrjax.report.refill.small_png", lambda figure: b"")
+    there = [EXPERIMENTS / "results" / name for name in ("entries", "studies")]
+    words = [*map(str, filter(Path.exists, there)), "--out", str(tmp_path / "out")]
+    words += ["--no-draw"] if script == "claims" else []
+    words = [words[0], *(words[1:] if script == "claims" else words[-2:])]
+    assert load_script(script).main([*words, "--pages", *(str(tmp_path / name) for name in TABULATED[script])]) == 0
+    for name in TABULATED[script]:
+        assert (tmp_path / name).read_text() == (EXPERIMENTS / "results" / name).read_text(), name
 
 
 def test_figures_are_small_and_shown():

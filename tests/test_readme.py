@@ -49,9 +49,12 @@ def test_there_are_results():
 
 def test_the_claims_and_their_verdicts_are_those_of_their_page():
     page = (ROOT / "experiments/results/claims.md").read_text()
-    rows = re.findall(r"^\| \((\w+)\) (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
+    row = re.compile(r"^\| \[\((\w)\)\]\((.*?claims/\1\.md)\) (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", re.MULTILINE)
+    rows = row.findall(README)
     assert [letter for letter, *_ in rows] == [*"abcdefghi"]
-    assert page.count("\n".join(f"| ({letter}) {' | '.join(cells)} |" for letter, *cells in rows)) == 1
+    assert row.findall(page) == [
+        (letter, link.removeprefix("experiments/results/"), *cells) for letter, link, *cells in rows
+    ]
     printed = {
         letter: (text, *verdicts)
         for letter, text, *verdicts in re.findall(
@@ -59,7 +62,9 @@ def test_the_claims_and_their_verdicts_are_those_of_their_page():
         )
     }
     assert printed
-    for letter, text, mnist, cifar10, _ in rows:
+    for letter, link, text, mnist, cifar10, _ in rows:
+        title = (ROOT / link).read_text().partition("\n")[0].removeprefix("# ")
+        assert title.lower() == f"({letter}) {text}".lower()
         if letter in printed:
             assert (text, cifar10.partition(",")[0], mnist.partition(",")[0]) == printed[letter]
 

@@ -16,7 +16,9 @@ INDEX = "# Results\n\nOne page per answer.\n\n```{{toctree}}\n{}\n```\n"
 
 def pages() -> list[Path]:
     """The Markdown files that become pages."""
-    return sorted(path for place in (ROOT, ROOT / "experiments", RESULTS) for path in place.glob("*.md"))
+    return sorted(
+        path for place in (ROOT, ROOT / "experiments", RESULTS, RESULTS / "claims") for path in place.glob("*.md")
+    )
 
 
 def place(page: Path) -> Path:
@@ -54,7 +56,7 @@ def generate(app) -> None:
     """All pages, and a list of the results."""
     for page in pages():
         write(place(page), with_links(page))
-    names = [path.stem for path in pages() if path.parent == RESULTS]
+    names = [str(path.relative_to(RESULTS).with_suffix("")) for path in pages() if path.is_relative_to(RESULTS)]
     write(place(RESULTS / "index.md"), INDEX.format("\n".join(names)))
     wanted = {place(page) for page in [*pages(), RESULTS / "index.md"]}
     for stale in set(OUT.rglob("*.md")) - wanted:

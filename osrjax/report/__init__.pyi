@@ -103,9 +103,16 @@ from .probes import (
     probe_interpolation_figure as probe_interpolation_figure,
     probe_steps as probe_steps,
 )
+from .refill import (
+    entry_sources as entry_sources,
+    refilled as refilled,
+    small_png as small_png,
+    write_tables as write_tables,
+)
 from .sheets import (
     Sheet as Sheet,
     comparison_sheet as comparison_sheet,
+    own_sheet as own_sheet,
     p_text as p_text,
     score_sheets as score_sheets,
 )

@@ -44,6 +44,7 @@ class ClaimPages(NamedTuple):
     Attributes:
       text: aligned, for a terminal: what decides and what was measured of m-OvR beside it.
       markdown: the same as sections of a page.
+      blocks: of pages that are made anew, by name: "verdicts" of all claims, and each claim by its letter.
       csv: every effect of every method, numbers in full.
       numbers: JSON values of all.
     """
@@ -52,6 +53,7 @@ class ClaimPages(NamedTuple):
     markdown: str
     csv: str
     numbers: dict[str, Any]
+    blocks: dict[str, str]
 
 
 def claims_texts(tables: Sequence[ClaimTable], studies: Sequence[StudyTable] = ()) -> ClaimPages:
@@ -73,26 +75,32 @@ def claims_texts(tables: Sequence[ClaimTable], studies: Sequence[StudyTable] = (
     lines += [
         {"table": f"{found.study}, {found.name}", **_flat(record)} for found in studies for record in found.effects
     ]
-    text, marked = [], []
+    text, marked, blocks = [], [], {}
     if tables:
         text = ["\n".join([_wrapped(RULE), *map(_wrapped, heads)]), results_table(verdicts)]
         marked = [_marked(RULE), "\n".join(_marked(f"- {head}") for head in heads), markdown_table(verdicts)]
+        blocks["verdicts"] = "\n\n".join(marked)
     for letter in CLAIM_TEXTS if tables else ():
         title, drawn = f"({letter}) {CLAIM_TEXTS[letter]}", _figures_of(letter)
         notes = " ".join(filter(None, (NOTES.get(letter), _least_squares(tables) if letter == "i1" else "")))
         rows = [part for part in (_detector_rows(tables) if letter == "n" else [], _section(tables, letter)) if part]
         text.append("\n".join(filter(None, (f"{title}; figures: {drawn}", *map(results_table, rows), _wrapped(notes)))))
-        parts = (f"## {markdown_text(title)}", f"Figures: {drawn}.", *map(markdown_table, rows), _marked(notes))
-        marked.append("\n\n".join(filter(None, parts)))
+        body = "\n\n".join(filter(None, (*map(markdown_table, rows), _marked(notes))))
+        marked.append(f"## {markdown_text(title)}\n\nFigures: {drawn}.\n\n{body}")
+        blocks[letter] = f"{_answer({found.name: _verdict(found, letter) for found in tables})}\n\n{body}"
     if studies:
         rows, effects = _study_rows(studies)
         drawn = f"Figures: {', '.join(_study_figures(studies))}."
         text += [_wrapped(STUDY_RULE), _wrapped(drawn), results_table(rows), results_table(effects)]
         marked += ["## Studies", _marked(STUDY_RULE), _marked(drawn), markdown_table(rows), markdown_table(effects)]
+        for letter in dict.fromkeys(row["claim"] for row in rows):
+            answer = _answer({str(row["data"]): str(row["verdict"]) for row in rows if row["claim"] == letter})
+            blocks[str(letter)] = f"{answer}\n\n{markdown_table(_without_claim(effects, letter))}"
     return ClaimPages(
         text="\n\n".join(text),
         markdown="\n\n".join(marked) + "\n",
         csv=csv_text(lines),
+        blocks=blocks,
         numbers={
             "rule": RULE,
             "claims": CLAIM_TEXTS,
@@ -116,6 +124,15 @@ def claims_texts(tables: Sequence[ClaimTable], studies: Sequence[StudyTable] = (
     )
 
 
+def _answer(verdicts: Mapping[str, str]) -> str:
+    return f"**{'; '.join(f'{name}: {verdict}' for name, verdict in verdicts.items())}**"
+
+
+def _without_claim(rows: Sequence[Mapping[str, object]], letter: object) -> list[dict[str, object]]:
+    """The rows of one claim, on a page that names it."""
+    return [{name: cell for name, cell in row.items() if name != "claim"} for row in rows if row["claim"] == letter]
+
+
 def _section(tables: Sequence[ClaimTable], letter: str) -> list[dict[str, object]]:
     """Effects that decide, of m-OvR and softmax, or of all methods for n; of m-OvR the others too."""
     rows = []
@@ -125,9 +142,7 @@ def _section(tables: Sequence[ClaimTable], letter: str) -> list[dict[str, object
         decisive = {record["effect"] for record in own if record["expected"]}
         full, brief = ((), found.probes) if letter == "n" else ((METHOD, DIFFERENCE), (BASELINE,))
         shown = [r for r in own if r["arm"] in full or (r["arm"] in brief and r["effect"] in decisive)]
-        for row in _changeable(found.name, shown, gate=gate, unit=unit):
-            del row["claim"]
-            rows.append(row)
+        rows += _without_claim(_changeable(found.name, shown, gate=gate, unit=unit), letter)
     return rows or [{"data": ", ".join(found.name for found in tables), "verdict": "no run"}]
 
 

@@ -16,7 +16,7 @@ from osrjax.report.leaderboard import (
     score_rows,
 )
 from osrjax.report.markup import csv_text, latex_table, markdown_table, markdown_text
-from osrjax.report.sheets import Sheet, comparison_sheet, score_sheets
+from osrjax.report.sheets import Sheet, comparison_sheet, own_sheet, score_sheets
 from osrjax.report.tables import estimate_json, results_table
 from osrjax.report.verdicts import PairedVerdict, paired_verdicts
 
@@ -32,6 +32,7 @@ class Leaderboard(NamedTuple):
       latex: table environments, which need the package booktabs.
       csv: one line for each method and score of each table, published numbers marked.
       numbers: JSON values, the comparisons among them.
+      blocks: of pages that are made anew, by the title of a table; "TABLE: own scores", the best first, among them.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Leaderboard(NamedTuple):
     latex: str
     csv: str
     numbers: dict[str, Any]
+    blocks: dict[str, str]
 
 
 def leaderboard_texts(
@@ -69,7 +71,9 @@ def leaderboard_texts(
         sheets += [(table, sheet) for sheet in (*score_sheets(table, rows), *compared, *corrupted)]
         lines += _lines(table, rows)
         numbers.append(_numbers(table, rows, pairs, metric) | {"corruption": of_corrupted})
+    own = [(table, own_sheet(sheet)) for table, sheet in sheets if sheet.title == "scores"]
     return Leaderboard(
+        blocks={f"{table.name}: {sheet.title}": markdown_table(sheet.rows) for table, sheet in (*sheets, *own)},
         text="\n\n".join(
             "\n".join([f"{table.name}: {sheet.title}", results_table(sheet.rows), *sheet.notes])
             for table, sheet in sheets

@@ -11,7 +11,7 @@ from osrjax.report.leaderboard import CLASSIFICATION_COLUMNS, DETECTION_COLUMNS,
 from osrjax.report.tables import estimate_text
 from osrjax.report.verdicts import POINT, PairedVerdict, gate_of
 
-__all__ = ["Sheet", "comparison_sheet", "p_text", "score_sheets"]
+__all__ = ["Sheet", "comparison_sheet", "own_sheet", "p_text", "score_sheets"]
 
 
 class Sheet(NamedTuple):
@@ -78,6 +78,15 @@ def _counted(table: ResultTable) -> str:
         if len(numbers) > n:
             text += f"; of {len(numbers)} numbered splits, those with the same known classes count once"
     return f"{text}; * the method's own score; seconds: mean of a training"
+
+
+def own_sheet(scores: Sheet) -> Sheet:
+    """The own scores of methods alone, without published numbers.
+
+    Args:
+      scores: the first of :func:`score_sheets`.
+    """
+    return Sheet("own scores", [row for row in scores.rows if str(row["score"]).endswith(" *")])
 
 
 def comparison_sheet(

@@ -110,6 +110,8 @@ class EntriesConfig:
 
     entries: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Directories with entries, at any depth."""
+    pages: tuple[Path, ...] = ()
+    """Pages to make anew: what stands between a line <!-- NAME --> and <!-- end -->, and the figures that they show."""
 
     def check(self) -> None:
         """Refuses a command without entries."""
