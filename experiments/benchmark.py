@@ -262,7 +262,12 @@ def work(config: Config) -> int:
     gone = [cell for run, cell in of_run.items() if any(cell.directory.rglob(MANIFEST)) and not run.exists()]
     if gone:
         print(f"{len(gone)} cells lack some of this, and their runs are gone: they are trained again", flush=True)
-    failed = run_commands(commands, finished=lambda run: is_done(of_run[run]), workers=config.workers)
+    failed = run_commands(
+        commands,
+        finished=lambda run: is_done(of_run[run]),
+        workers=config.workers,
+        compilation_cache=config.runs / "compilation_cache",
+    )
     if failed:
         print(f"benchmark.py: {len(failed)} cells failed; their logs: {', '.join(failed)}", file=sys.stderr)
         return 1
@@ -343,9 +348,9 @@ def commands_of(config: Config, cell: Cell) -> list[list[str]]:
         steps = int(backwards[backwards.index("--steps") - 1]) if "--steps" in options else chosen.steps
         options += ["--probe-every", str(max(1, steps // 12)), "--probe-images", "100"]
     where = ["--split", str(cell.split), "--seed", str(cell.seed), "--resamples", "0", "--out", str(run)]
-    cache = ["--compilation-cache", str(config.runs / "compilation_cache")]
-    train = [str(HERE / script), *options, *data, *where, *cache]
+    train = [str(HERE / script), *options, *data, *where]
     score = [str(HERE / "evaluate.py"), str(run), "--label", cell.label, "--resamples", "0", "--recipe", cell.recipe]
+    score += ["--no-draw"]
     score += [] if config.study == "methods" else ["--study", config.study]
     if ":" in cell.label:
         score += ["--own-method", cell.label]

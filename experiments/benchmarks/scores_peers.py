@@ -102,7 +102,8 @@ def our_scores(outputs: Outputs) -> dict[str, np.ndarray]:
     stored = outputs.stored()
     parts = [stored.outputs[part] for part in ("known", "unknown")]
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    found = {name: osrjax.evaluation.OUTPUT_SCORES[name].make(stored)(rows)[0] for name in MAPS if name != "odin"}
+    fits, made = osrjax.evaluation.Fits(stored), osrjax.evaluation.OUTPUT_SCORES
+    found = {name: made[name].make(fits)(rows)[0] for name in MAPS if name != "odin"}
 
     def logits(weights: Any, images: Any) -> Any:
         first, shift, kernel, bias = weights

@@ -71,6 +71,8 @@ class Config(MovedConfig):
     """Share of known validation images that the threshold of macro-F1 rejects."""
     resamples: int = 1000
     """Bootstrap resamples of the intervals over test images; 0: none."""
+    draw: bool = True
+    """Draw the figures."""
     out: Path | None = None
     """Where results go; default: the file's path with .evaluation in place of its suffix, RUN/evaluation of a run."""
 
@@ -133,8 +135,9 @@ def evaluate(config: Config) -> int:
         out, table = subject.directory, table_of(found, subject.missing, first)
         with osrjax.files.writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        with osrjax.files.writing(out / "figures"):
-            osrjax.report.draw_scores(out / "figures", scored, subject.labels["known"], own=first)
+        if config.draw:
+            with osrjax.files.writing(out / "figures"):
+                osrjax.report.draw_scores(out / "figures", scored, subject.labels["known"], own=first)
         osrjax.files.write_whole(out / "results.txt", (table + "\n").encode())
         results = {**found, "score": first, "not_applicable": subject.missing, "table": table}
         osrjax.files.write_json(out / "results.json", results)

@@ -28,6 +28,7 @@ from .ordered import (
 )
 from .output_scores import (
     OUTPUT_SCORES as OUTPUT_SCORES,
+    Fits as Fits,
     OutputScore as OutputScore,
     applicable_scores as applicable_scores,
     score_outputs as score_outputs,

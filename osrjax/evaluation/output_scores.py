@@ -1,5 +1,6 @@
 """Every score that stored outputs allow (:mod:`osrjax.evaluation.outputs`), by name, and what it needs."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ from osrjax import scores
 from osrjax.evaluation.assessment import ScoredImages, open_set_scores, scored_images
 from osrjax.evaluation.outputs import HEAD, Rows, StoredOutputs
 
-__all__ = ["OUTPUT_SCORES", "OutputScore", "applicable_scores", "score_outputs"]
+__all__ = ["OUTPUT_SCORES", "Fits", "OutputScore", "applicable_scores", "score_outputs"]
 
 Scored = dict[str, tuple[np.ndarray, np.ndarray]]
+OfRows = Callable[[Rows], tuple[Any, Any]]
 
 
 class OutputScore(NamedTuple):
@@ -21,18 +23,69 @@ class OutputScore(NamedTuple):
     Attributes:
       kind: "outputs", or "fitted" to known training images.
       needs: names of arrays.
-      make: stored -> (rows of any images -> scores and predicted classes), fitted where it fits.
+      make: fits of stored outputs -> (rows of any images -> scores and predicted classes), fitted where it fits.
     """
 
     kind: str
     needs: tuple[str, ...]
-    make: Callable[[StoredOutputs], Callable[[Rows], tuple[Any, Any]]]
+    make: Callable[["Fits"], OfRows]
+
+
+class Fits:
+    """Stored outputs, and what several scores of theirs share: fitted once, and taken once of the same rows.
+
+    Args:
+      stored: from :func:`read_outputs`.
+    """
+
+    def __init__(self, stored: StoredOutputs):
+        self.stored = stored
+        self._taken: dict[str, tuple[Rows, Any]] = {}
+
+    @functools.cached_property
+    def bank(self) -> scores.KnnBank:
+        """The training embeddings, as :func:`osrjax.scores.fit_knn` refuses or takes them."""
+        return scores.fit_knn(*self._train, classes=self.stored.classes)
+
+    @functools.cached_property
+    def mahalanobis(self) -> scores.RelativeMahalanobis:
+        """Of the training embeddings, from :func:`osrjax.scores.fit_relative_mahalanobis`."""
+        return scores.fit_relative_mahalanobis(*self._train, classes=self.stored.classes)
+
+    @property
+    def _train(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.stored.outputs["train"]["embedding"], self.stored.labels["train"]
+
+    def neighbours(self, rows: Rows) -> tuple[tuple[Any, ...], Any]:
+        """:func:`osrjax.scores.neighbour_cosines` of the nearest, the 3 nearest and the 50th, or as many as there are.
+
+        Args:
+          rows: an ``embedding`` per image among them.
+        """
+        sums, kth = (1, min(3, int(self.bank.counts.min()))), min(50, int(self.bank.counts.sum()))
+        embedding = rows["embedding"]
+        return self._once("cosines", rows, lambda: scores.neighbour_cosines(self.bank, embedding, sums=sums, kth=kth))
+
+    def distances(self, rows: Rows) -> Any:
+        """:func:`osrjax.scores.mahalanobis_distances` to the classes.
+
+        Args:
+          rows: an ``embedding`` per image among them.
+        """
+        fitted = self.mahalanobis.classes
+        return self._once("distances", rows, lambda: scores.mahalanobis_distances(fitted, rows["embedding"]))
+
+    def _once(self, name: str, rows: Rows, take: Callable[[], Any]) -> Any:
+        if name not in self._taken or self._taken[name][0] is not rows:
+            self._taken[name] = rows, take()
+        return self._taken[name][1]
 
 
 def _of_logits(score: Callable[..., Any], *others: str) -> OutputScore:
     """A score ``(*others, logits)`` without a fit."""
 
-    def make(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
+    def make(fits: Fits) -> OfRows:
+        stored = fits.stored
         return lambda rows: (
             score(*(jnp.asarray(rows[name]) for name in others), stored.scaled(rows)),
             stored.predicted(rows),
@@ -41,54 +94,49 @@ def _of_logits(score: Callable[..., Any], *others: str) -> OutputScore:
     return OutputScore("outputs", (*others, "logits"), make)
 
 
-def _openmax(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
+def _of_embeddings(score: Callable[[Fits, Rows], tuple[Any, Any]], fit: str) -> OutputScore:
+    """A score ``(fits, rows)`` that reads a fit by its name."""
+
+    def make(fits: Fits) -> OfRows:
+        getattr(fits, fit)  # refused here, if at all
+        return functools.partial(score, fits)
+
+    return OutputScore("fitted", ("embedding", "train_embedding"), make)
+
+
+def _openmax(fits: Fits) -> OfRows:
+    stored = fits.stored
     fitted = scores.fit_openmax(stored.scaled(stored.outputs["train"]), stored.labels["train"])
     return lambda rows: (scores.openmax_score(fitted, stored.scaled(rows)), stored.predicted(rows))
 
 
-def _neighbours(score: Callable[[Any], Any], most: int = 3) -> OutputScore:
-    def make(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
-        bank = scores.fit_knn(stored.outputs["train"]["embedding"], stored.labels["train"], classes=stored.classes)
-        neighbours = min(most, int(bank.counts.min()))
-
-        def found(rows: Rows) -> tuple[Any, Any]:
-            similarities = scores.class_similarities(bank, rows["embedding"], neighbours=neighbours)
-            return score(similarities), similarities.argmax(axis=-1)
-
-        return found
-
-    return OutputScore("fitted", ("embedding", "train_embedding"), make)
+def _knn_sum(fits: Fits, rows: Rows) -> tuple[Any, Any]:
+    (_, similarities), _ = fits.neighbours(rows)
+    return scores.knn_sum_score(similarities), similarities.argmax(axis=-1)
 
 
-def _kth(stored: StoredOutputs, most: int = 50) -> Callable[[Rows], tuple[Any, Any]]:
-    bank = scores.fit_knn(stored.outputs["train"]["embedding"], stored.labels["train"], classes=stored.classes)
-    neighbours = min(most, int(bank.counts.sum()))
-
-    def found(rows: Rows) -> tuple[Any, Any]:
-        nearest = scores.class_similarities(bank, rows["embedding"], neighbours=1).argmax(axis=-1)
-        return scores.kth_neighbour_score(bank, rows["embedding"], neighbours=neighbours), nearest
-
-    return found
+def _knn_ratio(fits: Fits, rows: Rows) -> tuple[Any, Any]:
+    (_, similarities), _ = fits.neighbours(rows)
+    return scores.knn_ratio_score(similarities), similarities.argmax(axis=-1)
 
 
-def _mahalanobis(*, relative: bool) -> OutputScore:
-    def make(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
-        train = stored.outputs["train"]["embedding"], stored.labels["train"]
-        fitted = scores.fit_relative_mahalanobis(*train, classes=stored.classes)
-
-        def found(rows: Rows) -> tuple[Any, Any]:
-            distances = scores.mahalanobis_distances(fitted.classes, rows["embedding"])
-            score = scores.mahalanobis_score(distances)
-            if relative:
-                score = scores.relative_mahalanobis_score(fitted, rows["embedding"])
-            return score, distances.argmin(axis=-1)
-
-        return found
-
-    return OutputScore("fitted", ("embedding", "train_embedding"), make)
+def _kth(fits: Fits, rows: Rows) -> tuple[Any, Any]:
+    (nearest, _), kth = fits.neighbours(rows)
+    return -kth, nearest.argmax(axis=-1)
 
 
-def _vim(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
+def _mahalanobis(fits: Fits, rows: Rows) -> tuple[Any, Any]:
+    distances = fits.distances(rows)
+    return scores.mahalanobis_score(distances), distances.argmin(axis=-1)
+
+
+def _relative_mahalanobis(fits: Fits, rows: Rows) -> tuple[Any, Any]:
+    score = scores.relative_mahalanobis_score(fits.mahalanobis, rows["embedding"])
+    return score, fits.distances(rows).argmin(axis=-1)
+
+
+def _vim(fits: Fits) -> OfRows:
+    stored = fits.stored
     fitted = scores.fit_vim(stored.outputs["train"]["embedding"], _head(stored))
     return lambda rows: (
         scores.vim_score(fitted, jnp.asarray(rows["embedding"]), jnp.asarray(rows["logits"])),
@@ -96,7 +144,8 @@ def _vim(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
     )
 
 
-def _react(stored: StoredOutputs) -> Callable[[Rows], tuple[Any, Any]]:
+def _react(fits: Fits) -> OfRows:
+    stored = fits.stored
     threshold = scores.fit_react(stored.outputs["train"]["embedding"])
     return lambda rows: (
         scores.react_score(threshold, jnp.asarray(rows["embedding"]), _head(stored)),
@@ -117,11 +166,11 @@ OUTPUT_SCORES: dict[str, OutputScore] = {
     "generalised_entropy": _of_logits(scores.generalised_entropy_score),
     "gradient_norm": _of_logits(scores.gradient_norm_score, "embedding")._replace(needs=("logits", "embedding", *HEAD)),
     "openmax": OutputScore("fitted", ("logits", "train_logits"), _openmax),
-    "knn_sum": _neighbours(scores.knn_sum_score),
-    "knn_ratio": _neighbours(scores.knn_ratio_score),
-    "kth_neighbour": OutputScore("fitted", ("embedding", "train_embedding"), _kth),
-    "mahalanobis": _mahalanobis(relative=False),
-    "relative_mahalanobis": _mahalanobis(relative=True),
+    "knn_sum": _of_embeddings(_knn_sum, "bank"),
+    "knn_ratio": _of_embeddings(_knn_ratio, "bank"),
+    "kth_neighbour": _of_embeddings(_kth, "bank"),
+    "mahalanobis": _of_embeddings(_mahalanobis, "mahalanobis"),
+    "relative_mahalanobis": _of_embeddings(_relative_mahalanobis, "mahalanobis"),
     "vim": OutputScore("fitted", ("logits", "embedding", "train_embedding", *HEAD), _vim),
     "react": OutputScore("fitted", ("logits", "embedding", "train_embedding", *HEAD), _react),
 }
@@ -161,10 +210,11 @@ def score_outputs(
       ValueError: a score of one's own that is not one finite number per image.
     """
     names, missing = applicable_scores(stored)
-    functions: dict[str, Callable[[Rows], tuple[Any, Any]]] = {}
+    functions: dict[str, OfRows] = {}
+    fits = Fits(stored)
     for name in names:
         try:
-            functions[name] = OUTPUT_SCORES[name].make(stored)
+            functions[name] = OUTPUT_SCORES[name].make(fits)
         except ValueError as error:  # training images that this one cannot be fitted to
             missing[name] = str(error)
     for name, function in (own or {}).items():

@@ -84,10 +84,10 @@ def run_cells(
     """Runs every unfinished cell in a process of its own; a run that fails does not stop the others.
 
     Args:
-      script: takes the options of a cell, ``--out`` and ``--compilation-cache``.
+      script: takes the options of a cell and ``--out``.
       cells: by run directory, the options of its run, in the order in which to start them.
       workers: runs at a time, each pinned to its share of the cores; 0: one per core.
-      compilation_cache: directory of JAX's persistent compilation cache, which the runs share.
+      compilation_cache: as for :func:`run_commands`.
 
     Returns:
       The logs of the runs that failed: the command in the first line, then what it printed.
@@ -95,13 +95,16 @@ def run_cells(
     Raises:
       ValueError: negative workers.
     """
-    cache = ["--compilation-cache", str(compilation_cache)] if compilation_cache else []
-    commands = {out: [[str(script), *cache, *options, "--out", str(out)]] for out, options in cells.items()}
-    return run_commands(commands, finished=is_finished, workers=workers)
+    commands = {out: [[str(script), *options, "--out", str(out)]] for out, options in cells.items()}
+    return run_commands(commands, finished=is_finished, workers=workers, compilation_cache=compilation_cache)
 
 
 def run_commands(
-    cells: Mapping[Path, Sequence[Sequence[str]]], *, finished: Callable[[Path], bool], workers: int = 0
+    cells: Mapping[Path, Sequence[Sequence[str]]],
+    *,
+    finished: Callable[[Path], bool],
+    workers: int = 0,
+    compilation_cache: Path | None = None,
 ) -> list[str]:
     """Runs the Python commands of every unfinished cell, one after another; a cell that fails stops no other.
 
@@ -109,6 +112,7 @@ def run_commands(
       cells: by directory, commands without the interpreter, in the order in which to start the cells.
       finished: whether the cell of a directory is.
       workers: cells at a time, each pinned to its share of the cores; 0: one per core.
+      compilation_cache: directory of JAX's persistent compilation cache, which all commands share.
 
     Returns:
       The logs of the cells that failed, beside their directories: each command, then what it printed.
@@ -125,6 +129,10 @@ def run_commands(
         shares.put(set(cores[worker::workers]) or set(cores))
     missing = [directory for directory in cells if not finished(directory)]
     print(f"{len(cells) - len(missing)} of {len(cells)} runs are finished", flush=True)
+    environment = dict(os.environ)
+    if compilation_cache is not None:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(compilation_cache.absolute())
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"  # scores are many small programs
     started = time.monotonic()
     ended = itertools.count(1)
 
@@ -138,7 +146,9 @@ def run_commands(
                 for command in cells[directory]:
                     file.write(" ".join([sys.executable, *command]) + "\n")
                     file.flush()
-                    process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT)
+                    process = subprocess.Popen(
+                        [sys.executable, *command], env=environment, stdout=file, stderr=subprocess.STDOUT
+                    )
                     if share:
                         os.sched_setaffinity(process.pid, share)
                     if code := process.wait():

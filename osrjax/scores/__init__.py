@@ -18,6 +18,7 @@ from osrjax.scores.features import (
     kth_neighbour_score,
     mahalanobis_distances,
     mahalanobis_score,
+    neighbour_cosines,
     relative_mahalanobis_score,
 )
 from osrjax.scores.functions import jacobian_estimate_score, jacobian_norm_score, odin_score
@@ -78,6 +79,7 @@ __all__ = [
     "mahalanobis_score",
     "max_logit_score",
     "max_softmax_score",
+    "neighbour_cosines",
     "odin_score",
     "openmax_score",
     "react_score",

@@ -8,7 +8,7 @@ features, those of the training images too, in evaluation mode and without augme
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ __all__ = [
     "kth_neighbour_score",
     "mahalanobis_distances",
     "mahalanobis_score",
+    "neighbour_cosines",
     "relative_mahalanobis_score",
 ]
 
@@ -150,40 +151,95 @@ def class_similarities(
     References:
       Xu et al., "Informed Mixing", arXiv 2505.12803, as its evaluation code computes it, with K = 3.
     """
-    classes, largest, width = bank.features.shape
+    _check_class_neighbours(bank, features, neighbours)
+    return _nearest(bank, features, (neighbours,), None, block_size)[0]
+
+
+def neighbour_cosines(
+    bank: KnnBank, features: Rows, *, sums: tuple[int, ...] = (1, 3), kth: int = 50, block_size: int | None = None
+) -> tuple[tuple[Float[Array, "examples classes"], ...], Float[Array, " examples"]]:
+    """What several neighbour scores read, in one pass over the training images.
+
+    *Cost*: that of one :func:`class_similarities`, where each of these scores alone takes one of its own.
+
+    Args:
+      bank: from :func:`fit_knn`.
+      features: of the images to score.
+      sums: numbers of neighbours, each as that of :func:`class_similarities`; ``argmax`` of the first is the class of
+        the nearest image.
+      kth: as that of :func:`kth_neighbour_score`.
+      block_size: examples at a time; None for as many as fill 128 MiB with cosines.
+
+    Returns:
+      :func:`class_similarities` for each of ``sums``, and the negative :func:`kth_neighbour_score`.
+
+    Raises:
+      ValueError: as these functions.
+
+    Example:
+      >>> import numpy as np
+      >>> bank = fit_knn(np.array([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]), np.array([0, 0, 1]), classes=2)
+      >>> (nearest,), second = neighbour_cosines(bank, np.array([[2.0, 0.0]]), sums=(1,), kth=2)
+      >>> print(nearest, second)
+      [[ 1. -1.]] [0.6]
+
+    References:
+      Those of :func:`class_similarities` and :func:`kth_neighbour_score`.
+    """
+    for count in sums:
+        _check_class_neighbours(bank, features, count)
+    _check_kth(bank, features, kth)
+    *found, last = _nearest(bank, features, sums, kth, block_size)
+    return tuple(found), last
+
+
+def _check_class_neighbours(bank: KnnBank, features: Rows, neighbours: int) -> None:
+    _, largest, width = bank.features.shape
     _check_rows(features, width)
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"{block_size=} is below 1: give examples at a time, or None")
-    traced = isinstance(bank.counts, Tracer)
-    smallest = largest if traced else int(np.min(np.asarray(bank.counts)))
+    smallest = largest if isinstance(bank.counts, Tracer) else int(np.min(np.asarray(bank.counts)))
     if not 1 <= neighbours <= smallest:
         raise ValueError(f"{neighbours=} is not in [1, {smallest}], the images of the smallest class: give fewer")
-    block_size = block_size or max(1, COSINES_AT_ONCE // (classes * largest))
-    return _similarities(bank, jnp.asarray(features), neighbours, block_size)
+
+
+def _check_kth(bank: KnnBank, features: Rows, neighbours: int) -> None:
+    classes, largest, width = bank.features.shape
+    _check_rows(features, width)
+    images = classes * largest if isinstance(bank.counts, Tracer) else int(np.sum(np.asarray(bank.counts)))
+    if not 1 <= neighbours <= images:
+        raise ValueError(f"{neighbours=} is not in [1, {images}], the training images: give fewer")
+
+
+def _nearest(
+    bank: KnnBank, features: Rows, sums: tuple[int, ...], kth: int | None, block_size: int | None
+) -> tuple[Array, ...]:
+    """Sums of so many largest cosines to each class, then the k-th largest to any, of neighbours found once."""
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"{block_size=} is below 1: give examples at a time, or None")
+    classes, largest, _ = bank.features.shape
+    return _found(bank, jnp.asarray(features), sums, kth, block_size or max(1, COSINES_AT_ONCE // (classes * largest)))
 
 
 # Compiled on its own: called from Python, its many small operations would each be compiled apart.
-@partial(jax.jit, static_argnums=(2, 3))
-def _similarities(bank: KnnBank, features: Array, neighbours: int, block_size: int) -> Array:
-    def reduce(cosines: Array) -> Array:
-        return jnp.sum(jax.lax.top_k(cosines, neighbours)[0], axis=-1)
-
-    sums = _by_cosines(bank, features, reduce, block_size)
-    return jnp.where(bank.counts[None] >= neighbours, sums, jnp.nan)
-
-
-@partial(jax.jit, static_argnums=(2, 3))
-def _kth_cosine(bank: KnnBank, features: Array, neighbours: int, block_size: int) -> Array:
-    def reduce(cosines: Array) -> Array:
-        rows = cosines.reshape(len(cosines), -1)
-        return jax.lax.map(partial(_kth_largest, k=neighbours), rows, batch_size=32)  # so many fit in a cache
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _found(
+    bank: KnnBank, features: Array, sums: tuple[int, ...], kth: int | None, block_size: int
+) -> tuple[Array, ...]:
+    def reduce(cosines: Array) -> tuple[Array, ...]:
+        # Of each class: XLA for CPUs sorts whole rows where classes are one axis with their images, 20 times as slowly.
+        nearest = jax.lax.top_k(cosines, min(max((*sums, kth or 1)), cosines.shape[-1]))[0]
+        nearest = jax.lax.optimization_barrier(nearest)
+        found = tuple(jnp.sum(nearest[..., :count], axis=-1) for count in sums)
+        if kth is not None:
+            found += (jax.vmap(partial(_kth_largest, k=kth))(nearest[..., :kth].reshape(len(nearest), -1)),)
+        return found
 
     found = _by_cosines(bank, features, reduce, block_size)
-    return jnp.where(jnp.sum(bank.counts) >= neighbours, found, jnp.nan)
+    enough = [bank.counts[None] >= count for count in sums] + [jnp.sum(bank.counts) >= (kth or 0)]
+    return tuple(jnp.where(is_enough, part, jnp.nan) for is_enough, part in zip(enough, found, strict=False))
 
 
 def _kth_largest(values: Array, k: int) -> Array:
-    """The k-th largest entry, bit by bit: ``jax.lax.top_k`` takes 20 times as long on a CPU for k = 50.
+    """The k-th largest entry, bit by bit, without a sort.
 
     Floating-point numbers of one sign rank as the integers of their bits do.
     """
@@ -201,7 +257,7 @@ def _kth_largest(values: Array, k: int) -> Array:
     return jax.lax.bitcast_convert_type(jnp.where(found >= sign, found ^ sign, ~found), values.dtype)
 
 
-def _by_cosines(bank: KnnBank, features: Array, reduce: Callable[[Array], Array], block_size: int) -> Array:
+def _by_cosines(bank: KnnBank, features: Array, reduce: Callable[[Array], Any], block_size: int) -> Any:
     """What ``reduce`` makes of cosines [examples, classes, images], a block of examples at a time; -inf: no image."""
     examples, width = features.shape
     block_size = max(1, min(block_size, examples))
@@ -213,13 +269,13 @@ def _by_cosines(bank: KnnBank, features: Array, reduce: Callable[[Array], Array]
     units = features / jnp.where(lengths > 0, lengths, 1.0)
     is_image = jnp.arange(bank.features.shape[1])[None] < bank.counts[:, None]
 
-    def block(rows: Array) -> Array:
+    def block(rows: Array) -> Any:
         cosines = jnp.einsum("ef,cnf->ecn", rows, bank.features, precision=jax.lax.Precision.HIGHEST)
         return reduce(jnp.where(is_image[None], cosines, -jnp.inf))
 
     padded = jnp.pad(units, ((0, -examples % block_size), (0, 0)))
     found = jax.lax.map(block, padded.reshape(-1, block_size, width))
-    return found.reshape(len(padded), *found.shape[2:])[:examples]
+    return jax.tree.map(lambda part: part.reshape(len(padded), *part.shape[2:])[:examples], found)
 
 
 def knn_sum_score(similarities: Float[Array, "*batch classes"]) -> Float[Array, "*batch"]:
@@ -296,7 +352,8 @@ def kth_neighbour_score(
       code, its counts cannot be checked: with fewer images than k every score is nan.
 
     Raises:
-      ValueError: features of another width; ``neighbours`` below 1 or above the number of training images.
+      ValueError: features of another width; ``neighbours`` below 1 or above the number of training images; a
+        ``block_size`` below 1.
 
     Example:
       >>> import numpy as np
@@ -308,14 +365,8 @@ def kth_neighbour_score(
       Sun, Ming, Zhu and Li, "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022, arXiv 2204.06507,
       section 3.
     """
-    classes, largest, width = bank.features.shape
-    _check_rows(features, width)
-    traced = isinstance(bank.counts, Tracer)
-    images = classes * largest if traced else int(np.sum(np.asarray(bank.counts)))
-    if not 1 <= neighbours <= images:
-        raise ValueError(f"{neighbours=} is not in [1, {images}], the training images: give fewer")
-    block_size = block_size or max(1, COSINES_AT_ONCE // (classes * largest))
-    return -_kth_cosine(bank, jnp.asarray(features), neighbours, block_size)
+    _check_kth(bank, features, neighbours)
+    return -_nearest(bank, features, (), neighbours, block_size)[0]
 
 
 def fit_mahalanobis(features: Rows, labels: Labels, *, classes: int, shrinkage: float = 0.0) -> Mahalanobis:

@@ -11,10 +11,9 @@ SCRIPT = """
 import argparse, os, pathlib, sys
 parser = argparse.ArgumentParser()
 parser.add_argument("--out", type=pathlib.Path)
-parser.add_argument("--compilation-cache")
 parser.add_argument("--value")
 given = parser.parse_args()
-print(given.value, given.compilation_cache, len(os.sched_getaffinity(0)))
+print(given.value, os.environ.get("JAX_COMPILATION_CACHE_DIR"), len(os.sched_getaffinity(0)))
 if given.value == "broken":
     sys.exit(3)
 given.out.mkdir(exist_ok=True)
@@ -46,7 +45,12 @@ def test_what_is_missing_runs_and_a_failure_stops_nothing(script, tmp_path, caps
     before = (tmp_path / "runs" / "a.log").stat().st_mtime_ns
     assert grid.run_cells(script, {**cells, tmp_path / "runs" / "b": ["--value", "2"]}, workers=2) == []
     assert (tmp_path / "runs" / "a.log").stat().st_mtime_ns == before
-    assert (tmp_path / "runs" / "b.log").read_text().splitlines()[1].startswith("2 None")
+    assert (
+        (tmp_path / "runs" / "b.log")
+        .read_text()
+        .splitlines()[1]
+        .startswith(f"2 {os.environ['JAX_COMPILATION_CACHE_DIR']}")
+    )
     assert capsys.readouterr().out.splitlines()[0] == "2 of 3 runs are finished"
 
 

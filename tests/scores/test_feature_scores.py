@@ -1,5 +1,7 @@
 """Nearest-neighbour and Mahalanobis scores against loops in float64, scipy and scikit-learn."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -20,6 +22,7 @@ from osrjax.scores.features import (
     knn_sum_score,
     mahalanobis_distances,
     mahalanobis_score,
+    neighbour_cosines,
 )
 
 COUNTS = (5, 3, 9, 4)  # images of each class: blocks of unequal size
@@ -111,6 +114,40 @@ def test_a_class_with_one_image_serves_one_neighbour(rng):
     traced = jax.jit(lambda bank, x: class_similarities(bank, x, neighbours=2))(bank, features)
     assert np.isnan(traced[:, 1]).all()
     np.testing.assert_allclose(traced[:, 0], similarities_by_loops(train, labels, features, 2)[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sums", "kth", "block_size"), [((1, 3), 5, None), ((2,), 1, 4), ((3, 1, 3), 17, 100), ((), 2, 1)]
+)
+def test_all_neighbours_in_one_pass_equal_loops(rng, sums, kth, block_size):
+    """Also a k above the images of a class: the 17th of all is found where classes have 3 and more."""
+    train, labels = training(rng)
+    assert min(COUNTS) < 17 <= sum(COUNTS)
+    features = rng.normal(size=(10, 6)).astype(np.float32)
+    bank = fit_knn(train, labels, classes=4)
+    found, last = neighbour_cosines(bank, features, sums=sums, kth=kth, block_size=block_size)
+    assert len(found) == len(sums)
+    for part, count in zip(found, sums, strict=True):
+        np.testing.assert_allclose(part, similarities_by_loops(train, labels, features, count), atol=2e-6)
+    every = [sorted((cosine(x, row) for row in train.astype(np.float64)), reverse=True)[kth - 1] for x in features]
+    np.testing.assert_allclose(last, every, atol=1e-6)
+    jitted = jax.jit(partial(neighbour_cosines, sums=sums, kth=kth))(bank, features)
+    np.testing.assert_allclose(jitted[1], last, atol=1e-6)
+    stacked = jax.tree.map(lambda leaf: leaf[None], bank)
+    mapped = jax.vmap(partial(neighbour_cosines, sums=sums, kth=kth), in_axes=(0, None))(stacked, features)
+    np.testing.assert_allclose(mapped[1][0], last, atol=1e-6)
+
+
+def test_all_neighbours_refuse_what_each_score_refuses(rng):
+    train, labels = training(rng)
+    bank = fit_knn(train, labels, classes=4)
+    for words, message in (
+        ({"sums": (1, 0)}, "neighbours=0 is not in"),
+        ({"kth": len(train) + 1}, "the training images: give fewer"),
+        ({"kth": 2, "sums": (1,), "block_size": 0}, "block_size=0 is below 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            neighbour_cosines(bank, train, **({"sums": (1,), "kth": 1} | words))
 
 
 def test_similarities_under_jit_and_vmap(rng):
