@@ -418,7 +418,7 @@ def test_cells_of_mixing_see_corrupted_images_and_other_sets(study, tmp_path, mo
     train, score, corruption, foreign = commands
     cell = Path("kept") / "fashion_mnist-neal" / f"{label}-0-0".replace(" ", "_")
     assert [Path(command[0]).name for command in commands] == [script, "evaluate.py", "corruption.py", "evaluate.py"]
-    assert [train[-3], *(command[1] for command in commands[1:])] == [str(run)] * 4
+    assert [train[-1], *(command[1] for command in commands[1:])] == [str(run)] * 4
     assert corruption[-2:] == ["--entry", str(cell)]
     assert foreign[foreign.index("--against") :] == [*against, "--out", str(cell)]
     assert {command[command.index("--study") + 1] for command in (score, foreign)} == {study}
