@@ -358,7 +358,9 @@ def commands_of(config: Config, cell: Cell) -> list[list[str]]:
     score += [] if config.study == "methods" else ["--study", config.study]
     if ":" in cell.label:
         score += ["--own-method", cell.label]
-    lists = {"": ["--images"]} if len(chosen.lists) == 1 else {name: ["--dataset", name] for name in chosen.lists}
+    # Scores that are fitted to training images are for tables: the claims of other studies read each method's own.
+    images = ["--images"] if config.study == "methods" or is_mixing(config.study) else []
+    lists = {"": images} if len(chosen.lists) == 1 else {name: ["--dataset", name] for name in chosen.lists}
     scores = [[*score, *asked, "--out", str(cell.directory / name)] for name, asked in lists.items()]
     foreign = [[*score, "--against", *config.against, "--out", str(cell.directory)]]
     if chosen.family is None:

@@ -100,26 +100,6 @@ def test_the_run_directory_holds_what_it_promises(undisturbed):
     assert accuracy > 0.8
 
 
-def test_a_run_killed_at_any_moment_ends_with_the_same_bits(undisturbed, tmp_path):
-    """At the start, while saving, and after the last step, before the results are written."""
-    wanted, _ = undisturbed
-    run = tmp_path / "killed"
-    options = (*LONG, "--out", run)
-    moments = {
-        "start": lambda: (run / ".lock").exists(),
-        "save": lambda: any("tmp" in path.name for path in run.glob("checkpoints/*")),
-        "end": lambda: has_logged(run, 300),
-    }
-    for moment, seen in moments.items():
-        code, output = interrupt(signal.SIGKILL, seen, *options)
-        assert code == -signal.SIGKILL, (moment, output)
-        assert not (run / "results.json").exists()
-    code, output = finish(start("train", *options))
-    assert code == 0, output
-    assert "going on from step" in output
-    assert_same_run(run, wanted)
-
-
 PROBED = (*LONG, "--probe-every", 70, "--probe-images", 6, "--probe-pairs", 2)
 
 
@@ -161,8 +141,8 @@ def test_probing_leaves_training_as_it_is(undisturbed, probed):
         assert any(row["step"] == line["step"] and "train/loss" in row for row in rows)
 
 
-def test_a_stopped_and_killed_run_ends_with_the_same_bits_and_probes(probed, tmp_path):
-    """Killed after a probe, before the next checkpoint."""
+def test_a_run_stopped_and_killed_at_any_moment_ends_with_the_same_bits_and_probes(probed, tmp_path):
+    """After a probe, before the next checkpoint; while saving; and after the last step, before there are results."""
     run = tmp_path / "stopped"
     options = (*PROBED, "--out", run)
     code, output = interrupt(signal.SIGTERM, lambda: has_logged(run, 30), *options)
@@ -170,10 +150,17 @@ def test_a_stopped_and_killed_run_ends_with_the_same_bits_and_probes(probed, tmp
     assert "stopped by SIGTERM after saving step" in output
     saved = max(int(path.name) for path in (run / "checkpoints").iterdir())
     assert 30 <= saved < 200
-    code, output = interrupt(signal.SIGKILL, lambda: (run / "probes" / "00000210.npz").exists(), *options)
-    assert code == -signal.SIGKILL, output
-    assert f"going on from step {saved}" in output
-    assert not (run / "results.json").exists()
+    moments = {
+        "probe": lambda: (run / "probes" / "00000210.npz").exists(),
+        "save": lambda: any("tmp" in path.name for path in run.glob("checkpoints/*")),
+        "end": lambda: has_logged(run, 300),
+    }
+    for moment, seen in moments.items():
+        code, output = interrupt(signal.SIGKILL, seen, *options)
+        assert code == -signal.SIGKILL, (moment, output)
+        assert not (run / "results.json").exists()
+        if moment == "probe":
+            assert f"going on from step {saved}" in output
     # What goes on compiles anew, as it does for a user; the other processes find most programs on disk.
     code, output = finish(start("train", *options, JAX_ENABLE_COMPILATION_CACHE="false"))
     assert code == 0, output

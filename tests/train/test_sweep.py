@@ -268,16 +268,6 @@ def test_lanes_of_the_default_network_equal_single_runs_in_double_precision(doub
         assert_lanes_equal(state, metrics, singles, tolerance=1e-9)
 
 
-def test_lanes_of_the_default_network_equal_single_runs_in_single_precision_but_for_the_kinks(monkeypatch):
-    """With ReLU a last bit decides now and then whether a unit is on, and that lane leaves its single run by more."""
-    monkeypatch.setattr(nn, "relu", nn.silu)
-    arguments = default_runs(jnp.float32, 64)
-    singles = single_runs(*arguments)
-    for layout in (LAYOUTS[0], LAYOUTS[2]):
-        state, metrics = run_lanes(*arguments, layout=layout)
-        assert_lanes_equal(state, metrics, singles, tolerance=1e-6)
-
-
 @pytest.mark.parametrize("layout", [LAYOUTS[0], LAYOUTS[2]])
 def test_a_lane_that_diverges_is_noted_and_leaves_the_others_alone(images, layout):
     inputs, others = inputs_of(9, 4), [0, 2, 3, 4, 5, 6, 7, 8]
