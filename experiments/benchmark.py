@@ -108,7 +108,7 @@ class Config:
             raise ValueError(f"options={wrong[0]!r} is no NAME=VALUE: write an option of train.py as epochs=2")
         table, own = STUDIES[self.study], self.study == "methods"
         for name in (*self.methods, *self.probe):
-            if name not in table and not (own and ":" in name):
+            if name not in table and not (own and re.fullmatch(r"[\w.]+:\w+", name)):
                 more = ", or MODULE:FUNCTION" if own else f" of study={self.study!r}"
                 raise ValueError(f"methods={name!r} does not exist: choose from {', '.join(table)}{more}")
         if not own and (SETS[self.protocol].family is None or len(SETS[self.protocol].lists) > 1):
@@ -119,6 +119,14 @@ class Config:
             )
         if self.study == "classes" and self.family != "neal":
             raise ValueError(f"family={self.family!r} does nothing with study='classes', of class orders: leave it out")
+        if self.unknown_data is not None and self.protocol != "cifar+N":
+            raise ValueError(f"unknown_data={self.unknown_data!r} is for protocol='cifar+N' alone: leave it out")
+        for name, default in {"family": "neal", "splits": ()}.items():
+            if SETS[self.protocol].family is None and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} with protocol={self.protocol!r}, whose classes are all known:"
+                    " leave it out"
+                )
         if not is_mixing(self.study) and bool(self.against) != (SETS[self.protocol].family is None):
             raise ValueError(
                 f"against={list(self.against)} with protocol={self.protocol!r}: give sets of unknown images to gray,"
@@ -250,8 +258,9 @@ def work(config: Config) -> int:
     from osrjax.run.grid import run_commands
 
     cells = {cell.directory: cell for cell in cells_of(config)}
+    sources = {label: source_of(label) for label in config.methods if ":" in label}
     for cell in cells.values():
-        check_same_recipe(cell)
+        check_same_recipe(cell, sources.get(cell.label, {}))
     missing = [cell for cell in cells.values() if not is_done(cell)]
     if config.dry:
         for cell in cells.values():
@@ -261,7 +270,7 @@ def work(config: Config) -> int:
     commands = {run_of(config, cell): commands_of(config, cell) for cell in started}
     of_run = {run_of(config, cell): cell for cell in started}
     if started:
-        check_against(config)
+        check_places(config)
     print(f"{len(cells) - len(missing)} of {len(cells)} cells are done", flush=True)
     gone = [cell for run, cell in of_run.items() if any(cell.directory.rglob(MANIFEST)) and not run.exists()]
     if gone:
@@ -391,21 +400,36 @@ def is_mixing(study: str) -> bool:
     return study.startswith("mixing")
 
 
-def check_against(config: Config) -> None:
-    """Refuses unknown images that each cell would miss after its training."""
+def check_places(config: Config) -> None:
+    """Refuses images that each cell would miss."""
+    given = {"data": (config.data,), "unknown_data": (config.unknown_data,), "against": config.against}
+    for argument, names in given.items():
+        for name in filter(None, names):
+            kind, _, place = name.partition(":")
+            if kind in ("npz", "folder") and not Path(place).exists():
+                raise ValueError(f"{argument}={name!r} does not exist: give a file or folder that does")
     for name in config.against:
-        kind, _, place = name.partition(":")
-        if kind in ("npz", "folder") and not Path(place).exists():
-            raise ValueError(f"against={name!r} does not exist: give a file or folder that does")
         if name == (config.data or SETS[config.protocol].data):
             raise ValueError(f"against={name!r} is the data itself, whose classes are known: give another set")
 
 
-def check_same_recipe(cell: Cell) -> None:
-    """Refuses to mix cells of other options with those that are there."""
+def source_of(label: str) -> dict[str, str]:
+    """The checksum of the file of a method of one's own, by which a manifest knows it."""
+    from osrjax.methods.find import method_source
+
+    return method_source(label)
+
+
+def check_same_recipe(cell: Cell, source: dict[str, str]) -> None:
+    """Refuses to mix cells of other options, or of another source of a method, with those that are there."""
     for path in cell.directory.rglob(MANIFEST):
-        if (made := read_json(path, "restore it").get("recipe")) != cell.recipe:
+        manifest = read_json(path, "restore it")
+        if (made := manifest.get("recipe")) != cell.recipe:
             raise ValueError(f"{path} was made by {made!r}, not {cell.recipe!r}: give that, or other --entries")
+        if source and manifest.get("method_source", source) != source:
+            raise ValueError(
+                f"{path} was made before methods={cell.label!r} was changed: delete it, or give other --entries"
+            )
 
 
 if __name__ == "__main__":

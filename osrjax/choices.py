@@ -6,9 +6,10 @@ A table (networks, methods, data sets) imports nothing heavy, so that ``--help``
 import importlib
 import os
 import sys
+import textwrap
 from typing import Any
 
-__all__ = ["load", "load_own"]
+__all__ = ["error_text", "load", "load_own"]
 
 
 def load(path: str) -> Any:
@@ -46,8 +47,31 @@ def load_own(path: str) -> Any:
       The object.
 
     Raises:
-      ValueError: as :func:`load`.
+      ValueError: as :func:`load`; also where the module itself raises an error, or ends the process.
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    if module := path.partition(":")[0]:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            pass  # load says so
+        except (Exception, SystemExit) as error:
+            raise ValueError(f"{path!r} cannot be imported, its module raises {error_text(error)}: mend it") from error
     return load(path)
+
+
+def error_text(error: BaseException) -> str:
+    """An error of somebody's code in one line.
+
+    Args:
+      error: that was raised.
+
+    Returns:
+      Its kind, and the first line of what it says.
+
+    Example:
+      >>> error_text(KeyError("embeddings"))
+      "KeyError('embeddings')"
+    """
+    return textwrap.shorten(repr(error).replace("\\n", " "), 200, placeholder=" ...")

@@ -28,6 +28,7 @@ __all__ = [
     "check_fields",
     "check_named_once",
     "check_not_negative",
+    "check_printable",
     "check_resamples",
     "check_seed",
     "check_type",
@@ -114,6 +115,26 @@ def check_type(name: str, value: Any, hint: Any) -> None:
             f"{name}={reprlib.repr(value)} is no {formatannotation(hint)}: correct it, where it comes from a damaged"
             " config.json restore that"
         )
+
+
+def check_printable(name: str, text: str) -> None:
+    r"""Refuses a name that a table cannot show.
+
+    Args:
+      name: of the field.
+      text: its value.
+
+    Raises:
+      ValueError: it is empty, or has characters that cannot be printed.
+
+    Example:
+      >>> check_printable("label", "a\tb")
+      Traceback (most recent call last):
+      ValueError: label='a\tb' has characters that cannot be printed: rename it
+    """
+    if not text.strip() or not text.isprintable():
+        what = "has characters that cannot be printed" if text.strip() else "is empty"
+        raise ValueError(f"{name}={text!a} {what}: rename it")
 
 
 def _is_of(value: Any, hint: Any) -> bool:

@@ -183,11 +183,15 @@ def written_whole(path: Path) -> Generator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.partial")
     with writing(path):
         temporary.unlink(missing_ok=True)  # of a write that was killed; a link, or another name of a precious file
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_whole(path: Path, data: bytes) -> None:

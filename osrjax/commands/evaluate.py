@@ -16,6 +16,7 @@ scores.npz, of a run with a probe probe.npz. Seconds. Exit code 2: bad input, no
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -25,8 +26,9 @@ import tyro
 
 import osrjax
 from osrjax.choices import load_own
+from osrjax.data.splits import listed_split
 from osrjax.data.table import set_name
-from osrjax.fields import check_above_zero, check_named_once, check_not_negative, check_resamples
+from osrjax.fields import check_above_zero, check_named_once, check_not_negative, check_printable, check_resamples
 from osrjax.files import check_no_links
 from osrjax.run.launch import MovedConfig, launch
 
@@ -43,7 +45,8 @@ class Config(MovedConfig):
     cosines: float | None = None
     """T, where the logits of a file are unscaled cosines."""
     own: tuple[str, ...] = ()
-    """Scores of one's own as MODULE:FUNCTION: (rows, train rows, train labels) -> one score per image."""
+    """Scores of one's own as MODULE:FUNCTION: (rows, train rows, train labels) -> one score per image, larger = more
+    unknown; rows have the arrays `logits` and `embedding` that are there, of validation and test images alike."""
     images: bool = False
     """Of a run: pass its images through its network again, for scores that are fitted to training images."""
     image_scores: tuple[str, ...] = ()
@@ -56,7 +59,8 @@ class Config(MovedConfig):
     label: str | None = None
     """The method as tables call it; default: its name, or the file's."""
     family: str = "custom"
-    """Of a file: the family of class splits that its classes are from."""
+    """Of a file: the family of class splits that its classes are from. Where it lists them for the data set, labels are
+    positions in its list, and tables set the file beside runs on the same images."""
     split: int = 0
     """Of a file: the index of the split in its family."""
     seed: int = 0
@@ -84,6 +88,11 @@ class Config(MovedConfig):
         check_named_once(self, "image_scores")
         if self.cosines is not None:
             check_above_zero(self, ["cosines"])
+            if not math.isfinite(self.cosines):
+                raise ValueError(f"cosines={self.cosines} is no T: give the number that cosines are multiplied by")
+        for name in ("label", "dataset", "family"):
+            if getattr(self, name) is not None:
+                check_printable(name, getattr(self, name))
         if not 0 < self.reject_share < 1:
             raise ValueError(f"reject_share={self.reject_share!r} must be between 0 and 1, such as 0.1")
         if self.against and self.dataset is not None:
@@ -113,13 +122,19 @@ def evaluate(config: Config) -> int:
         raise ValueError(f"file={str(config.file)!r} does not exist: give an npz file of outputs, or a finished run")
     if config.out is not None and (config.out / "config.json").exists():
         raise ValueError(f"out={str(config.out)!r} is a run, whose files would be replaced: choose another directory")
+    if config.out is not None and config.out.exists() and not config.out.is_dir():
+        raise ValueError(f"out={str(config.out)!r} is a file: give a directory")
     own = {path: load_own(path) for path in config.own}
+    for path, function in own.items():
+        if not callable(function):
+            raise ValueError(f"own={path!r} is no function, but {type(function).__name__}: give one")
     subjects = subjects_of_run if config.file.is_dir() else subjects_of_file
     for subject in list(subjects(config, own)):  # nothing is written before all of them are scored
         # ---------------------------------------------------------------------------- metrics
         scored = subject.scored
         if not scored:
-            raise ValueError(f"file={str(config.file)!r} allows no score: {'; '.join(subject.missing.values())}")
+            missing = "; ".join(f"{name} needs {why}" for name, why in subject.missing.items())
+            raise ValueError(f"file={str(config.file)!r} allows no score: {missing}")
         first = config.score or subject.manifest.get("score") or next(iter(scored))
         if first not in scored:
             raise ValueError(f"score={first!r} is not among those of this file: choose from {', '.join(scored)}")
@@ -132,7 +147,7 @@ def evaluate(config: Config) -> int:
         ).results
 
         # ------------------------------------------------------------------------------ write
-        out, table = subject.directory, table_of(found, subject.missing, first)
+        out, table = subject.directory, table_of(found, subject.missing, first, intervals=config.resamples > 0)
         with osrjax.files.writing(out):
             out.mkdir(parents=True, exist_ok=True)
         if config.draw:
@@ -152,11 +167,12 @@ def evaluate(config: Config) -> int:
         manifest = {**subject.manifest, **numbers, "score": first, "recipe": config.recipe}
         manifest["reject_share"] = config.reject_share
         manifest |= {} if config.study is None else {"study": config.study}
+        probe = None
         if subject.probe is not None:
-            kept = osrjax.files.read_arrays(subject.probe, osrjax.run.REPEAT, finite=False)
-            halves = {name: rows.astype(np.float16) for name, rows in kept.items() if name.startswith("embedding_")}
-            osrjax.files.write_arrays(out / "probe.npz", kept | halves)  # embeddings, for pictures, are most of it
-        osrjax.run.write_entry(out, manifest, ordered)
+            probe = osrjax.files.read_arrays(subject.probe, osrjax.run.REPEAT, finite=False)
+            # Embeddings, for pictures, are most of it.
+            probe |= {name: rows.astype(np.float16) for name, rows in probe.items() if name.startswith("embedding_")}
+        osrjax.run.write_entry(out, manifest, ordered, probe=probe)
         print(f"{table}\nwritten to {out}")
     return 0
 
@@ -180,12 +196,22 @@ def subjects_of_file(config: Config, own: dict[str, Callable[..., Any]]) -> Iter
     known, name, labels = stored.outputs["known"], config.file.stem, dict(stored.labels)
     if "unknown" in labels:
         labels["unknown"] = np.unique(labels["unknown"], return_inverse=True)[1]
+    # Of a split that no family lists it is known only that it is another than the others of its family.
+    names = [f"{config.family} {config.split}: {position}" for position in range(stored.classes)]
+    if listed := listed_split(config.family, config.dataset or name, config.split):
+        names = [str(number) for number in listed.known]
+        if len(names) != stored.classes:
+            raise ValueError(
+                f"file={str(config.file)!r} has {stored.classes} known classes, family {config.family} lists"
+                f" {len(names)} in split {config.split} of {listed.dataset}: give the split that it is of"
+            )
     manifest = {
         "label": config.label or name,
         "method": "outputs",
         "dataset": config.dataset or name,
         **{field: getattr(config, field) for field in ("family", "split", "seed")},
-        "known_names": [str(position) for position in range(stored.classes)],
+        "known_names": names,
+        "cosines": config.cosines,
         "unknown_names": [],
         "unknown": config.dataset or name,
         "images": {part: len(next(iter(rows.values()))) for part, rows in stored.outputs.items()},
@@ -260,13 +286,14 @@ def subjects_of_run(config: Config, own: dict[str, Callable[..., Any]]) -> Itera
     yield subject(directory, config.dataset or own_name, data, outputs, labels)
 
 
-def table_of(found: dict[str, Any], missing: dict[str, str], first: str) -> str:
+def table_of(found: dict[str, Any], missing: dict[str, str], first: str, *, intervals: bool) -> str:
     """One row per score, then what is not applicable."""
+    images = f"{found['known_images']} known and {found['unknown_images']} unknown images"
+    images = f"[95 % bootstrap interval over {images}]" if intervals else images
     lines = [
         osrjax.report.open_set_table(found["scores"], None, score=first),
         osrjax.report.operating_point_text(found["scores"][first], score=first),
-        f"* shown in the histogram; unknown = positive; [95 % bootstrap interval over {found['known_images']} known and"
-        f" {found['unknown_images']} unknown images]",
+        f"* shown in the histogram; unknown = positive; {images}",
         *(f"not applicable: {name} ({why})" for name, why in missing.items()),
     ]
     return "\n".join(lines)

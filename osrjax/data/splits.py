@@ -31,6 +31,7 @@ __all__ = [
     "custom_split",
     "distinct_splits",
     "has_lists",
+    "listed_split",
     "nested_split",
     "openness",
     "random_split",
@@ -190,6 +191,27 @@ def class_split(family: str, dataset: str, index: int) -> ClassSplit:
         )
     two_sets = key in ("cifar+10", "cifar+50")
     return ClassSplit(family, key, index, tuple(known[index]), tuple(unknown[index]), two_sets)
+
+
+def listed_split(family: str, dataset: str, index: int) -> ClassSplit | None:
+    """The class split of a family, without a warning, or None where no family lists it.
+
+    Args:
+      family: any name.
+      dataset: as for :func:`class_split`, or any other name.
+      index: any number.
+
+    Example:
+      >>> listed_split("neal", "mnist", 0).known, listed_split("custom", "mnist", 0)
+      ((0, 1, 2, 4, 5, 9), None)
+    """
+    if family not in FAMILIES or not has_lists(family, dataset):
+        return None
+    if not 0 <= index < len(_class_splits()[family][split_dataset(dataset)]["known"]):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # splits that repeat known classes
+        return class_split(family, dataset, index)
 
 
 def distinct_splits(family: str, dataset: str) -> tuple[int, ...]:

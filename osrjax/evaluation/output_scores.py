@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from osrjax import scores
+from osrjax.choices import error_text
 from osrjax.evaluation.assessment import ScoredImages, open_set_scores, scored_images
 from osrjax.evaluation.outputs import HEAD, Rows, StoredOutputs
 
@@ -79,6 +80,14 @@ class Fits:
         if name not in self._taken or self._taken[name][0] is not rows:
             self._taken[name] = rows, take()
         return self._taken[name][1]
+
+
+def _log_max_softmax(logits: Any) -> Any:
+    return jnp.maximum(scores.log_max_softmax_score(logits), jnp.finfo(logits.dtype).min)  # of a single class, -inf
+
+
+def _log_entropy(logits: Any) -> Any:
+    return jnp.maximum(scores.log_entropy_score(logits), jnp.finfo(logits.dtype).min)
 
 
 def _of_logits(score: Callable[..., Any], *others: str) -> OutputScore:
@@ -159,10 +168,10 @@ def _head(stored: StoredOutputs) -> scores.Head:
 
 
 OUTPUT_SCORES: dict[str, OutputScore] = {
-    "max_softmax": _of_logits(scores.max_softmax_score),
+    "max_softmax": _of_logits(_log_max_softmax),  # as of runs: logarithms rank alike and tie at no margin
     "max_logit": _of_logits(scores.max_logit_score),
     "energy": _of_logits(scores.energy_score),
-    "entropy": _of_logits(scores.entropy_score),
+    "entropy": _of_logits(_log_entropy),
     "generalised_entropy": _of_logits(scores.generalised_entropy_score),
     "gradient_norm": _of_logits(scores.gradient_norm_score, "embedding")._replace(needs=("logits", "embedding", *HEAD)),
     "openmax": OutputScore("fitted", ("logits", "train_logits"), _openmax),
@@ -200,14 +209,14 @@ def score_outputs(
     Args:
       stored: from :func:`read_outputs`.
       own: scores of the user's, by name: ``(rows by name, train rows by name, train labels) -> one score per image``,
-        larger = more unknown; without training images the last two are None.
+        larger = more unknown; arrays that cannot be written to; without training images the last two are None.
 
     Returns:
       Scores and predicted classes by name, and by name why a score is missing: the arrays that it needs, what its fit
       refuses, or that it leaves the range of float32.
 
     Raises:
-      ValueError: a score of one's own that is not one finite number per image.
+      ValueError: a score of one's own that raises an error, or is not one finite number per image.
     """
     names, missing = applicable_scores(stored)
     functions: dict[str, OfRows] = {}
@@ -238,6 +247,13 @@ def _cosine_scores(stored: StoredOutputs, rows: Rows) -> Scored:
     return {name: (values, stored.predicted(rows)) for name, values in found.items()}
 
 
+def _read_only(rows: Rows) -> dict[str, np.ndarray]:
+    views = {name: np.asarray(values).view() for name, values in rows.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views
+
+
 def _own(
     name: str, function: Callable[..., Any], stored: StoredOutputs, others: Mapping[str, Callable[[Rows], Any]]
 ) -> Callable[[Rows], tuple[Any, Any]]:
@@ -245,12 +261,18 @@ def _own(
     if "logits" not in stored.outputs["known"] and not others:
         raise ValueError(f"score={name!r} goes with no predicted class: store logits too, or train_embedding")
 
+    train, labels = stored.outputs.get("train"), stored.labels.get("train")
+    of_train = (None if train is None else _read_only(train), None if labels is None else _read_only({"": labels})[""])
+
     def found(rows: Rows) -> tuple[Any, Any]:
         images = len(next(iter(rows.values())))
-        values = np.asarray(function(rows, stored.outputs.get("train"), stored.labels.get("train")))
+        try:
+            values = np.asarray(function(_read_only(rows), *of_train))
+        except (Exception, SystemExit) as error:
+            raise ValueError(f"score={name!r} raises {error_text(error)}: mend it") from error
         if values.shape != (images,):
             raise ValueError(f"score={name!r} gives shape {values.shape} for {images} images: one number per image")
-        if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        if values.dtype.kind not in "fiu" or not (np.abs(values.astype(np.float64)) <= 1e300).all():  # differences are finite too
             raise ValueError(f"score={name!r} gives values that are no finite numbers: mend it")
         classes = stored.predicted(rows) if "logits" in rows else next(iter(others.values()))(rows)[1]
         return values.astype(np.float64), classes

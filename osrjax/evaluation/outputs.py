@@ -72,7 +72,7 @@ def read_outputs(file: Path, *, cosines: float | None = None) -> StoredOutputs:
 
     Raises:
       ValueError: one line that names the array that is missing, of another length or width than the others, not finite,
-        or of another kind than numbers; labels that are no positions in the known classes.
+        or of another kind than numbers; labels that are no positions in the known classes; logits that are no cosines.
     """
     arrays = read_arrays(file, "write it with numpy.savez", names=NAMES, finite=False, named=True)
     where = f"file={str(file)!r}"
@@ -114,7 +114,20 @@ def read_outputs(file: Path, *, cosines: float | None = None) -> StoredOutputs:
                 f"{where}: {part}_labels run from {found.min()} to {found.max()}: give positions in the {classes} known"
                 " classes, 0 for the first"
             )
-    return StoredOutputs(outputs, labels, classes, _stored_head(where, arrays, widths), cosines)
+    head = _stored_head(where, arrays, widths)
+    if cosines is not None:
+        _check_cosines(where, outputs, head)
+    return StoredOutputs(outputs, labels, classes, head, cosines)
+
+
+def _check_cosines(where: str, outputs: Mapping[str, Rows], head: scores.Head | None) -> None:
+    remedy = "leave out --cosines"
+    if head is not None:
+        raise ValueError(f"{where} has {', '.join(HEAD)}, whose logits are no cosines: {remedy}, or the head")
+    for part, rows in outputs.items():
+        largest = np.abs(rows["logits"]).max() if "logits" in rows else 0.0
+        if largest > 1.01:  # bfloat16 rounds to 0.004 of a number
+            raise ValueError(f"{where}: {part}_logits reach {largest:.3g} and are no cosines: {remedy}")
 
 
 def _rows(where: str, name: str, arrays: Rows) -> np.ndarray:
@@ -142,6 +155,8 @@ def _labels(where: str, name: str, arrays: Rows, images: int) -> np.ndarray:
     whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and (labels == np.round(labels)).all())
     if not whole or not np.isfinite(labels).all():
         raise ValueError(f"{where}: {name} has dtype {labels.dtype}: store whole numbers, one class per image")
+    if max(abs(float(labels.min())), float(labels.max())) >= 2**53:
+        raise ValueError(f"{where}: {name} reach {float(labels.max()):.3g}: store positions in the known classes")
     return labels.astype(np.int64)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
-from osrjax.fields import check_type
+from osrjax.data.splits import listed_split
+from osrjax.fields import check_printable, check_type
 from osrjax.files import json_text, number_or_none
 from osrjax.metrics.effects import linear_correlation
 from osrjax.metrics.intervals import Estimate, t_interval
@@ -65,7 +66,8 @@ class RunResult(NamedTuple):
       values: by metric (:func:`osrjax.metrics.open_set_metrics`).
       seconds: of training, if known.
       recipe: how the network was trained, if known.
-      data: checksums of the images and what else must be alike in all runs of a split, if known.
+      data: what must be alike in all runs of a split: the share that is rejected, and test images by class.
+      sha256: checksums of the images, if known; alike in all runs of a split that have them.
       source: where it was read, for errors.
       corruption: the content of corruption.json, where the run has one.
     """
@@ -83,6 +85,7 @@ class RunResult(NamedTuple):
     seconds: float | None = None
     recipe: str = ""
     data: str = ""
+    sha256: str = ""
     source: str = ""
     corruption: Mapping[str, Any] | None = None
 
@@ -167,6 +170,7 @@ def manifest_results(
     results: Mapping[str, Mapping[str, float]],
     *,
     source: str,
+    images: Sequence[int] = (),
     corruption: Mapping[str, Any] | None = None,
 ) -> list[RunResult]:
     """What tables need of an entry.
@@ -175,20 +179,29 @@ def manifest_results(
       manifest: of the entry (:mod:`osrjax.run.entries`).
       results: by score and metric, rebuilt from the entry's scores.
       source: where the entry lies.
+      images: test images by class, of the entry.
       corruption: the content of its corruption.json, if it has one.
 
     Returns:
       One result per score.
 
     Raises:
-      ValueError: a name that cannot be printed, or seconds that are no number.
+      ValueError: a name that is empty or cannot be printed, or numbers that are none.
     """
     same = {name: manifest[name] for name in ("label", "dataset", "family", "split", "seed", "unknown")}
     known, seconds = tuple(map(str, manifest["known_names"])), manifest["seconds"].get("training")
     for name in (*map(str, same.values()), *known, *results):
-        if not name.isprintable():
-            raise ValueError(f"{source}: the name {name!a} has characters that cannot be printed: rename it")
+        check_printable(f"{source}: name", name)
     check_type(f"{source}: seconds", seconds, float | None)
+    check_type(f"{source}: reject_share", manifest.get("reject_share"), float | None)
+    # What a family lists is known by its ids, whatever the classes are called where the network was made.
+    if listed := listed_split(same["family"], same["dataset"], same["split"]):
+        known = tuple(map(str, listed.known))
+        if len(known) != len(manifest["known_names"]):
+            raise ValueError(
+                f"{source} has {len(manifest['known_names'])} known classes, family {same['family']} lists {len(known)}"
+                f" in split {same['split']} of {same['dataset']}: name the family and split that it is of"
+            )
     return [
         RunResult(
             **same,
@@ -198,7 +211,8 @@ def manifest_results(
             values=values,
             seconds=None if seconds is None else number_or_none(float(seconds)),
             recipe=str(manifest.get("recipe") or ""),
-            data=json_text([manifest.get("sha256"), manifest.get("reject_share")]),
+            data=json_text([manifest.get("reject_share"), sorted(zip(known, images, strict=False)), images[-1:]]),
+            sha256=json_text(manifest["sha256"]) if manifest.get("sha256") else "",
             source=source,
             corruption=corruption,
         )
@@ -222,7 +236,11 @@ def entry_tables(entries: Iterable[Entry]) -> list[ResultTable]:
         result
         for entry in entries
         for result in manifest_results(
-            entry.manifest, entry.results, source=str(entry.directory), corruption=entry_corruption(entry)
+            entry.manifest,
+            entry.results,
+            source=str(entry.directory),
+            images=entry.images,
+            corruption=entry_corruption(entry),
         )
     )
 
@@ -250,6 +268,7 @@ def _table(dataset: str, family: str, unknown: str, results: list[RunResult]) ->
     where = f"{dataset}, family {family}, unknown: {unknown}"
     found: dict[tuple[str, str], dict[Run, RunResult]] = {}
     known: dict[int, RunResult] = {}
+    checked: dict[int, RunResult] = {}
     own: dict[str, RunResult] = {}
     for result in results:
         runs = found.setdefault((result.label, result.score), {})
@@ -260,8 +279,11 @@ def _table(dataset: str, family: str, unknown: str, results: list[RunResult]) ->
                 f" than in {result.source}: leave one of them out"
             )
         other = known.setdefault(result.split, result)
-        if set(other.known) != set(result.known) or other.data != result.data:
-            what = "images or another reject_share" if set(other.known) == set(result.known) else "known classes"
+        same_classes = set(other.known) == set(result.known)
+        if same_classes and other.data == result.data and result.sha256:  # outputs of a file have no checksums
+            other = checked.setdefault(result.split, result)
+        if not same_classes or other.data != result.data or (other.sha256 != result.sha256 and result.sha256):
+            what = "images or another reject_share" if same_classes else "known classes"
             raise ValueError(
                 f"{where}: split {result.split} has other {what} in {other.source} than in {result.source}: leave one"
                 " of them out"

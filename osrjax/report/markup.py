@@ -10,7 +10,8 @@ from osrjax.report.tables import cell_text
 __all__ = ["csv_text", "latex_table", "latex_text", "markdown_table", "markdown_text"]
 
 Rows = Sequence[Mapping[str, object]]
-_MARKDOWN = str.maketrans({**{c: f"\\{c}" for c in "\\`*|"}, "<": "&lt;", "\n": " ", "\r": " "})
+# "_" is left: within a word, as in knn_sum, it means nothing.
+_MARKDOWN = str.maketrans({**{c: f"\\{c}" for c in "\\`*|~$"}, "&": "&amp;", "<": "&lt;", "\n": " ", "\r": " "})
 _LATEX = str.maketrans(
     {
         **{character: f"\\{character}" for character in "&%$#_{}"},

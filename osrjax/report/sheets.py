@@ -7,7 +7,13 @@ from typing import NamedTuple
 from osrjax.files import number_or_none
 from osrjax.metrics.intervals import range_of
 from osrjax.report.anchors import published_anchors
-from osrjax.report.leaderboard import CLASSIFICATION_COLUMNS, DETECTION_COLUMNS, ResultTable, ScoreRow
+from osrjax.report.leaderboard import (
+    CLASSIFICATION_COLUMNS,
+    DETECTION_COLUMNS,
+    SMALLER_IS_BETTER,
+    ResultTable,
+    ScoreRow,
+)
 from osrjax.report.tables import estimate_text
 from osrjax.report.verdicts import POINT, PairedVerdict, gate_of
 
@@ -125,6 +131,8 @@ def comparison_sheet(
         f" accuracy is below {gate_of(table.dataset)}; own scores (*) are one family of Holm's correction, a common"
         " score another; power and n at its strictest level"
     )
+    if metric in SMALLER_IS_BETTER:
+        rule += "; of this metric less is better: above is worse"
     return Sheet(f"{reference} against the others, paired by split and seed", rows, [rule, _one_point(table, found)])
 
 

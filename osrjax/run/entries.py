@@ -13,7 +13,6 @@ Numbers are taken from scores.npz whenever an entry is read; the accuracies on c
 import dataclasses
 import json
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +21,12 @@ import numpy as np
 
 from osrjax.analysis.probe import PROBE_METRICS
 from osrjax.data import OpenSetData, content_of
-from osrjax.data.splits import FAMILIES, class_split
+from osrjax.data.splits import listed_split
 from osrjax.data.table import CORRUPTIONS, GENERATED_CORRUPTIONS, SEVERITIES, set_name
 from osrjax.evaluation import OrderedImages, metrics_of_order
 from osrjax.fields import check_type
 from osrjax.files import FileError, file_sha256, read_arrays, read_json, reading, write_arrays, write_json
+from osrjax.methods.table import METHOD_SOURCE
 from osrjax.run.finished import FinishedRun
 from osrjax.run.history import training_seconds
 
@@ -64,27 +64,38 @@ class Entry(NamedTuple):
       directory: where it lies.
       manifest: the content of manifest.json.
       results: by score and metric, rebuilt from scores.npz.
+      images: test images of each known class in the order of their labels, then of all unknown ones.
     """
 
     directory: Path
     manifest: dict[str, Any]
     results: dict[str, dict[str, float]]
+    images: tuple[int, ...] = ()
 
 
-def write_entry(directory: Path, manifest: Mapping[str, Any], scored: Mapping[str, OrderedImages]) -> None:
-    """Writes scores.npz, then manifest.json, by which the entry is there.
+def write_entry(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    scored: Mapping[str, OrderedImages],
+    *,
+    probe: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Writes scores.npz and probe.npz, then manifest.json, by which the entry is there.
 
     Args:
-      directory: exists; a probe.npz in it becomes part of the entry.
+      directory: exists; what else lies in it is no part of the entry.
       manifest: plain values by name, those that this module's docstring names.
       scored: by score.
+      probe: of the run, by name, if it has one.
 
     Raises:
       FileError: the operating system refuses.
     """
-    write_arrays(directory / "scores.npz", {name: images.packed() for name, images in scored.items()})
-    names = [name for name in ("scores.npz", "probe.npz") if (directory / name).exists()]
-    files = {name: file_sha256(directory / name) for name in names}
+    packed = {name: images.packed() for name, images in scored.items()}
+    arrays = {"scores.npz": packed} | ({} if probe is None else {"probe.npz": dict(probe)})
+    for name, content in arrays.items():
+        write_arrays(directory / name, content)
+    files = {name: file_sha256(directory / name) for name in arrays}
     write_json(directory / MANIFEST, {"format": FORMAT, **manifest, "files": files})
 
 
@@ -157,12 +168,17 @@ def manifest_of_run(run: FinishedRun, data: OpenSetData | None, *, label: str, u
         "unknown": unknown,
         **content,
         "config": {name: run.config.get(name) for name in named},
+        **({"method_source": source} if (source := _method_source(stored)) else {}),
         "versions": starts[-1].get("versions"),
         "revision": starts[-1].get("revision"),
         "modified": starts[-1].get("modified"),
         "machine": machine,
         "seconds": {"training": training_seconds(run.directory, batch_size=run.number("batch_size"))},
     }
+
+
+def _method_source(provenance: Mapping[str, Any]) -> dict[str, str]:
+    return {name: checksum for name, checksum in provenance.items() if name.startswith(METHOD_SOURCE)}
 
 
 def is_entry(directory: Path) -> bool:
@@ -228,15 +244,26 @@ def read_entry(directory: Path) -> Entry:
         path = directory / name
         if not path.is_file() or file_sha256(path) != checksum:
             raise FileError(f"{path} is not the file whose checksum stands in {MANIFEST}: {_AGAIN}")
-    classes, results = len(manifest["known_names"]), {}
+    classes, results, counts = len(manifest["known_names"]), {}, {}
     for name, rows in read_arrays(directory / "scores.npz", _AGAIN, limit=_LARGEST).items():
         try:
-            results[name] = metrics_of_order(OrderedImages.unpacked(rows, classes=classes), classes=classes)
+            ordered = OrderedImages.unpacked(rows, classes=classes)
+            results[name] = metrics_of_order(ordered, classes=classes)
         except ValueError as error:
             raise FileError(f"{directory / 'scores.npz'}: {name} {error}: {_AGAIN}") from error
+        counts[name] = tuple(np.bincount(np.minimum(ordered.labels, classes), minlength=classes + 1).tolist())
+    if len(set(counts.values())) > 1:
+        raise FileError(f"{directory / 'scores.npz'}: its scores are of different images: {_AGAIN}")
+    images = next(iter(counts.values()), ())
+    told = manifest.get("images") or {}
+    for part, count in {"known": sum(images[:-1]), "unknown": sum(images[-1:])}.items():
+        if told.get(f"test_{part}", count) != count:
+            raise FileError(
+                f"{where} has {told[f'test_{part}']} test images of {part} classes, scores.npz {count}: {_AGAIN}"
+            )
     if manifest["score"] not in results:
         raise FileError(f"{where} has score={manifest['score']!r}, scores.npz only {', '.join(results)}: {_AGAIN}")
-    return Entry(directory, manifest, results)
+    return Entry(directory, manifest, results, images)
 
 
 def entry_probe(entry: Entry) -> dict[str, np.ndarray] | None:
@@ -311,12 +338,8 @@ def _are_positions(labels: np.ndarray, classes: int) -> bool:
 
 def _known_ids(manifest: Mapping[str, Any], classes: int) -> np.ndarray:
     nowhere = -1 - np.arange(classes)
-    if manifest["family"] not in FAMILIES:
-        return nowhere
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # splits that repeat known classes are found by their names
-        split = class_split(manifest["family"], manifest["dataset"], manifest["split"])
-    return nowhere if split.two_sets or len(split.known) != classes else np.array(split.known)
+    split = listed_split(manifest["family"], manifest["dataset"], manifest["split"])
+    return nowhere if split is None or split.two_sets or len(split.known) != classes else np.array(split.known)
 
 
 def _without_folders(name: str) -> str:

@@ -70,15 +70,14 @@ def write(directory, draws, label, split, *, accuracy=0.995, jnd=1.0, probed=Tru
         known_predictions=np.where(wrong, (labels + 1) % 6, labels),
         **predictions,
     )
-    if probed:
-        np.savez(directory / "probe.npz", **probe(draws, KNOWN[split], accuracy, jnd))
+    probes = probe(draws, KNOWN[split], accuracy, jnd) if probed else None
     manifest = {
         **{"label": label, "method": "softmax", "score": "max_logit", "dataset": "mnist", "family": "neal"},
         **{"unknown": "mnist", "split": split, "seed": 0, "seconds": {"training": 1.0}},
         "known_names": [str(k) for k in KNOWN[split]],
         "unknown_names": [str(k) for k in range(10) if k not in KNOWN[split]],
     }
-    write_entry(directory, manifest, {"max_logit": order_images(images, {"known": labels}, classes=6)})
+    write_entry(directory, manifest, {"max_logit": order_images(images, {"known": labels}, classes=6)}, probe=probes)
 
 
 @pytest.fixture(scope="module")

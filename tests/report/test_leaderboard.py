@@ -149,7 +149,7 @@ MANIFEST = {
         "method": "m_ovr",
         "score": "energy",
         "dataset": "digits",
-        "family": "neal",
+        "family": "mine",
         "unknown": "digits",
     },
     **{"split": 0, "seed": 0, "known_names": ["0", "1"], "unknown_names": ["2"], "seconds": {"training": 5}},
@@ -159,7 +159,10 @@ MANIFEST = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": "two\nlines"}, r"here: the name 'two\\nlines' has characters that cannot be printed"),
+        ({"label": "two\nlines"}, r"here: name='two\\nlines' has characters that cannot be printed: rename it"),
+        ({"label": " "}, "here: name=' ' is empty"),
+        ({"reject_share": "abc"}, "here: reject_share='abc' is no"),
+        ({"family": "neal"}, "here has 2 known classes, family neal lists 6 in split 0 of digits"),
         ({"known_names": ["0", "\x1b[2J"]}, "cannot be printed"),
         ({"seconds": {"training": "fast"}}, "here: seconds='fast' is no"),
     ],
@@ -416,7 +419,7 @@ def entries(tmp_path, rng):
     for label in ("m-OvR", "softmax"):
         for split in range(3):
             known, unknown = rng.normal(0, 1, 40), rng.normal(1, 1, 30)
-            labels = rng.integers(0, 2, 40)
+            labels = np.arange(40) % 2
             classes = labels, rng.integers(0, 2, 20), rng.integers(0, 2, 30)  # of known, validation, unknown
             images = dict(
                 zip(("known_predictions", "validation_predictions", "unknown_predictions"), classes, strict=True)
@@ -448,7 +451,7 @@ def test_the_script_rebuilds_every_number_from_score_files(entries, tmp_path, ca
     )
     assert [(pair["other"], pair["own"]) for pair in table["comparisons"]] == [("softmax", True), ("softmax", False)]
     assert len(numbers["entries"]) == 6
-    assert "## digits, family neal, unknown: digits: scores" in (out / "leaderboard.md").read_text()
+    assert "## digits, family mine, unknown: digits: scores" in (out / "leaderboard.md").read_text()
     assert (out / "leaderboard.tex").read_text().count(r"\begin{tabular}") == 3
     assert sorted(path.name for path in (out / "figures").iterdir()) == [
         "accuracy.png",

@@ -175,6 +175,26 @@ def test_scores_that_were_changed_are_noticed(entry, tmp_path):
         find_entries([tmp_path / "nowhere"])
 
 
+def test_scores_of_other_images_than_the_rest_are_refused(entry, tmp_path):
+    with np.load(entry / "scores.npz") as stored:
+        arrays = dict(stored)
+    manifest = json.loads((entry / "manifest.json").read_text())
+    shorter = {name: rows[:, 1:] if name == "energy" else rows for name, rows in arrays.items()}
+    cases = {"one": (shorter, "its scores are of different images")}
+    every = {name: rows[:, rows[0] != rows[0].max()] for name, rows in arrays.items()}  # one unknown class fewer
+    cases["all"] = every, f"has {manifest['images']['test_unknown']} test images of unknown classes, scores.npz"
+    for name, (kept, message) in cases.items():
+        copy = tmp_path / name
+        shutil.copytree(entry, copy)
+        np.savez_compressed(copy / "scores.npz", **kept)
+        checksum = hashlib.sha256((copy / "scores.npz").read_bytes()).hexdigest()
+        files = manifest["files"] | {"scores.npz": checksum}
+        (copy / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
+        with pytest.raises(ValueError, match=message) as error:
+            read_entry(copy)
+        assert "\n" not in str(error.value)
+
+
 def test_nothing_is_found_or_read_through_a_link_and_no_name_is_anything_but_text(entry, tmp_path):
     (tmp_path / "board").mkdir()
     (tmp_path / "board" / "elsewhere").symlink_to(entry)
@@ -342,6 +362,40 @@ def test_a_benchmark_skips_what_has_its_manifest(run, entry, tmp_path, capsys):
     assert "was made by" in capsys.readouterr().err
 
 
+def test_images_that_are_not_there_start_nothing(tmp_path, capsys):
+    asked = ["mnist", "--data", "npz:nowhere.npz", "--entries", str(tmp_path / "entries"), "--runs", str(tmp_path)]
+    assert load_script("benchmark").main(asked) == 2
+    assert capsys.readouterr().err == (
+        "benchmark.py: data='npz:nowhere.npz' does not exist: give a file or folder that does\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_of_a_method_that_has_changed_since_is_not_done(entry, tmp_path, capsys):
+    asked = [
+        "mnist",
+        "--splits",
+        "0",
+        "--entries",
+        str(tmp_path / "entries"),
+        "--methods",
+        "focal_method:focal",
+        "--dry",
+    ]
+    benchmark = load_script("benchmark")
+    assert benchmark.main(asked) == 0
+    recipe = capsys.readouterr().out.partition(": ")[2].strip()
+    cell = tmp_path / "entries" / "mnist-neal" / "focal_method.focal-0-0"
+    shutil.copytree(changed(entry, tmp_path, recipe=recipe), cell)
+    assert benchmark.main(asked) == 0
+    assert capsys.readouterr().out.startswith("done ")
+    source = read_entry(cell).manifest["method_source"]
+    path = cell / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"method_source": dict.fromkeys(source, "another")}))
+    assert benchmark.main(asked) == 2
+    assert "was made before methods='focal_method:focal' was changed: delete it" in capsys.readouterr().err
+
+
 PROTOCOLS = {
     "methods='none' does not exist": ["mnist", "--methods", "none"],
     "seeds=0": ["mnist", "--seeds", "0"],
@@ -361,6 +415,11 @@ PROTOCOLS = {
     "with protocol='mnist': give sets of unknown images to gray, ood and crops and to the studies of mixing": [
         *("mnist", "--study", "halves", "--against", "npz:a.npz")
     ],
+    "methods='m-OvR/../x:y' does not exist": ["mnist", "--methods", "m-OvR/../x:y"],
+    "'nowhere:focal' cannot be imported": ["mnist", "--methods", "nowhere:focal"],
+    "splits=(0, 1) with protocol='gray', whose": ["gray", "--splits", "0", "1", "--against", "npz:a.npz"],
+    "family='cac' with protocol='gray', whose": ["gray", "--family", "cac", "--against", "npz:a.npz"],
+    "unknown_data='npz:a.npz' is for protocol='cifar+N'": ["mnist", "--unknown-data", "npz:a.npz"],
     "study='mixing' with protocol='ood' has one set": ["ood", "--study", "mixing", "--against", "npz:a.npz"],
 }
 
@@ -378,7 +437,7 @@ def test_the_commands_of_a_cell_say_where_its_images_are(tmp_path, monkeypatch):
     where = ["--entries", str(tmp_path), "--runs", str(tmp_path / "runs"), "--methods", "softmax"]
     parsed = []
     monkeypatch.chdir(tmp_path)
-    for name in "ab":
+    for name in ("a", "b", "c10", "c100"):
         (tmp_path / f"{name}.npz").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("osrjax.run.grid.run_commands", lambda cells, **_: parsed.extend(cells.values()) or [])
