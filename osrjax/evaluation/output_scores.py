@@ -272,7 +272,8 @@ def _own(
             raise ValueError(f"score={name!r} raises {error_text(error)}: mend it") from error
         if values.shape != (images,):
             raise ValueError(f"score={name!r} gives shape {values.shape} for {images} images: one number per image")
-        if values.dtype.kind not in "fiu" or not (np.abs(values.astype(np.float64)) <= 1e300).all():  # differences are finite too
+        largest = 1e300  # differences are finite too
+        if values.dtype.kind not in "fiu" or not (np.abs(values.astype(np.float64)) <= largest).all():
             raise ValueError(f"score={name!r} gives values that are no finite numbers: mend it")
         classes = stored.predicted(rows) if "logits" in rows else next(iter(others.values()))(rows)[1]
         return values.astype(np.float64), classes
