@@ -171,6 +171,20 @@ def test_a_lane_for_every_hyper_parameter_equals_its_single_run_after_ten_steps(
     assert len(np.unique(ends[0].round(6))) == 9 or len(np.unique(ends[1].round(6))) == 9
 
 
+@pytest.mark.parametrize("name", ["cac", "rpl", "arpl"])
+def test_lanes_of_losses_with_anchors_and_reciprocal_points_equal_single_runs(images, name):
+    loss = CLASS_LOSSES[name]
+    model = OpenSetNetwork(SmallCNN(width=2, features=6), CLASSES, loss.head)
+    training = Training(
+        make_classify_objective(model, loss, make_crop_and_flip(crop_padding=1)), make_sgd(total_steps=3), model
+    )
+    hypers = [{**BASE, **loss.own}, {**BASE, **{own: 0.5 * value for own, value in loss.own.items()}}]
+    inputs = inputs_of(2, 3)
+    state, metrics = run_lanes(training, hypers, images, inputs, layout=LAYOUTS[0])
+    assert_lanes_equal(state, metrics, single_runs(training, hypers, images, inputs), tolerance=2e-6)
+    assert not np.isclose(*metrics["loss"], rtol=1e-3)
+
+
 def test_four_devices_and_two_axes_equal_single_runs(images):
     inputs = inputs_of(4, 3)
     singles = single_runs(small(), HYPERS[:4], images, inputs)
