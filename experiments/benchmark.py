@@ -78,7 +78,7 @@ class Config:
     """Options of every training as NAME=VALUE, such as epochs=2, in place of the protocol's; part of the cell."""
     probe: tuple[str, ...] = ()
     """Methods of which one training of each split is probed: Jacobian norms of 100 known and 100 unknown images at 13
-    moments. It changes no number of the training. Default: those of PROBED."""
+    moments, in studies at those that their claims read. It changes no number of the training. Default: PROBED."""
     probe_seed: int = 0
     """Seed of the trainings that are probed."""
     entries: Path | None = None
@@ -231,7 +231,12 @@ STUDIES = {
     "mixing-m-ovr": {f"m-OvR {arm}": f"train.py --method m_ovr {words}" for arm, words in MASKS.items()},
     "mixing-softmax": {f"softmax {arm}": f"train.py --method softmax {words}" for arm, words in MASKS.items()},
 }
-PROBED = {"halves": tuple(STUDIES["halves"]), "recipe": ("m-OvR",), "classes": tuple(STUDIES["classes"])}
+# Arms of a study that are probed, and at how many moments after the first: claims (f) and (i) read the ends.
+PROBED = {
+    "halves": (tuple(STUDIES["halves"]), 4),
+    "recipe": (("m-OvR",), 12),
+    "classes": (tuple(STUDIES["classes"]), 1),
+}
 ORDERS = tuple(range(5))
 CORRUPTED = "--images 50 --severities 1 3 5 --resamples 0"  # of each known class; options of corruption.py
 
@@ -356,10 +361,11 @@ def commands_of(config: Config, cell: Cell) -> list[list[str]]:
         data += ["--family", config.family]
         if chosen.lists[0] == "cifar+10":
             data += ["--unknown-data", config.unknown_data or "cifar100"]
-    if cell.label in (config.probe or PROBED.get(config.study, ())) and cell.seed == config.probe_seed:
+    probed, moments = PROBED.get(config.study, ((), 12))
+    if cell.label in (config.probe or probed) and cell.seed == config.probe_seed:
         backwards = options[::-1]  # the last word counts
         steps = int(backwards[backwards.index("--steps") - 1]) if "--steps" in options else chosen.steps
-        options += ["--probe-every", str(max(1, steps // 12)), "--probe-images", "100"]
+        options += ["--probe-every", str(max(1, steps // moments)), "--probe-images", "100"]
     where = ["--split", str(cell.split), "--seed", str(cell.seed), "--resamples", "0", "--out", str(run)]
     train = [str(HERE / script), *options, *data, *where]
     score = [str(HERE / "evaluate.py"), str(run), "--label", cell.label, "--resamples", "0", "--recipe", cell.recipe]
