@@ -43,6 +43,13 @@ def test_what_a_link_leads_to_is_left_alone(name, place, link, tmp_path):
     assert [found.name for found in path.parent.iterdir()] == [name]
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "taken.txt").mkdir()
+    with pytest.raises(FileError, match="cannot be written"):
+        write_whole(tmp_path / "taken.txt", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.txt"]
+
+
 def test_nothing_is_appended_through_a_link(tmp_path):
     (tmp_path / "log").symlink_to(tmp_path / "precious")
     with pytest.raises(FileError, match="log is a link, and nothing is written through one"), writing(tmp_path / "log"):

@@ -99,12 +99,21 @@ def _compiled_scores(values: Array, head: str, scale: Scalar, margin: Scalar) ->
         scaled = values
         # With margin 0 and T = 1 the one-vs-rest score takes any logits, not cosines alone.
         found = {"max_logit": scores.max_logit_score(values), "ovr": scores.log_m_ovr_score(values, scale=1.0)}
-    lowest = jnp.finfo(values.dtype).min  # of a single class, whose logarithms are -inf
     return found | {
-        "max_softmax": jnp.maximum(scores.log_max_softmax_score(scaled), lowest),
+        "max_softmax": log_max_softmax(scaled),
         "energy": scores.energy_score(scaled),
-        "entropy": jnp.maximum(scores.log_entropy_score(scaled), lowest),
+        "entropy": log_entropy(scaled),
     }
+
+
+def log_max_softmax(logits: Array) -> Array:
+    """:func:`osrjax.scores.log_max_softmax_score`, the lowest number in place of -inf, of a single class."""
+    return jnp.maximum(scores.log_max_softmax_score(logits), jnp.finfo(logits.dtype).min)
+
+
+def log_entropy(logits: Array) -> Array:
+    """:func:`osrjax.scores.log_entropy_score`, the lowest number in place of -inf, of a single class."""
+    return jnp.maximum(scores.log_entropy_score(logits), jnp.finfo(logits.dtype).min)
 
 
 class Assessment(NamedTuple):

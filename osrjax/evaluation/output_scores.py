@@ -9,7 +9,7 @@ import numpy as np
 
 from osrjax import scores
 from osrjax.choices import error_text
-from osrjax.evaluation.assessment import ScoredImages, open_set_scores, scored_images
+from osrjax.evaluation.assessment import ScoredImages, log_entropy, log_max_softmax, open_set_scores, scored_images
 from osrjax.evaluation.outputs import HEAD, Rows, StoredOutputs
 
 __all__ = ["OUTPUT_SCORES", "Fits", "OutputScore", "applicable_scores", "score_outputs"]
@@ -80,14 +80,6 @@ class Fits:
         if name not in self._taken or self._taken[name][0] is not rows:
             self._taken[name] = rows, take()
         return self._taken[name][1]
-
-
-def _log_max_softmax(logits: Any) -> Any:
-    return jnp.maximum(scores.log_max_softmax_score(logits), jnp.finfo(logits.dtype).min)  # of a single class, -inf
-
-
-def _log_entropy(logits: Any) -> Any:
-    return jnp.maximum(scores.log_entropy_score(logits), jnp.finfo(logits.dtype).min)
 
 
 def _of_logits(score: Callable[..., Any], *others: str) -> OutputScore:
@@ -168,10 +160,10 @@ def _head(stored: StoredOutputs) -> scores.Head:
 
 
 OUTPUT_SCORES: dict[str, OutputScore] = {
-    "max_softmax": _of_logits(_log_max_softmax),  # as of runs: logarithms rank alike and tie at no margin
+    "max_softmax": _of_logits(log_max_softmax),
     "max_logit": _of_logits(scores.max_logit_score),
     "energy": _of_logits(scores.energy_score),
-    "entropy": _of_logits(_log_entropy),
+    "entropy": _of_logits(log_entropy),
     "generalised_entropy": _of_logits(scores.generalised_entropy_score),
     "gradient_norm": _of_logits(scores.gradient_norm_score, "embedding")._replace(needs=("logits", "embedding", *HEAD)),
     "openmax": OutputScore("fitted", ("logits", "train_logits"), _openmax),
