@@ -255,7 +255,8 @@ def read_entry(directory: Path) -> Entry:
     if len(set(counts.values())) > 1:
         raise FileError(f"{directory / 'scores.npz'}: its scores are of different images: {_AGAIN}")
     images = next(iter(counts.values()), ())
-    told = manifest.get("images") or {}
+    told = manifest.get("images")
+    told = told if isinstance(told, dict) else {}
     for part, count in {"known": sum(images[:-1]), "unknown": sum(images[-1:])}.items():
         if told.get(f"test_{part}", count) != count:
             raise FileError(
