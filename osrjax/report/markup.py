@@ -36,6 +36,8 @@ def markdown_text(text: str) -> str:
     Example:
       >>> markdown_text("a|b *c* [d](e)")
       'a\\|b \\*c\\* [d]\\(e)'
+      >>> markdown_text("~a~ & $b$")
+      '\\~a\\~ &amp; \\$b\\$'
     """
     return text.translate(_MARKDOWN).replace("](", "]\\(")
 
