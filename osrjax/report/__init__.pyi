@@ -5,6 +5,7 @@ from .anchors import (
 from .attribution import (
     SheetColumn as SheetColumn,
     contact_sheet as contact_sheet,
+    effective_areas as effective_areas,
     mass_in_boxes as mass_in_boxes,
     mass_in_random_boxes as mass_in_random_boxes,
     peak_distances as peak_distances,

@@ -18,11 +18,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
+from scipy.special import entr
 
 from osrjax.attribution.boxes import box_bounds
 from osrjax.augment.pixels import LUMA
 
-__all__ = ["SheetColumn", "contact_sheet", "mass_in_boxes", "mass_in_random_boxes", "peak_distances"]
+__all__ = [
+    "SheetColumn",
+    "contact_sheet",
+    "effective_areas",
+    "mass_in_boxes",
+    "mass_in_random_boxes",
+    "peak_distances",
+]
 
 COLOUR_MAP = "viridis"  # perceptually uniform, readable without red and green
 
@@ -120,6 +128,27 @@ def contact_sheet(
         bar.ax.tick_params(length=0, labelsize="small")
         bar.set_label("entry of each map, over the image in gray", fontsize="small")
     return figure
+
+
+def effective_areas(maps: Float[np.ndarray, "images height width"]) -> Float[np.ndarray, " images"]:
+    r"""How much of an image each map spreads over, by its entropy: 1 is uniform, 1 / (height width) is a single pixel.
+
+    .. math:: \frac{1}{HW} \exp\Big(-\sum_{yx} p_{yx} \log p_{yx}\Big), \qquad p = M / \textstyle\sum M.
+
+    Args:
+      maps: at any scale; negative entries count as 0.
+
+    Returns:
+      float64 shares in (0, 1]; nan for a map without a positive entry.
+
+    Example:
+      >>> print(effective_areas(np.array([[[1.0, 1.0], [0.0, 0.0]]])))
+      [0.5]
+    """
+    mass = np.maximum(maps.astype(np.float64), 0.0)
+    total = mass.sum(axis=(1, 2), keepdims=True)
+    shares = np.divide(mass, total, out=np.full(mass.shape, np.nan), where=total > 0)
+    return np.exp(entr(shares).sum(axis=(1, 2))) / (maps.shape[1] * maps.shape[2])
 
 
 def mass_in_boxes(

@@ -65,6 +65,7 @@ from .launch import (
     Job as Job,
     MovedConfig as MovedConfig,
     RunConfig as RunConfig,
+    RunsConfig as RunsConfig,
     SingleRunConfig as SingleRunConfig,
     launch_run as launch_run,
 )

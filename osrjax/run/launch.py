@@ -45,6 +45,7 @@ __all__ = [
     "Job",
     "MovedConfig",
     "RunConfig",
+    "RunsConfig",
     "SingleRunConfig",
     "launch",
     "launch_run",
@@ -175,25 +176,25 @@ class FinishedConfig(MovedConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ImagesOfRunsConfig(MovedConfig):
-    """A question to some test images of finished runs, which are compared over class splits."""
+class RunsConfig(MovedConfig):
+    """A question to finished runs, which are compared over class splits."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Finished run directories of experiments/train.py or experiments/contrastive.py."""
-    images: int = 100
-    """Known test images, and as many unknown ones; of each class as many as of any other."""
 
     def check(self) -> None:
-        """Refuses what needs no file to be refused."""
-        check_above_zero(self, ["images"])
+        """Refuses a command without runs."""
         if not self.runs:
             raise ValueError("runs is empty: give finished run directories")
 
-    def open_runs(self) -> "dict[str, list[list[FinishedRun]]]":
+    def open_runs(self, arm: "Callable[[FinishedRun], str] | None" = None) -> "dict[str, list[list[FinishedRun]]]":
         """Opens the runs.
 
+        Args:
+          arm: what runs are grouped by; default: their method.
+
         Returns:
-          By method, the runs of each class split.
+          By arm, the runs of each class split.
 
         Raises:
           ValueError: as :meth:`open_run`; splits of several families or data sets, over which nothing is a mean.
@@ -206,8 +207,21 @@ class ImagesOfRunsConfig(MovedConfig):
                     f"runs={str(run.directory)!r} has a split of {run.split.family}, {run.split.dataset}, the first of"
                     f" {runs[0].split.family}, {runs[0].split.dataset}: give the runs of one at a time"
                 )
-            found.setdefault(run.method.options.method, {}).setdefault(run.split, []).append(run)
-        return {method: list(splits.values()) for method, splits in found.items()}
+            name = arm(run) if arm else run.method.options.method
+            found.setdefault(name, {}).setdefault(run.split, []).append(run)
+        return {name: list(splits.values()) for name, splits in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesOfRunsConfig(RunsConfig):
+    """A question to some test images of finished runs, which are compared over class splits."""
+
+    images: int = 100
+    """Known test images, and as many unknown ones; of each class as many as of any other."""
+
+    def check(self) -> None:
+        """Refuses what needs no file to be refused."""
+        check_above_zero(self, ["images"])
 
 
 @runtime_checkable

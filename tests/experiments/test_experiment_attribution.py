@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import load_script
 from PIL import Image
+from scipy.stats import entropy
 
 import osrjax
 from osrjax.analysis import maps as analysis_maps
@@ -32,6 +33,7 @@ CLASS = {**SHARED, "method": "doc", "momentum": 0.9, "intra_weight": 1.0, "inter
 CONTRASTIVE = {
     **{**SHARED, "method": "contrast"},
     **{"hidden": 8, "features": 4, "temperature": 0.5, "cam_temperature": None, "cam_layers": [1, 2]},
+    "mixing": "gradmix",
     **{"crop": False, "flip": True, "jitter": 0.0, "policy": "none", "smallest_kept": 0.6, "largest_kept": 0.8},
     **{"cam_method": "layer_cam", "cam_aggregation": "sample_max_sum", "cam_statistics": "train", "fill": "paste"},
 }
@@ -186,9 +188,25 @@ def test_images_are_chosen_class_by_class(class_run):
         assert not np.array_equal(chosen.first, other.first)
 
 
-def test_maps_of_a_contrastive_run(monkeypatch, tmp_path):
-    directory = tmp_path / "contrastive"
+def contrast_loss(outputs):
+    """NT-Xent at T = 0.5 of two views, one behind the other."""
+    z = outputs.projection
+    rows = len(z)
+    similarities = z @ z.T / 0.5
+    others = jnp.where(jnp.eye(rows, dtype=bool), -jnp.inf, similarities)
+    pairs = jnp.take_along_axis(similarities, (jnp.arange(rows)[:, None] + rows // 2) % rows, axis=1)[:, 0]
+    return jnp.mean(jax.nn.logsumexp(others, axis=1) - pairs) * 0.5 / 0.07
+
+
+@pytest.fixture(scope="module")
+def contrastive_run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "contrastive"
     make_run(directory, CONTRASTIVE)
+    return directory
+
+
+def test_maps_of_a_contrastive_run(contrastive_run, monkeypatch):
+    directory = contrastive_run
     networks, sheets = {}, []
 
     def networks_of(finished, original=script.networks_of):
@@ -213,14 +231,7 @@ def test_maps_of_a_contrastive_run(monkeypatch, tmp_path):
     assert all(np.logical_or(mirrored, same))
     assert any(mirrored)
 
-    def loss(outputs):
-        z = outputs.projection
-        similarities = z @ z.T / 0.5
-        others = jnp.where(jnp.eye(12, dtype=bool), -jnp.inf, similarities)
-        pairs = jnp.take_along_axis(similarities, (jnp.arange(12)[:, None] + 6) % 12, axis=1)[:, 0]
-        return jnp.mean(jax.nn.logsumexp(others, axis=1) - pairs) * 0.5 / 0.07
-
-    at_steps = gradients_of(networks, finished.network, np.concatenate([first, second]), loss)
+    at_steps = gradients_of(networks, finished.network, np.concatenate([first, second]), contrast_loss)
     for name in ("stages-known.png", "stages-known.svg", "steps-known.png", "steps-known.svg"):
         assert (directory / "attribution-layer_cam" / name).stat().st_size > 5000
     (stages, options), (steps, _) = sheets
@@ -245,6 +256,58 @@ def test_maps_of_a_contrastive_run(monkeypatch, tmp_path):
             changed = (masked.pictures[row] != first[row]).any(axis=-1)
             assert not (changed & ~inside).any()
             assert changed.any()
+
+
+def test_concentration_of_a_contrastive_run(contrastive_run, capsys):
+    finished = open_finished(contrastive_run)
+    concentration = load_script("concentration")
+    assert concentration.main([str(contrastive_run), "--temperatures", "0.5", "--kept", "0.4", "--seed", "1"]) == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {(line[-6], line[-5]): line[-4:] for line in printed if line[0] == "gradmix"}
+    validation = finished.data.validation
+    drawn = validation.images[np.random.default_rng(1).permutation(len(validation.images))[:12]]
+    keys = jax.random.split(jax.random.key(1))
+    views = np.concatenate([np.asarray(finished.method.attributed.view(key, jnp.asarray(drawn))) for key in keys])
+    ((_, gradients), activations) = gradients_of({5: finished.variables}, finished.network, views, contrast_loss)[0]
+    expected = {}
+    for sign in (1, -1):
+        cams = [np.sum(activations[k] * np.maximum(sign * gradients[k], 0), axis=-1) for k in (0, 1)]
+        of_stages = {str(k + 1): magnified(cam)[:12] for k, cam in enumerate(cams)}
+        scaled = [cam / cam.max(axis=(1, 2), keepdims=True) for cam in cams]
+        expected |= {(f"{sign:+d}", name): maps for name, maps in of_stages.items()}
+        expected[f"{sign:+d}", "sum"] = sum(magnified(one) for one in scaled)[:12]
+    assert rows.keys() == expected.keys()
+    for key, maps in expected.items():
+        maps = maps.astype(np.float64)
+        areas = [np.exp(entropy(one.ravel())) / 64 for one in maps]
+        shares, ratios = [], []
+        for one in maps:
+            masses = [
+                one[max(row - 3, 0) : row + 3, max(column - 3, 0) : column + 3].sum()
+                for row in range(8)
+                for column in range(8)
+            ]
+            shares.append(masses[one.argmax()] / one.sum())
+            ratios.append(masses[one.argmax()] / np.mean(masses))
+        means = [np.mean(values) for values in (areas, shares, ratios)]
+        np.testing.assert_allclose([float(text) for text in rows[key][:3]], means, atol=0.0006)
+        assert rows[key][3] == "1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--temperatures", "0"], "temperatures=0.0 must be above 0 and finite"),
+        (["--temperatures"], "temperatures is empty"),
+        (["--kept", "1"], "kept=1.0 is not in (0, 1)"),
+        ([], "is no run of contrastive.py"),
+    ],
+)
+def test_bad_input_of_concentration(class_run, options, message, capsys):
+    assert load_script("concentration").main([str(class_run[0]), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import plain_module
 from matplotlib.collections import PatchCollection
+from scipy.stats import entropy
 
 from osrjax import report
 from osrjax.report import attribution as attribution_report
@@ -127,6 +128,16 @@ def test_masses_are_those_of_loops_over_pixels_and_places(rng, shape, kept):
     expected = [np.mean([share(k, box(*place)) for place in places]) for k in range(3)]
     np.testing.assert_allclose(anywhere[:3], expected, rtol=1e-12)
     assert np.isnan([inside[3], anywhere[3]]).all()  # a map without mass has none anywhere
+
+
+def test_effective_areas(rng):
+    maps = rng.normal(size=(6, 5, 6)).astype(np.float32)
+    maps[5] = -1.0
+    found = attribution_report.effective_areas(maps)
+    expected = [np.exp(entropy(np.maximum(one, 0).ravel().astype(np.float64))) / 30 for one in maps]
+    np.testing.assert_allclose(found[:5], expected[:5], rtol=1e-12)
+    assert np.isnan(found[5])
+    np.testing.assert_allclose(attribution_report.effective_areas(np.full((1, 4, 4), 7e30, np.float32)), 1)
 
 
 def test_boxes_that_are_not_one_a_map_are_refused():
