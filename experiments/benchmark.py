@@ -231,11 +231,12 @@ STUDIES = {
     "mixing-m-ovr": {f"m-OvR {arm}": f"train.py --method m_ovr {words}" for arm, words in MASKS.items()},
     "mixing-softmax": {f"softmax {arm}": f"train.py --method softmax {words}" for arm, words in MASKS.items()},
 }
-# Arms of a study that are probed, and at how many moments after the first: claims (f) and (i) read the ends.
+MOMENTS = 12  # of a probe, after the first
+# Arms of a study that are probed, and at how many moments: claims (f) and (i) and figure 13 read the ends.
 PROBED = {
-    "halves": (tuple(STUDIES["halves"]), 4),
-    "recipe": (("m-OvR",), 12),
-    "classes": (tuple(STUDIES["classes"]), 1),
+    "halves": dict.fromkeys(STUDIES["halves"], 4),
+    "recipe": dict.fromkeys(STUDIES["recipe"], 1) | {"m-OvR": MOMENTS},
+    "classes": dict.fromkeys(STUDIES["classes"], 1),
 }
 ORDERS = tuple(range(5))
 CORRUPTED = "--images 50 --severities 1 3 5 --resamples 0"  # of each known class; options of corruption.py
@@ -361,11 +362,11 @@ def commands_of(config: Config, cell: Cell) -> list[list[str]]:
         data += ["--family", config.family]
         if chosen.lists[0] == "cifar+10":
             data += ["--unknown-data", config.unknown_data or "cifar100"]
-    probed, moments = PROBED.get(config.study, ((), 12))
-    if cell.label in (config.probe or probed) and cell.seed == config.probe_seed:
+    moments = PROBED.get(config.study, {})
+    if cell.label in (config.probe or moments) and cell.seed == config.probe_seed:
         backwards = options[::-1]  # the last word counts
         steps = int(backwards[backwards.index("--steps") - 1]) if "--steps" in options else chosen.steps
-        options += ["--probe-every", str(max(1, steps // moments)), "--probe-images", "100"]
+        options += ["--probe-every", str(max(1, steps // moments.get(cell.label, MOMENTS))), "--probe-images", "100"]
     where = ["--split", str(cell.split), "--seed", str(cell.seed), "--resamples", "0", "--out", str(run)]
     train = [str(HERE / script), *options, *data, *where]
     score = [str(HERE / "evaluate.py"), str(run), "--label", cell.label, "--resamples", "0", "--recipe", cell.recipe]

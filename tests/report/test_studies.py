@@ -138,7 +138,7 @@ def test_entries_of_classes_that_contradict_each_other_are_refused(changed, mess
 def test_every_arm_that_decides_is_trained():
     benchmark = load_script("benchmark")
     assert {*DECIDING, *studies.FLAT, *studies.REPORTED, "m-OvR"} == set(benchmark.STUDIES["recipe"])
-    assert set(benchmark.PROBED["halves"][0]) == {
+    assert set(benchmark.PROBED["halves"]) == {
         f"{arm}{end}" for arm in ("m-OvR", "intra half", "inter half") for end in ("", " margin 0")
     }
 
