@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from osrjax.analysis.claims import CLAIMS, Probes, half_effects, known_classes_effects
-from osrjax.metrics.effects import claim_verdict, effect
+from osrjax.metrics.effects import claim_verdict, effect, rank_correlation
 from osrjax.metrics.intervals import SIGNED
 from osrjax.report.claims import METHOD, compared_auroc, probes_of
 from osrjax.report.leaderboard import ResultTable, entry_tables
@@ -50,7 +50,8 @@ class StudyTable(NamedTuple):
       effects: records of :func:`osrjax.metrics.effect`.
       verdicts: by claim.
       drawn: what its figures show beside the effects: of classes, by their number, JND after training of every order
-        and seed; of recipe, by hyper-parameter, its values and their AUROC; of halves, by arm, the probes.
+        and seed; of recipe, ``"values"``: by hyper-parameter, its values and their AUROC, ``"jnd"`` and ``"auroc"``: by
+        arm, those of every run; of halves, by arm, the probes.
     """
 
     study: str
@@ -138,7 +139,7 @@ def _halves(table: ResultTable, entries: Sequence[Entry]) -> tuple[list[dict[str
     return records, drawn
 
 
-def _recipe(table: ResultTable, entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[str, tuple]]:
+def _recipe(table: ResultTable, entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Claim (h): the parts, the values that harm, and T from the recipe's on."""
     expected = {**PARTS, **HARMFUL, **dict.fromkeys((*FLAT, *REPORTED), 0)}
     compared = compared_auroc(table, expected, claim="h", gate=STUDY_GATE, harmful=HARMFUL)
@@ -151,9 +152,30 @@ def _recipe(table: ResultTable, entries: Sequence[Entry]) -> tuple[list[dict[str
     ]
     effects = [*compared, *(part for arm in FLAT if arm in records for part in _flat(table, arm)), *none]
     auroc = {label: table.values(label, score, "auroc") for label, score in table.own_scores.items()}
+    there = probes_of(table, entries)
+    jnd = {label: np.full_like(values, np.nan) for label, values in auroc.items()}
+    for (label, run), (probe, _) in there.items():
+        jnd[label][_place(table, run)] = probe["jnd"][-1]
+    if there:
+        effects.append(_over_arms(table, jnd, auroc))
     recipes = {entry.manifest["label"]: _with_rotations(entry.manifest.get("config") or {}) for entry in entries}
     complete = {label: recipe for label, recipe in recipes.items() if label in auroc and FIELDS.keys() <= recipe.keys()}
-    return effects, response_panels(complete, auroc, fields=FIELDS)
+    return effects, {"values": response_panels(complete, auroc, fields=FIELDS), "jnd": jnd, "auroc": auroc}
+
+
+def _place(table: ResultTable, run: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of a run among the samples."""
+    return next((row, runs.index(run)) for row, runs in enumerate(table.samples) if run in runs)
+
+
+def _over_arms(table: ResultTable, jnd: Mapping[str, np.ndarray], auroc: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Spearman's rho of JND and AUROC over the arms, of every split and seed that has all of them."""
+    x, y = (np.stack([values[label] for label in jnd], axis=-1) for values in (jnd, auroc))
+    rho = np.array([[rank_correlation(*pair) for pair in zip(*rows, strict=True)] for rows in zip(x, y, strict=True)])
+    finished = np.asarray(~np.isnan(x).all(axis=-1))
+    accuracies = [table.values(label, score, "closed_set_accuracy") for label, score in table.own_scores.items()]
+    name, arm = "Spearman of JND and AUROC", "all arms"
+    return effect(rho, finished, accuracies, claim="h", name=name, arm=arm, expected=0, bounds=SIGNED)
 
 
 def _with_rotations(recipe: Mapping[str, Any]) -> dict[str, Any]:

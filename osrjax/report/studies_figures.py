@@ -16,7 +16,7 @@ from osrjax.report.effect_figures import Point, effects_figure
 from osrjax.report.jacobian import KINDS, known_classes_figure
 from osrjax.report.probes import probe_arms_figure
 from osrjax.report.studies import FLAT, HARMFUL, PARTS, REPORTED, StudyTable
-from osrjax.report.sweep import response_figure
+from osrjax.report.sweep import arms_figure, response_figure
 from osrjax.report.titles import metric_title
 from osrjax.report.verdicts import POINT
 
@@ -96,8 +96,14 @@ def _known_classes(found: StudyTable) -> Figure | None:
 
 
 def _values(found: StudyTable) -> Figure | None:
-    auroc = metric_title("auroc")
-    return response_figure(found.drawn, metric=auroc, bounds=SHARE, unit=found.unit) if found.drawn else None
+    auroc, panels = metric_title("auroc"), found.drawn["values"]
+    return response_figure(panels, metric=auroc, bounds=SHARE, unit=found.unit) if panels else None
+
+
+def _jnd_and_auroc(found: StudyTable) -> Figure | None:
+    jnd, auroc = found.drawn["jnd"], found.drawn["auroc"]
+    probed = [arm for arm, values in jnd.items() if not np.isnan(values).all()]
+    return arms_figure(jnd, auroc, x=metric_title("jnd"), y=metric_title("auroc")) if len(probed) > 1 else None
 
 
 def _steps(found: StudyTable) -> Figure | None:
@@ -109,6 +115,7 @@ STUDY_FIGURES: dict[str, dict[str, tuple[str, Callable[[StudyTable], Figure | No
     "classes": {"figure-7": ("f", _known_classes)},
     "recipe": {
         "recipe": ("h", lambda found: recipe_figure(found.effects, unit=found.unit, title=found.name)),
+        "figure-13": ("h", _jnd_and_auroc),
         "figure-14": ("h", _values),
     },
     "halves": {

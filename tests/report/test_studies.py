@@ -219,6 +219,38 @@ def test_auroc_along_the_values_of_the_recipe():
         np.testing.assert_allclose(panel.containers[0].lines[0].get_ydata(), means)
 
 
+def test_auroc_against_jnd_over_the_arms_of_the_recipe():
+    aurocs = {
+        "m-OvR": (0.9, 0.8, 0.7),
+        "without A": (0.7, 0.9, 0.6),
+        "T 2": (0.6, 0.7, 0.65),
+        "softmax": (0.5, 0.6, 0.8),
+    }
+    norms = {
+        "m-OvR": (0.4, 0.1, 0.3),
+        "without A": (0.3, 0.2, 0.2),
+        "T 2": (0.2, 0.3, 0.1),
+        "softmax": (0.1, 0.4, None),
+    }
+    known = ("abcdef", "abcdeg", "abcdeh")
+    found = [
+        entry("recipe", label, split, auroc=auroc, known=known[split], probe=jnd and {"jnd": np.array([0.0, jnd])})
+        for label in aurocs
+        for split, (auroc, jnd) in enumerate(zip(aurocs[label], norms[label], strict=True))
+    ]
+    (table,) = report.study_tables(found)
+    (over_arms,) = (record for record in table.effects if record["arm"] == "all arms")
+    # Ranks of AUROC along ascending JND: 1 2 3 4; 3 4 2 1 (d = 2 2 1 3: 1 - 6 x 18 / 60); a split that lacks an arm.
+    assert over_arms["per_split"] == [pytest.approx(1), pytest.approx(-0.8), None]
+    assert (over_arms["n"], over_arms["undefined"], over_arms["verdict"]) == (2, 1, "reported")
+    (axes,) = report.study_figures(table)["figure-13"].axes
+    means = {points.get_label(): points.get_offsets()[0] for points in axes.collections if points.get_label() in aurocs}
+    for label, mean in means.items():
+        runs = [pair for pair in zip(norms[label], aurocs[label], strict=True) if None not in pair]
+        np.testing.assert_allclose(mean, np.mean(runs, axis=0))
+    assert list(means) == list(aurocs)
+
+
 def test_growth_of_norms_by_each_half_of_the_loss():
     found = report.study_figures(halves({"intra half": (-1.0, -0.5), "inter half margin 0": (0.2, 1.0)}))
     assert list(found) == ["halves", "halves-steps"]
