@@ -7,6 +7,7 @@
     python experiments/compare.py mixing-cifar10 --data npz:cifar10.npz     the same x 3 splits
     python experiments/compare.py mixing-layers                      which stages' maps place the box of GradMix
     python experiments/compare.py mixing-fill                        what fills the box of GradMix
+    python experiments/compare.py mixing-sharper --data npz:fashion_mnist.npz    a sharper map, on pseudo-unknowns
     python experiments/compare.py mixing-m-ovr                       GradMix for m-OvR; mixing-softmax: for softmax
     python experiments/compare.py mixing-all --data npz:cifar10.npz --unknown-data npz:svhn.npz    OOD detection
     python experiments/compare.py ssl                                mixing without labels, by a linear probe
@@ -30,6 +31,7 @@ import numpy as np
 import tyro
 
 from osrjax import metrics, report
+from osrjax.data.splits import class_split
 from osrjax.fields import check_not_negative
 from osrjax.files import read_arrays, read_json, write_json, write_whole
 from osrjax.run.grid import REPEAT, check_finished, check_same_data, is_finished, run_cells
@@ -50,6 +52,7 @@ class Config:
             "mixing-cifar10",
             "mixing-layers",
             "mixing-fill",
+            "mixing-sharper",
             "mixing-m-ovr",
             "mixing-softmax",
             "mixing-all",
@@ -179,6 +182,23 @@ COMPARISONS = {
         groups=NEAL,
         seeds=1,
         reference="noise",
+        script="contrastive.py",
+    ),
+    "mixing-sharper": Comparison(  # known classes alone: the last two of each split play unknown
+        arms={
+            "random box": MIXING["random box"],
+            "all stages": "--mixing gradmix",
+            "stage 2": "--mixing gradmix --cam-layers 2",
+        },
+        gate=("all stages", 0.9),
+        common="--preset bundled --dataset fashion_mnist --steps 700 --no-untrained --no-linear-probe",
+        groups={
+            f"neal {k}": f"{NEAL[f'neal {k}']} --held-out {' '.join(map(str, known[-2:]))}"
+            for k in range(5)
+            for known in [class_split("neal", "fashion_mnist", k).known]
+        },
+        seeds=1,
+        reference="stage 2",
         script="contrastive.py",
     ),
     "mixing-m-ovr": Comparison(

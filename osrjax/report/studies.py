@@ -4,7 +4,9 @@ The rule, fixed before any run. Claims (f) and (i) are effects of probes as in :
 class order takes the place of a split. Claim (h) compares the AUROC of m-OvR with that of every other arm, corrected by
 Holm over all of them. The accuracy asked for is :data:`STUDY_GATE`: for (f) of every K, for (i) of the arm with both
 halves, for (h) of both arms, but of m-OvR alone where the claim says that the other value harms. "Flat" asks that the
-interval of the difference lies within one point of AUROC, uncorrected, and fails where it lies outside.
+interval of the difference lies within one point of AUROC, uncorrected, and fails where it lies outside. The same
+difference by the largest logit, which every arm has, is reported: it tells what an arm does to a network from what it
+does to its own score.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +37,7 @@ STUDY_CLAIMS = {"classes": ("f",), "recipe": ("h",), "halves": ("i", "i0")}
 PARTS = {"without A": 1, "without W": 1, "with S": -1, "without N": 1}
 HARMFUL = {"T 2": 1, "margin 1": 1, "weight decay 0.1": 1, "lambda_self 1": 1}
 FLAT = ("T 32", "T 64")
+LARGEST_LOGIT = "AUROC of the largest logit"
 REPORTED = ("softmax", "T 8", "margin 0", "margin 0.25", "weight decay 0.01")
 # Hyper-parameters of (h) by their field in a configuration, as the claim calls them.
 FIELDS = {"scale": "T", "margin": "margin", "weight_decay": "weight decay", "rotation_weight": "lambda_self"}
@@ -150,7 +153,9 @@ def _recipe(table: ResultTable, entries: Sequence[Entry]) -> tuple[list[dict[str
         for arm in (*PARTS, *HARMFUL, *FLAT)
         if arm not in records
     ]
-    effects = [*compared, *(part for arm in FLAT if arm in records for part in _flat(table, arm)), *none]
+    flat = [part for arm in FLAT if arm in records for part in _flat(table, arm)]
+    shared = [arm for arm in expected if arm in records and (arm, "max_logit") in table.results]
+    effects = [*compared, *flat, *none, *(_by_largest_logit(table, arm) for arm in shared)]
     auroc = {label: table.values(label, score, "auroc") for label, score in table.own_scores.items()}
     there = probes_of(table, entries)
     jnd = {label: np.full_like(values, np.nan) for label, values in auroc.items()}
@@ -176,6 +181,17 @@ def _over_arms(table: ResultTable, jnd: Mapping[str, np.ndarray], auroc: Mapping
     accuracies = [table.values(label, score, "closed_set_accuracy") for label, score in table.own_scores.items()]
     name, arm = "Spearman of JND and AUROC", "all arms"
     return effect(rho, finished, accuracies, claim="h", name=name, arm=arm, expected=0, bounds=SIGNED)
+
+
+def _by_largest_logit(table: ResultTable, arm: str) -> dict[str, Any]:
+    """The difference of AUROC by a score that both have, which decides nothing."""
+    auroc, accuracy = (
+        [table.values(label, "max_logit", metric) for label in (METHOD, arm)]
+        for metric in ("auroc", "closed_set_accuracy")
+    )
+    difference, of_arm = auroc[0] - auroc[1], f"{METHOD} - {arm}"
+    options = {"expected": 0, "bounds": SIGNED, "gate": STUDY_GATE}
+    return effect(difference, ~np.isnan(difference), accuracy, claim="h", name=LARGEST_LOGIT, arm=of_arm, **options)
 
 
 def _with_rotations(recipe: Mapping[str, Any]) -> dict[str, Any]:

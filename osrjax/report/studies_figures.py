@@ -15,7 +15,7 @@ from osrjax.report.claims import METHOD
 from osrjax.report.effect_figures import Point, effects_figure
 from osrjax.report.jacobian import KINDS, known_classes_figure
 from osrjax.report.probes import probe_arms_figure
-from osrjax.report.studies import FLAT, HARMFUL, PARTS, REPORTED, StudyTable
+from osrjax.report.studies import FLAT, HARMFUL, LARGEST_LOGIT, PARTS, REPORTED, StudyTable
 from osrjax.report.sweep import arms_figure, response_figure
 from osrjax.report.titles import metric_title
 from osrjax.report.verdicts import POINT
@@ -28,11 +28,12 @@ _VERDICTS = {
     "undecided": ("undecided", "black", "s"),
     NO_ACCURACY: (NO_ACCURACY, "#CC79A7", "^"),
     "reported": ("reported alone", "0.5", "D"),
+    LARGEST_LOGIT: ("by the largest logit, reported alone", "#56B4E9", "d"),
 }
 
 
 def recipe_figure(effects: Sequence[Mapping[str, Any]], *, unit: str = "split", title: str = "") -> Figure | None:
-    """Claim (h): the AUROC of m-OvR less that of each other arm, marked by its verdict.
+    """Claim (h): the AUROC of m-OvR less that of each other arm, marked by its verdict, and that by the largest logit.
 
     Args:
       effects: of :func:`osrjax.report.study_tables`, of recipe.
@@ -43,15 +44,20 @@ def recipe_figure(effects: Sequence[Mapping[str, Any]], *, unit: str = "split", 
       A row per arm, shaded where the claim wants the interval; None where no arm has a difference.
     """
     by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    by_logit: dict[str, list[Point]] = {}
     for record in effects:
-        by_arm.setdefault(record["arm"].removeprefix(f"{METHOD} - "), []).append(record)
+        arm = record["arm"].removeprefix(f"{METHOD} - ")
+        if record["effect"] != LARGEST_LOGIT:
+            by_arm.setdefault(arm, []).append(record)
+        elif record["mean"] is not None:
+            by_logit[arm] = [Point(record, LARGEST_LOGIT)]
     rows = {}
     for arm in (*PARTS, *HARMFUL, *FLAT, *REPORTED):
         record, *flat = by_arm.get(arm, [{"mean": None}])
         if record["mean"] is not None:
             verdict = claim_verdict(flat) if flat else record["verdict"]
             wanted = (-POINT, POINT) if flat else _side(record)
-            rows[arm] = [Point(record, verdict, wanted)]
+            rows[arm] = [Point(record, verdict, wanted), *by_logit.get(arm, [])]
     label = f"AUROC of {METHOD} less that of the arm,\n{_over(rows, unit)}"
     return effects_figure(rows, _VERDICTS, origin=0.0, label=label, title=title, linear=POINT) if rows else None
 

@@ -219,6 +219,23 @@ def test_auroc_along_the_values_of_the_recipe():
         np.testing.assert_allclose(panel.containers[0].lines[0].get_ydata(), means)
 
 
+def test_the_largest_logit_tells_what_an_arm_does_to_its_own_score_and_decides_nothing():
+    known, found = ("abcdef", "abcdeg", "abcdeh"), []
+    for label, own, logit in (("m-OvR", 0.9, 0.95), ("T 2", 0.86, 0.94), ("without A", 0.86, None)):
+        for split, wobble in enumerate((0.0001, 0.0, -0.0001) if label != "m-OvR" else (0, 0, 0)):
+            made = entry("recipe", label, split, auroc=own + wobble, known=known[split])
+            of_logit = {"max_logit": {"auroc": logit + wobble, "closed_set_accuracy": 0.95}} if logit else {}
+            found.append(made._replace(results=made.results | of_logit))
+    (table,) = report.study_tables(found)
+    (record,) = (r for r in table.effects if r["effect"] == studies.LARGEST_LOGIT)
+    assert (record["arm"], record["verdict"]) == ("m-OvR - T 2", "reported")
+    np.testing.assert_allclose([record["mean"], *record["interval"]], [0.01, 0.01 - HALF, 0.01 + HALF], rtol=1e-3)
+    figure = report.study_figures(table)["recipe"]
+    np.testing.assert_allclose(rows(figure)["T 2"][0], [[0.04], [0.01]])
+    np.testing.assert_allclose(rows(figure)["without A"][0], [[0.04]])
+    assert legend(figure)[1] == "by the largest logit, reported alone"
+
+
 def test_auroc_against_jnd_over_the_arms_of_the_recipe():
     aurocs = {
         "m-OvR": (0.9, 0.8, 0.7),
