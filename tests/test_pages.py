@@ -89,8 +89,12 @@ def test_every_claim_is_linked_from_their_page():
     assert set((EXPERIMENTS / "results" / "claims").glob("*.md")) <= linked
 
 
-# Script, directories of entries (what is not there yet is left out), pages.
+# Script, directories of entries (what is not there yet is left out), pages, further options.
 TABULATED = {
+    "mixing": (
+        *("leaderboard", ("studies/mixing",), ("claims/gradmix.md",)),
+        *("--reference", "GradMix +1"),
+    ),
     "leaderboard": ("leaderboard", ("entries",), ("benchmark.md",)),
     "image scores": ("leaderboard", ("image-scores",), ("image-scores.md",)),
     "claims": (
@@ -103,13 +107,13 @@ TABULATED = {
 @pytest.mark.parametrize("case", list(TABULATED))
 def test_numbers_of_entries_are_those_that_their_command_makes(case, tmp_path, monkeypatch):
     """Of the committed entries, whose machine or time nothing of a page depends on."""
-    script, places, pages = TABULATED[case]
+    script, places, pages, *options = TABULATED[case]
     (tmp_path / "claims").mkdir()
     for name in pages:
         shutil.copy(EXPERIMENTS / "results" / name, tmp_path / name)
     monkeypatch.setattr("osrjax.report.refill.small_png", lambda figure: b"")
     words = [str(place) for name in places if (place := EXPERIMENTS / "results" / name).exists()]
-    words += ["--out", str(tmp_path / "out"), *(["--no-draw"] if script == "claims" else [])]
+    words += [*options, "--out", str(tmp_path / "out"), *(["--no-draw"] if script == "claims" else [])]
     assert load_script(script).main([*words, "--pages", *(str(tmp_path / name) for name in pages)]) == 0
     for name in pages:
         assert (tmp_path / name).read_text() == (EXPERIMENTS / "results" / name).read_text(), name
