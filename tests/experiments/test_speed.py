@@ -14,15 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import OPTIONS
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "speed.py"
 
 
 @pytest.fixture
 def load(monkeypatch):
-    """Imports a file of experiments/benchmarks, for which there is no PyTorch here."""
+    """Imports a file of experiments/benchmarks, for which there is no PyTorch here and little time."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent / "benchmarks"))
     monkeypatch.setattr(importlib.import_module("comparison"), "find_torch", lambda: False)
+    turns = importlib.import_module("turns")
+    monkeypatch.setattr(turns, "SETTLE", 0.0)
+    monkeypatch.setitem(turns.take_turns.__kwdefaults__, "shortest", turns.SHORTEST_BLOCK / 20)
+    monkeypatch.setenv("XLA_FLAGS", OPTIONS)  # of the sides' processes
     return importlib.import_module
 
 
