@@ -46,6 +46,7 @@ def pytest_collection_finish():
     """What was imported lives to the end: the garbage collector need not walk it for every test again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)  # tracing makes many objects and few cycles
 
 
 def plain_module(module: ModuleType) -> ModuleType:
@@ -95,9 +96,11 @@ def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def processes_of_tests(tmp_path_factory):
-    """Processes that tests start compile as a user's do, and keep what they compiled for each other."""
+    """Programs are kept: this process's for itself, for each other those of processes, which compile as a user's do."""
     jax.devices()  # this process has its options now
     directory = tmp_path_factory.getbasetemp()
+    jax.config.update("jax_compilation_cache_dir", str(directory / "compiled"))  # of a worker: JAX writes without locks
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if "PYTEST_XDIST_WORKER" in os.environ:  # one directory for the workers of a session
         directory = directory.parent
     with pytest.MonkeyPatch.context() as patch:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import math
 import os
 import resource
 import signal
@@ -42,13 +43,19 @@ def collected():
 
 @contextlib.contextmanager
 def disk_that_ends_at(size):
-    """Within, no file of this process grows beyond so many bytes, as if the disk were full; sizes can be changed."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    """Within, no file of this process grows beyond so many bytes, as if the disk were full; given is what resizes."""
+    before, kept = resource.getrlimit(resource.RLIMIT_FSIZE), jax.config.jax_persistent_cache_min_compile_time_secs
+
+    def resize(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)  # no program is kept on that disk
+    resize(size)
     try:
-        yield
+        yield resize
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        resize(before[0])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", kept)
 
 
 def one_line(captured, script, *parts):
@@ -74,19 +81,16 @@ def large(directory, **options):
 
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before_and_the_run_goes_on(tmp_path):
     wanted = large(tmp_path / "undisturbed")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def validate(state):
         if float(state["sum"]) > 55:  # the checkpoint of step 5 is written, now comes that of step 10
             time.sleep(0.5)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+            resize(30_000)
         return 1.0
 
-    try:
-        with pytest.raises(FileError, match=r"run/checkpoints cannot be written \(File too large\): make room"):
-            large(tmp_path / "run", validate=validate)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    refused = pytest.raises(FileError, match=r"run/checkpoints cannot be written \(File too large\): make room")
+    with disk_that_ends_at(resource.RLIM_INFINITY) as resize, refused:
+        large(tmp_path / "run", validate=validate)
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         assert checkpoints.steps() == [5]
     found = large(tmp_path / "run")
