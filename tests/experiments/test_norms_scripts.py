@@ -1,6 +1,7 @@
 """Norms of a run's data set, and the quality of their estimate, as a user runs the scripts."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +14,36 @@ import osrjax
 from osrjax import augment
 from osrjax.commands.norms import kinds_of
 from osrjax.data import choose_data, content_of, drawn_rows, open_source
-from osrjax.models.backbones import NETWORKS
+from osrjax.models.backbones import NETWORKS, SmallCNN
 from osrjax.models.networks import OpenSetNetwork
 from osrjax.run.directory import Run
 
-NETWORK = OpenSetNetwork(NETWORKS["small_cnn"](), 6)
+NARROW = partial(SmallCNN, width=4)
+NETWORK = OpenSetNetwork(NARROW(), 6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """The network of all runs with an eighth of the channels, but the full length of the embedding."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "small_cnn", NARROW)
+        yield
+
+
+def write_run(directory, variables, **options):
+    """The files of a finished run on the digits."""
+    config = {"data": "digits", "network": "small_cnn", "method": "m_ovr", "flip": False, "crop_padding": 1, **options}
+    split, data = choose_data(config)
+    with Run(directory, config, content=content_of(data, split)) as made:
+        made.write_network(variables)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The files of a finished run on the digits, its network untrained; and the network's variables."""
+    """The directory of such a run, its network untrained; and the network's variables."""
     directory = tmp_path_factory.mktemp("run") / "digits"
     variables = jax.jit(lambda: NETWORK.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))()
-    config = {"data": "digits", "network": "small_cnn", "method": "m_ovr", "flip": False, "crop_padding": 1}
-    split, data = choose_data(config)
-    with Run(directory, config, content=content_of(data, split)) as made:
-        made.write_network(variables)
+    write_run(directory, variables)
     return directory, variables
 
 
@@ -131,11 +146,7 @@ def test_bad_input_of_norm_detectors(run, options, message, capsys):
 
 
 def test_runs_of_other_splits_are_refused_together(run, tmp_path, capsys):
-    config = {"data": "digits", "network": "small_cnn", "method": "m_ovr", "flip": False, "crop_padding": 1}
-    config |= {"family": "random", "openness": 0.2}
-    split, data = choose_data(config)
-    with Run(tmp_path / "r", config, content=content_of(data, split)) as made:
-        made.write_network(run[1])
+    write_run(tmp_path / "r", run[1], family="random", openness=0.2)
     for script in ("jacobian_parts", "norm_detectors"):
         assert load_script(script).main([str(run[0]), str(tmp_path / "r")]) == 2
         assert f"runs={str(tmp_path / 'r')!r} has a split of random" in capsys.readouterr().err
@@ -162,7 +173,6 @@ def test_own_images_elsewhere_keep_their_classes_and_others_have_none(run, tmp_p
         (["--images", "2", "--seed", "-1"], "norms.py: seed=-1 must not be negative"),
         (["--quantities", "logits", "logits"], "norms.py: quantities='logits' is named twice"),
         (["--memory-mib", "0"], "norms.py: memory_mib=0 is below 1"),
-        (["--memory-mib", "1"], "norms.py: memory_budget=1048576 bytes is too small"),
         (["--data", "fashion_mnist_small"], "norms.py: data='fashion_mnist_small' has images"),
         (["--devices", "99"], "norms.py: devices=99 but 4 are visible"),
     ],
@@ -170,6 +180,15 @@ def test_own_images_elsewhere_keep_their_classes_and_others_have_none(run, tmp_p
 def test_bad_input_of_norms(run, options, message, tmp_path, capsys):
     assert load_script("norms").main([str(run[0]), *options, "--out", str(tmp_path / "norms")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_budget_below_one_image_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(NETWORKS, "small_cnn", SmallCNN)  # whose parameters alone take a MiB
+    network, image = OpenSetNetwork(SmallCNN(), 6), jnp.zeros((1, 8, 8, 1))
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), image, train=False))
+    write_run(tmp_path / "run", jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes))
+    assert load_script("norms").main([str(tmp_path / "run"), "--memory-mib", "1"]) == 2
+    assert "norms.py: memory_budget=1048576 bytes is too small" in capsys.readouterr().err
 
 
 def test_estimator_of_a_run(run, capsys):
