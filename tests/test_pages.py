@@ -1,11 +1,14 @@
 """The pages of experiments/: heads, links, figures and lengths of lines."""
 
+import functools
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import load_script
+
+import osrjax
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -104,6 +107,15 @@ TABULATED = {
 }
 
 
+@pytest.fixture(scope="module")
+def read_once():
+    """An entry is read once, though two pages tell of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(osrjax.run, "read_entry", functools.cache(osrjax.run.read_entry))
+        yield
+
+
+@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("case", list(TABULATED))
 def test_numbers_of_entries_are_those_that_their_command_makes(case, tmp_path, monkeypatch):
     """Of the committed entries, whose machine or time nothing of a page depends on."""
