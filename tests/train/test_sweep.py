@@ -116,23 +116,28 @@ def single_runs(training, hypers, images, inputs, cast=lambda tree: tree):
 
 
 @functools.cache
-def lane_programs(training, shape, lanes, layout, mesh):
-    """The same for all lanes; the step is traced once, whoever calls it."""
+def lane_step(training, layout, mesh):
+    """The same step for all lanes, traced once, whoever calls it."""
     step = sweep.make_sweep_step(training.objective, training.optimizer, layout=layout, mesh=mesh)
-    init = lambda keys, hyper: sweep.init_lanes(  # noqa: E731
-        keys, training.model, training.optimizer, hyper, image_shape=shape
-    )
     chex.clear_trace_counter()  # it takes all of these steps for one
     traced_once = chex.assert_max_traces(step, n=1)
-    return jax.jit(traced_once, donate_argnums=0, compiler_options=dict(training.options)), jax.jit(init)
+    return jax.jit(traced_once, donate_argnums=0, compiler_options=dict(training.options))
+
+
+@functools.cache
+def lane_init(training, shape):
+    """The same initial states in any layout."""
+    return jax.jit(
+        lambda keys, hyper: sweep.init_lanes(keys, training.model, training.optimizer, hyper, image_shape=shape)
+    )
 
 
 def run_lanes(training, hypers, images, inputs, *, layout, mesh=None, cast=lambda tree: tree):
     """The same with one compiled call a step for all lanes."""
     lanes, hyper = len(hypers), sweep.stack_hyper(hypers)
     train_keys = jnp.stack([jax.random.key(100 + lane) for lane in range(lanes)])
-    step, init = lane_programs(training, images.shape[1:], lanes, layout, mesh)
-    state = cast(init(keys_of(lanes), hyper))
+    step = lane_step(training, layout, mesh)
+    state = cast(lane_init(training, images.shape[1:])(keys_of(lanes), hyper))
     shared = jnp.asarray(images)
     if mesh is not None:
         shared = jax.device_put(shared, sharding.replicated(mesh))
