@@ -187,10 +187,10 @@ COMPARISONS = {
     "mixing-sharper": Comparison(  # known classes alone: the last two of each split play unknown
         arms={
             "random box": MIXING["random box"],
-            "all stages": "--mixing gradmix",
-            "stage 2": "--mixing gradmix --cam-layers 2",
+            "all stages, sign +1": "--mixing gradmix",
+            "stage 3, sign -1": "--mixing gradmix --cam-layers 3 --cam-sign -1",  # the sharpest of concentration.py
         },
-        gate=("all stages", 0.9),
+        gate=("all stages, sign +1", 0.9),
         common="--preset bundled --dataset fashion_mnist --steps 700 --no-untrained --no-linear-probe",
         groups={
             f"neal {k}": f"{NEAL[f'neal {k}']} --held-out {' '.join(map(str, known[-2:]))}"
@@ -198,7 +198,7 @@ COMPARISONS = {
             for known in [class_split("neal", "fashion_mnist", k).known]
         },
         seeds=1,
-        reference="stage 2",
+        reference="stage 3, sign -1",
         script="contrastive.py",
     ),
     "mixing-m-ovr": Comparison(
