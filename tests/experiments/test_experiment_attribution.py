@@ -294,6 +294,14 @@ def test_concentration_of_a_contrastive_run(contrastive_run, capsys):
         assert rows[key][3] == "1"
 
 
+def test_runs_of_other_stages_have_no_concentration_in_common(contrastive_run, monkeypatch, capsys):
+    concentration = load_script("concentration")
+    found = iter(({"0.5 +1 1": np.ones(3)}, {"0.5 +1 2": np.ones(3)}))
+    monkeypatch.setattr(concentration, "concentrations", lambda *_: next(found))
+    assert concentration.main([str(contrastive_run), str(contrastive_run)]) == 2
+    assert "runs of gradmix +1 differ in their stages" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
