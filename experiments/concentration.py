@@ -60,11 +60,10 @@ def measure(config: Config) -> int:
     osrjax.devices.cpu.reuse_host_memory()
     rows = []
     for arm, splits in runs.items():
+        trained = [options_of(run) for seeds in splits for run in seeds]
+        if len({(options.network, options.cam_layers) for options in trained}) > 1:
+            raise ValueError(f"runs of {arm} differ in network or cam_layers: give those of one at a time")
         found = [[concentrations(run, config) for run in seeds] for seeds in splits]
-        if len({tuple(of_run) for seeds in found for of_run in seeds}) > 1:
-            raise ValueError(
-                f"runs of {arm} differ in their stages (--cam-layers, --network): give those of one at a time"
-            )
         for name in found[0][0]:
             values = osrjax.analysis.series(found, name)  # splits, seeds, and the three measures
             area, inside, ratio = (osrjax.metrics.t_interval(values[..., measure]) for measure in range(3))

@@ -185,13 +185,19 @@ def _over_arms(table: ResultTable, jnd: Mapping[str, np.ndarray], auroc: Mapping
 
 def _by_largest_logit(table: ResultTable, arm: str) -> dict[str, Any]:
     """The difference of AUROC by a score that both have, which decides nothing."""
-    auroc, accuracy = (
-        [table.values(label, "max_logit", metric) for label in (METHOD, arm)]
-        for metric in ("auroc", "closed_set_accuracy")
-    )
-    difference, of_arm = auroc[0] - auroc[1], f"{METHOD} - {arm}"
+    difference, accuracy = _difference(table, arm, dict.fromkeys((METHOD, arm), "max_logit"))
+    of_arm = f"{METHOD} - {arm}"
     options = {"expected": 0, "bounds": SIGNED, "gate": STUDY_GATE}
     return effect(difference, ~np.isnan(difference), accuracy, claim="h", name=LARGEST_LOGIT, arm=of_arm, **options)
+
+
+def _difference(table: ResultTable, arm: str, scores: Mapping[str, str]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """AUROC of m-OvR less that of an arm, each by its score, and the accuracies of both."""
+    auroc, accuracy = (
+        [table.values(label, scores[label], metric) for label in (METHOD, arm)]
+        for metric in ("auroc", "closed_set_accuracy")
+    )
+    return auroc[0] - auroc[1], accuracy
 
 
 def _with_rotations(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,12 +207,7 @@ def _with_rotations(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _flat(table: ResultTable, arm: str) -> list[dict[str, Any]]:
     """Two effects that both hold where the interval of the difference lies within one point of 0."""
-    own = table.own_scores
-    auroc, accuracy = (
-        [table.values(label, own[label], metric) for label in (METHOD, arm)]
-        for metric in ("auroc", "closed_set_accuracy")
-    )
-    difference = auroc[0] - auroc[1]
+    difference, accuracy = _difference(table, arm, table.own_scores)
     accuracies = [np.where(np.isnan(difference), np.nan, part) for part in accuracy]
     return [
         effect(

@@ -294,12 +294,12 @@ def test_concentration_of_a_contrastive_run(contrastive_run, capsys):
         assert rows[key][3] == "1"
 
 
-def test_runs_of_other_stages_have_no_concentration_in_common(contrastive_run, monkeypatch, capsys):
-    concentration = load_script("concentration")
-    found = iter(({"0.5 +1 1": np.ones(3)}, {"0.5 +1 2": np.ones(3)}))
-    monkeypatch.setattr(concentration, "concentrations", lambda *_: next(found))
-    assert concentration.main([str(contrastive_run), str(contrastive_run)]) == 2
-    assert "runs of gradmix +1 differ in their stages" in capsys.readouterr().err
+def test_runs_of_other_stages_have_no_concentration_in_common(contrastive_run, tmp_path, capsys):
+    other = shutil.copytree(contrastive_run, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"cam_layers": [2]}))
+    assert load_script("concentration").main([str(contrastive_run), str(other)]) == 2
+    assert "runs of gradmix +1 differ in network or cam_layers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
