@@ -49,7 +49,7 @@ def test_there_are_results():
 
 def test_the_claims_and_their_verdicts_are_those_of_their_page():
     page = (ROOT / "experiments/results/claims.md").read_text()
-    row = re.compile(r"^\| \[\((\w)\)\]\((.*?claims/\1\.md)\) (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", re.MULTILINE)
+    row = re.compile(r"^\| \[\((\w)\)\]\((.*?claims/\1\.md)\) (.*?)" + 4 * r" \| (.*?)" + r" \|$", re.MULTILINE)
     rows = row.findall(README)
     assert [letter for letter, *_ in rows] == [*"abcdefghi"]
     assert row.findall(page) == [
@@ -62,7 +62,7 @@ def test_the_claims_and_their_verdicts_are_those_of_their_page():
         )
     }
     assert printed
-    for letter, link, text, mnist, cifar10, _ in rows:
+    for letter, link, text, mnist, cifar10, *_ in rows:
         title = (ROOT / link).read_text().partition("\n")[0].removeprefix("# ")
         assert title.lower() == f"({letter}) {text}".lower()
         if letter in printed:

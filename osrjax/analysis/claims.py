@@ -58,9 +58,10 @@ BOUNDS = {
     **dict.fromkeys(("Spearman of DBI and JND", "Spearman of AUROC and JND", "Spearman of JND and K"), SIGNED),
     **dict.fromkeys(("half of the rise of JND", "half of the fall of DBI"), SHARE),
     **dict.fromkeys(("half of the change, JND - DBI", "AUROC after training"), SIGNED),
-    **dict.fromkeys(
-        (f"share of lines with the largest norm in the inner half, {w}" for w in ("before", "after")), SHARE
-    ),
+    **{
+        f"share of lines with the largest norm in the inner half, {when}": bounds
+        for when, bounds in {"before": SHARE, "after": SHARE, "after - before": SIGNED}.items()
+    },
 }
 
 
@@ -131,9 +132,18 @@ def dynamics_effects(probes: Probes, *, arm: str, decides: bool = True, gate: fl
     for when, end, expected in (("before", 0, 0), ("after", -1, 1)):
         values = per_run(probes, lambda probe, end=end: peak(probe["profiles"][end], probe["fractions"]))
         numbers.append(("c", f"log of middle over ends, {when}", expected, values))
-    # Added after the first split was seen: the rule above can hold for a profile that rises from end to end.
+    # Added last: a network whose features are all off in the middle of one line has the norm 0 there.
     for when, end in (("before", 0), ("after", -1)):
-        values = per_run(probes, lambda probe, end=end: inner_peaks(probe["profiles"][end], probe["fractions"]))
+        values = per_run(
+            probes, lambda probe, end=end: peak(probe["profiles"][end], probe["fractions"], average=np.median)
+        )
+        numbers.append(("c", f"the same of the median line, {when}", 0, values))
+    # Added after the first split was seen: the rule above can hold for a profile that rises from end to end.
+    inner = {
+        when: per_run(probes, lambda probe, end=end: inner_peaks(probe["profiles"][end], probe["fractions"]))
+        for when, end in (("before", 0), ("after", -1))
+    }
+    for when, values in (inner | {"after - before": inner["after"] - inner["before"]}).items():
         numbers.append(("c", f"share of lines with the largest norm in the inner half, {when}", 0, values))
     halves = {
         name: per_run(probes, lambda probe, name=name, sign=sign: half_change(probe["steps"], probe[name], sign=sign))

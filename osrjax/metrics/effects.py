@@ -6,7 +6,7 @@ verdict if the mean closed-set accuracy of an arm is below a gate, :data:`ACCURA
 its effects with an expected sign hold, and fails if one of them fails.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,12 @@ def log_ratio(a: float, b: float) -> float:
     return float(np.log(np.clip(ratio, SMALLEST_RATIO, 1 / SMALLEST_RATIO)))
 
 
-def peak(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np.ndarray, " points"]) -> float:
+def peak(
+    profiles: Float[np.ndarray, "pairs points"],
+    fractions: Float[np.ndarray, " points"],
+    *,
+    average: Callable[[Sequence[float]], Any] = np.mean,
+) -> float:
     """Middle of interpolation profiles against their ends: log of middle over mean of the ends, mean over pairs.
 
     A concave rise from one end to the other is above 0 too: :func:`inner_peaks` says where the largest value lies.
@@ -71,6 +76,7 @@ def peak(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np.ndarra
     Args:
       profiles: norms along each line, not negative.
       fractions: where they were taken, rising from 0 to 1; the one nearest to 0.5 is the middle.
+      average: of the pairs; the median is not moved by a norm of 0, whose log counts as that of 1e-6.
 
     Returns:
       A number above 0 where the middle exceeds the ends.
@@ -87,7 +93,7 @@ def peak(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np.ndarra
         raise ValueError(f"fractions go from {fractions[0]} to {fractions[-1]}: the ends of a line are 0 and 1")
     rows = np.asarray(profiles, np.float64)
     middle = int(np.abs(np.asarray(fractions, np.float64) - 0.5).argmin())
-    return float(np.mean([log_ratio(row[middle], 0.5 * (row[0] + row[-1])) for row in rows]))
+    return float(average([log_ratio(row[middle], 0.5 * (row[0] + row[-1])) for row in rows]))
 
 
 def inner_peaks(profiles: Float[np.ndarray, "pairs points"], fractions: Float[np.ndarray, " points"]) -> float:

@@ -4,9 +4,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from osrjax.data.splits import FAMILIES, distinct_splits, has_lists
 from osrjax.files import number_or_none
 from osrjax.report.claims import BASELINE, CLAIM_FIGURES, CLAIM_TEXTS, DIFFERENCE, METHOD, ClaimTable
 from osrjax.report.effects import effect_rows, interval_cell, what_would_change
+from osrjax.report.leaderboard import ResultTable
 from osrjax.report.markup import csv_text, markdown_table, markdown_text
 from osrjax.report.studies import STUDY_GATE, STUDY_TEXTS, StudyTable
 from osrjax.report.studies_figures import STUDY_FIGURES
@@ -20,7 +22,8 @@ RULE = (
     " if the interval excludes 0 on the expected (other) side, else it is undecided; a claim holds if all its effects"
     f" with an expected sign do and fails if one does, as {METHOD} has it. No verdict below the accuracy of the"
     " leaderboard. AUROC of (g): corrected by Holm for all methods of the leaderboard's table. "
-    f"{JND}."
+    " A number of splits that would change a verdict finds the present mean with 80 % power. "
+    f"{JND}; of the unit embedding."
 )
 STUDY_RULE = (
     f"Studies: trainings of their own, verdicts from an accuracy of {STUDY_GATE} on: for (f) of every K, seeds averaged"
@@ -29,6 +32,8 @@ STUDY_RULE = (
     f" {POINT} of 0, both effects hold."
 )
 NOTES = {
+    "c": "The ratio of norms counts as at least 1e-6: where all features of an untrained network are off in the middle"
+    " of a line the norm is 0, which the mean over lines shows and their median does not.",
     "i1": "Mean and interval are the jackknife's over splits.",
     "i2": "JND is split by least squares of the norm on the distance, with one slope and an intercept for known and one"
     " for unknown images.",
@@ -134,13 +139,14 @@ def _without_claim(rows: Sequence[Mapping[str, object]], letter: object) -> list
 
 
 def _section(tables: Sequence[ClaimTable], letter: str) -> list[dict[str, object]]:
-    """Effects that decide, of m-OvR and softmax, or of all methods for n; of m-OvR the others too."""
+    """Effects that decide, of m-OvR and softmax, or of all methods for n; of m-OvR others too (n: and of softmax)."""
     rows = []
     for found in tables:
         gate, unit = gate_of(found.table.dataset), found.table.unit
         own = [record for record in found.effects if record["claim"] == letter]
         decisive = {record["effect"] for record in own if record["expected"]}
-        full, brief = ((), found.probes) if letter == "n" else ((METHOD, DIFFERENCE), (BASELINE,))
+        own = [record for record in own if not _is_detector(record)]  # they have a table of their own
+        full, brief = ((METHOD, BASELINE), found.probes) if letter == "n" else ((METHOD, DIFFERENCE), (BASELINE,))
         shown = [r for r in own if r["arm"] in full or (r["arm"] in brief and r["effect"] in decisive)]
         rows += _without_claim(_changeable(found.name, shown, gate=gate, unit=unit), letter)
     return rows or [{"data": ", ".join(found.name for found in tables), "verdict": "no run"}]
@@ -179,12 +185,16 @@ def _detector_rows(tables: Sequence[ClaimTable]) -> list[dict[str, object]]:
     rows: dict[tuple[str, str], dict[str, object]] = {}
     for found in tables:
         for record in found.effects:
-            name = record["effect"].removeprefix("AUROC of the ")
-            if record["claim"] == "n" and not record["expected"] and name != record["effect"]:
+            if record["claim"] == "n" and _is_detector(record):
                 start = {"data": found.name, "method": record["arm"], "n": record["n"]}
                 row = rows.setdefault((found.name, record["arm"]), start)
-                row[name] = interval_cell(record["mean"], *record["interval"])
+                row[record["effect"].removeprefix("AUROC of the ")] = interval_cell(record["mean"], *record["interval"])
     return list(rows.values())
+
+
+def _is_detector(record: Mapping[str, Any]) -> bool:
+    """Whether an effect of n is the AUROC of a score alone."""
+    return not record["expected"] and record["effect"].startswith("AUROC of the ")
 
 
 def _verdict(found: ClaimTable, letter: str) -> str:
@@ -227,7 +237,17 @@ def _figures_of(letter: str) -> str:
 def _counted(found: ClaimTable) -> str:
     n = len(found.table.samples)
     counts = [f"{label} {sum(any(probe for probe in row) for row in rows)}" for label, rows in found.probes.items()]
-    return f"{found.runs} probed runs; {found.table.unit}s with a probe: {', '.join(counts)} of {n}"
+    found_in, whole = found.table, _splits_of_family(found.table)
+    lacking = (
+        f", {whole - n} of the family's {whole} without an entry" if found_in.unit == "split" and whole > n else ""
+    )
+    return f"{found.runs} probed runs; {found_in.unit}s with a probe: {', '.join(counts)} of {n}{lacking}"
+
+
+def _splits_of_family(table: ResultTable) -> int:
+    """How many splits with other known classes the family has; 0 where it is none of the lists."""
+    known = table.family in FAMILIES and has_lists(table.family, table.unknown)
+    return len(distinct_splits(table.family, table.unknown)) if known else 0
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, object]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from osrjax.metrics.comparisons import splits_needed
 from osrjax.metrics.effects import NO_ACCURACY, NO_RUN
+from osrjax.report.sheets import p_text
 
 __all__ = ["effect_rows", "role_rows", "what_would_change"]
 
@@ -29,7 +30,7 @@ def effect_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]
             "n": str(record["n"]) + (f", undefined in {record['undefined']} runs" if record["undefined"] else ""),
             "found with 80 % power": record["detectable"],
             "expected": {1: "> 0", -1: "< 0", 0: ""}[record["expected"]],
-            "verdict": record["verdict"],
+            "verdict": record["verdict"] + (f", Holm's p {p_text(record['p_holm'])}" if "p_holm" in record else ""),
         }
         for record in sorted(records, key=lambda record: record["claim"])
     ]

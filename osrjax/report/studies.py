@@ -38,6 +38,7 @@ PARTS = {"without A": 1, "without W": 1, "with S": -1, "without N": 1}
 HARMFUL = {"T 2": 1, "margin 1": 1, "weight decay 0.1": 1, "lambda_self 1": 1}
 FLAT = ("T 32", "T 64")
 LARGEST_LOGIT = "AUROC of the largest logit"
+ARMS_TOGETHER = "Spearman of JND and AUROC"
 REPORTED = ("softmax", "T 8", "margin 0", "margin 0.25", "weight decay 0.01")
 # Hyper-parameters of (h) by their field in a configuration, as the claim calls them.
 FIELDS = {"scale": "T", "margin": "margin", "weight_decay": "weight decay", "rotation_weight": "lambda_self"}
@@ -179,7 +180,7 @@ def _over_arms(table: ResultTable, jnd: Mapping[str, np.ndarray], auroc: Mapping
     rho = np.array([[rank_correlation(*pair) for pair in zip(*rows, strict=True)] for rows in zip(x, y, strict=True)])
     finished = np.asarray(~np.isnan(x).all(axis=-1))
     accuracies = [table.values(label, score, "closed_set_accuracy") for label, score in table.own_scores.items()]
-    name, arm = "Spearman of JND and AUROC", "all arms"
+    name, arm = ARMS_TOGETHER, "all arms"
     return effect(rho, finished, accuracies, claim="h", name=name, arm=arm, expected=0, bounds=SIGNED)
 
 

@@ -13,9 +13,10 @@ from osrjax.metrics.effects import NO_ACCURACY, claim_verdict
 from osrjax.metrics.intervals import SHARE
 from osrjax.report.claims import METHOD
 from osrjax.report.effect_figures import Point, effects_figure
+from osrjax.report.effects import interval_cell
 from osrjax.report.jacobian import KINDS, known_classes_figure
 from osrjax.report.probes import probe_arms_figure
-from osrjax.report.studies import FLAT, HARMFUL, LARGEST_LOGIT, PARTS, REPORTED, StudyTable
+from osrjax.report.studies import ARMS_TOGETHER, FLAT, HARMFUL, LARGEST_LOGIT, PARTS, REPORTED, StudyTable
 from osrjax.report.sweep import arms_figure, response_figure
 from osrjax.report.titles import metric_title
 from osrjax.report.verdicts import POINT
@@ -109,7 +110,12 @@ def _values(found: StudyTable) -> Figure | None:
 def _jnd_and_auroc(found: StudyTable) -> Figure | None:
     jnd, auroc = found.drawn["jnd"], found.drawn["auroc"]
     probed = [arm for arm, values in jnd.items() if not np.isnan(values).all()]
-    return arms_figure(jnd, auroc, x=metric_title("jnd"), y=metric_title("auroc")) if len(probed) > 1 else None
+    if len(probed) < 2:
+        return None
+    (rho,) = (record for record in found.effects if record["effect"] == ARMS_TOGETHER)
+    rank = interval_cell(rho["mean"], *rho["interval"])
+    together = "" if rho["mean"] is None else f"Spearman over those of a {found.unit} {rank}"
+    return arms_figure(jnd, auroc, x=metric_title("jnd"), y=metric_title("auroc"), together=together)
 
 
 def _steps(found: StudyTable) -> Figure | None:

@@ -146,9 +146,13 @@ def response_figure(
     Returns:
       The figure: mean and interval over splits, thin lines for the splits, seeds averaged.
     """
-    figure = Figure(figsize=(max(3.4 * len(panels), 5.0), 3.4), layout="constrained")
-    drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (name, (values, found)) in zip(drawn, panels.items(), strict=True):
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(4.2 * columns, 5.0), 3.0 * rows + 0.4), layout="constrained")
+    drawn = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axes in drawn[len(panels) :]:
+        axes.remove()
+    for axes, (name, (values, found)) in zip(drawn, panels.items(), strict=False):
         order = np.argsort(values)
         places = np.arange(len(values))
         for split in np.moveaxis(found[order], 1, 0):
@@ -173,7 +177,8 @@ def response_figure(
         axes.grid(visible=True, color="0.9")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    drawn[0].set_ylabel(metric)
+    for axes in drawn[::columns]:
+        axes.set_ylabel(metric)
     n = max((found.shape[1] for _, found in panels.values()), default=1)
     over = f"and 95 % interval over {n} {unit}s; thin: each {unit}" if n > 1 else f"of one {unit}"
     figure.suptitle(f"{metric}: mean {over}", fontsize="medium")
@@ -186,6 +191,7 @@ def arms_figure(
     *,
     x: str,
     y: str,
+    together: str = "",
 ) -> Figure:
     """Two metrics of every arm against each other: small points for runs, a large one for the arm's mean.
 
@@ -194,25 +200,26 @@ def arms_figure(
       second: by arm, the other one.
       x: name of the first.
       y: name of the second.
+      together: how they go together, for the title; default: Spearman's coefficient over the means of the arms.
 
     Returns:
-      The figure; its title has Spearman's coefficient over the means of the arms.
+      The figure.
     """
     figure = Figure(figsize=(8.0, 4.8), layout="constrained")
     axes = figure.subplots()
     means = []
     for index, arm in enumerate(first):
-        together = ~(np.isnan(first[arm]) | np.isnan(second[arm]))
-        if not together.any():
+        present = ~(np.isnan(first[arm]) | np.isnan(second[arm]))
+        if not present.any():
             continue
         colour, marker = CURVE_COLOURS[index % len(CURVE_COLOURS)], MARKERS[index % len(MARKERS)]
-        runs = first[arm][together], second[arm][together]
+        runs = first[arm][present], second[arm][present]
         means.append((runs[0].mean(), runs[1].mean()))
         axes.scatter(*runs, color=colour, marker=marker, s=10, alpha=0.35, linewidths=0)
         axes.scatter(*means[-1], color=colour, marker=marker, s=80, edgecolors="black", linewidths=0.8, label=arm)
     rho = rank_correlation(*np.array(means).T) if len(means) > 2 else float("nan")
-    title = f"{y} and {x} of {len(means)} arms"
-    axes.set_title(title + (f": Spearman {rho:.2f} over their means" if np.isfinite(rho) else ""))
+    together = together or (f"Spearman {rho:.2f} over their means" if np.isfinite(rho) else "")
+    axes.set_title("\n".join(filter(None, (f"{y} and {x} of {len(means)} arms", together))))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(visible=True, color="0.9")

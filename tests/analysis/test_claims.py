@@ -66,6 +66,12 @@ def test_dynamics_by_hand():
     assert found["log growth of the unknown norm"]["mean"] == pytest.approx(np.log(4))
     assert found["log of middle over ends, before"]["mean"] == pytest.approx(0.0)
     assert found["log of middle over ends, after"]["mean"] == pytest.approx(np.log(3))
+    assert found["the same of the median line, after"]["mean"] == pytest.approx(np.log(3))
+    inner = {
+        when: found[f"share of lines with the largest norm in the inner half, {when}"]["mean"]
+        for when in ("before", "after", "after - before")
+    }
+    assert inner["after - before"] == pytest.approx(inner["after"] - inner["before"])
     # t = 0: half of -0.1 to 0.8 is 0.35, three quarters of the way from step 20 to 30.
     assert found["half of the fall of DBI"]["mean"] == pytest.approx(0.125)
     late = found["half of the change, JND - DBI"]

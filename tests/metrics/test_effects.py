@@ -31,6 +31,13 @@ def test_peak_by_hand():
     assert np.isnan(effects.peak(np.zeros((2, 4)), fractions.astype(np.float64)))
 
 
+def test_a_norm_of_zero_moves_the_mean_of_the_peaks_and_not_their_median():
+    fractions = np.array([0.0, 0.5, 1.0])
+    lines = np.array([[1.0, 3.0, 1.0], [1.0, 2.0, 1.0], [1.0, 0.0, 1.0]])
+    assert effects.peak(lines, fractions) == pytest.approx((np.log(3) + np.log(2) + np.log(1e-6)) / 3)
+    assert effects.peak(lines, fractions, average=np.median) == pytest.approx(np.log(2))
+
+
 @pytest.mark.parametrize(
     ("values", "sign", "expected"),
     [
