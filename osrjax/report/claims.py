@@ -129,13 +129,27 @@ def _effects(table: ResultTable, probes: Mapping[str, Probes]) -> list[dict[str,
 def probes_of(
     table: ResultTable, entries: Sequence[Entry]
 ) -> dict[tuple[str, tuple[int, int]], tuple[dict[str, np.ndarray], dict[str, Any]]]:
-    """Probes and manifests of a table's entries, by label and run; those without probe are left out."""
-    return {
-        (str(m["label"]), (int(m["split"]), int(m["seed"]))): (probe, m)
-        for entry in entries
-        if tuple((m := entry.manifest)[name] for name in ("dataset", "family", "unknown")) == table[:3]
-        and (probe := entry_probe(entry)) is not None
-    }
+    """Probes and manifests of a table's entries, by label and run; those without probe are left out.
+
+    Raises:
+      ValueError: a damaged probe, or two of a label that were not taken at the same steps.
+    """
+    found = {}
+    first: dict[str, tuple[Entry, np.ndarray]] = {}
+    for entry in entries:
+        m = entry.manifest
+        if tuple(m[name] for name in ("dataset", "family", "unknown")) != table[:3]:
+            continue
+        if (probe := entry_probe(entry)) is None:
+            continue
+        other, steps = first.setdefault(str(m["label"]), (entry, probe["steps"]))
+        if not np.array_equal(steps, probe["steps"]):
+            raise ValueError(
+                f"{entry.directory} was probed at the steps {probe['steps'].tolist()}, {other.directory} at"
+                f" {steps.tolist()}: leave one out"
+            )
+        found[str(m["label"]), (int(m["split"]), int(m["seed"]))] = probe, m
+    return found
 
 
 def compared_auroc(

@@ -301,6 +301,10 @@ def entry_probe(entry: Entry) -> dict[str, np.ndarray] | None:
     classes = len(entry.manifest["known_names"])
     if min(steps, known, points) < 2 or min(unknown, pairs) < 1 or not _are_positions(probe["labels_known"], classes):
         raise FileError(f"{path} holds no probe of steps, images and lines of {classes} known classes: {_AGAIN}")
+    means = {f"norm_{kind}": probe[f"norms_{kind}"].mean(axis=1, dtype=np.float64) for kind in ("known", "unknown")}
+    for name, values in (means | {"jnd": means["norm_unknown"] - means["norm_known"]}).items():
+        if (np.abs(probe[name] - values) > 1e-3 * sum(means.values())).any():
+            raise FileError(f"{path} has {name} that is not that of its norms of images: {_AGAIN}")
     return probe | {"known_classes": _known_ids(entry.manifest, classes)}
 
 

@@ -148,6 +148,8 @@ DAMAGED = {
     "has norms_known of shape [6, 3], not [6, 24]": {"norms_known": np.ones((6, 3))},
     "has norms_unknown that is not finite": {"norms_unknown": np.full((6, IMAGES), np.nan)},
     "has auroc that is not finite or no number": {"auroc": np.array(["a"] * 6)},
+    "has jnd that is not that of its norms": {"jnd": np.full(6, 5.0)},
+    "has norm_known that is not that of its norms": {"norm_known": np.full(6, 5.0)},
     "holds no probe of steps, images and lines": {"labels_known": np.full(IMAGES, 6)},
 }
 
@@ -164,6 +166,29 @@ def test_a_probe_that_is_none_is_refused_in_one_line(message, entries, tmp_path)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         entry_probe(read_entry(copy))
     assert "\n" not in str(error.value)
+
+
+def test_probes_of_a_method_at_other_steps_are_refused_in_one_line(entries, tmp_path):
+    cut = shutil.copytree(entries, tmp_path / "entries") / "m-OvR-2"
+    axis = ("steps", "norms_known", "norms_unknown", "path_lengths", "path_length", "jnd", "norm_known", "norm_unknown")
+    axis += ("davies_bouldin", "intra_distance", "inter_distance", "auroc", "accuracy")
+    with np.load(cut / "probe.npz") as stored:
+        arrays = {name: array[:-1] if name in axis else array for name, array in stored.items()}
+    np.savez(cut / "probe.npz", **arrays)
+    manifest = json.loads((cut / "manifest.json").read_text())
+    manifest["files"]["probe.npz"] = file_sha256(cut / "probe.npz")
+    (cut / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"m-OvR-2 was probed .*m-OvR-0 at \[0, 10.*: leave one out") as error:
+        tables(cut.parent)
+    assert "\n" not in str(error.value)
+
+
+def test_splits_without_an_entry_and_corrected_p_values_are_told(entries):
+    found = report.claims_texts(tables(entries))
+    assert "m-OvR 3, softmax 3 of 3, 2 of the family's 5 without an entry" in " ".join(found.text.split())
+    (table,) = report.entry_tables([read_entry(place) for place in sorted(entries.iterdir())])
+    (pair,) = (p for p in report.paired_verdicts(table, "m-OvR") if p.own and p.other == "softmax")
+    assert f"Holm's p {pair.corrected:.2g}" in found.blocks["g"]
 
 
 def test_below_the_accuracy_of_the_data_set_there_is_no_verdict(entries, tmp_path):

@@ -106,3 +106,15 @@ def test_two_metrics_of_every_arm():
     figure = drawn(sweep_report.arms_figure(jnd, AUROC, x="JND", y="AUROC"))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     assert "2 arms" in figure.axes[0].get_title()
+    figure = sweep_report.arms_figure(jnd, AUROC, x="JND", y="AUROC", together="as a split has it")
+    assert figure.axes[0].get_title() == "AUROC and JND of 2 arms\nas a split has it"
+
+
+def test_panels_that_are_many_stand_in_two_columns():
+    found = np.stack([AUROC["b"], AUROC["a"]])
+    panels = {name: ([0.0, 1.0], found) for name in ("margin", "T", "weight decay")}
+    figure = drawn(sweep_report.response_figure(panels, metric="AUROC"))
+    assert [axes.get_xlabel() for axes in figure.axes] == list(panels)
+    left = [axes.get_position().x0 for axes in figure.axes]
+    assert left[0] == pytest.approx(left[2])
+    assert left[0] < left[1]
