@@ -251,7 +251,14 @@ def test_auroc_against_jnd_over_the_arms_of_the_recipe():
     }
     known = ("abcdef", "abcdeg", "abcdeh")
     found = [
-        entry("recipe", label, split, auroc=auroc, known=known[split], probe=jnd and {"jnd": np.array([0.0, jnd])})
+        entry(
+            "recipe",
+            label,
+            split,
+            auroc=auroc,
+            known=known[split],
+            probe=jnd and {"steps": np.arange(2), "jnd": np.array([0.0, jnd])},
+        )
         for label in aurocs
         for split, (auroc, jnd) in enumerate(zip(aurocs[label], norms[label], strict=True))
     ]
