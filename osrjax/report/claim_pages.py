@@ -235,13 +235,11 @@ def _figures_of(letter: str) -> str:
 
 
 def _counted(found: ClaimTable) -> str:
-    n = len(found.table.samples)
+    table, n = found.table, len(found.table.samples)
     counts = [f"{label} {sum(any(probe for probe in row) for row in rows)}" for label, rows in found.probes.items()]
-    found_in, whole = found.table, _splits_of_family(found.table)
-    lacking = (
-        f", {whole - n} of the family's {whole} without an entry" if found_in.unit == "split" and whole > n else ""
-    )
-    return f"{found.runs} probed runs; {found_in.unit}s with a probe: {', '.join(counts)} of {n}{lacking}"
+    text = f"{found.runs} probed runs; {table.unit}s with a probe: {', '.join(counts)} of {n}"
+    whole = _splits_of_family(table) if table.unit == "split" else n
+    return text + (f", {whole - n} of the family's {whole} without an entry" if whole > n else "")
 
 
 def _splits_of_family(table: ResultTable) -> int:
