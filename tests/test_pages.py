@@ -98,6 +98,10 @@ TABULATED = {
         *("leaderboard", ("studies/mixing",), ("claims/gradmix.md",)),
         *("--reference", "GradMix +1"),
     ),
+    "mixing of m-OvR": (
+        *("leaderboard", ("studies/mixing-m-ovr",), ("claims/gradmix-m-ovr.md",)),
+        *("--reference", "m-OvR GradMix +1"),
+    ),
     "leaderboard": ("leaderboard", ("entries",), ("benchmark.md",)),
     "image scores": ("leaderboard", ("image-scores",), ("image-scores.md",)),
     "claims": (
