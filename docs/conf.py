@@ -25,7 +25,7 @@ extensions = [
     "reference",
 ]
 exclude_patterns = ["_build", "extensions", "static"]
-suppress_warnings = ["mystnb.unknown_mime_type"]
+suppress_warnings = ["mystnb.unknown_mime_type", "myst-nb.lexer"]  # the second: code that was not executed is grey
 
 nitpicky = True  # a reference in a docstring that leads nowhere is an error
 nitpick_ignore_regex = [
