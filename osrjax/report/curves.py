@@ -276,7 +276,9 @@ def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
     return png, svg
 
 
-def panel_axes(count: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def panel_axes(
+    count: int, *, columns: int, width: float, height: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
     """A figure of several panels, those of the last row that are not needed left out.
 
     Args:
@@ -284,6 +286,7 @@ def panel_axes(count: int, *, columns: int, width: float, height: float) -> tupl
       columns: side by side, at most.
       width: of a panel, in inches.
       height: of a panel, in inches.
+      sharey: one vertical axis for all.
 
     Returns:
       The figure, and the axes of each panel.
@@ -291,7 +294,7 @@ def panel_axes(count: int, *, columns: int, width: float, height: float) -> tupl
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    drawn = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    drawn = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel())
     for axes in drawn[count:]:
         axes.remove()
     for axes in drawn[:count]:

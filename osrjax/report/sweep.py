@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from osrjax.metrics.effects import ACCURACY, effect, rank_correlation
 from osrjax.metrics.intervals import Range, clipped, range_of, t_interval
-from osrjax.report.curves import CURVE_COLOURS, KNOWN_COLOUR
+from osrjax.report.curves import CURVE_COLOURS, KNOWN_COLOUR, panel_axes
 from osrjax.report.tables import JND, estimate_json, estimate_text, results_table
 
 __all__ = ["arms_figure", "arms_table", "response_figure", "response_panels"]
@@ -147,12 +147,8 @@ def response_figure(
       The figure: mean and interval over splits, thin lines for the splits, seeds averaged.
     """
     columns = min(len(panels), 2)
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(4.2 * columns, 5.0), 3.0 * rows + 0.4), layout="constrained")
-    drawn = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for axes in drawn[len(panels) :]:
-        axes.remove()
-    for axes, (name, (values, found)) in zip(drawn, panels.items(), strict=False):
+    figure, drawn = panel_axes(len(panels), columns=columns, width=max(4.2, 5.0 / columns), height=3.2, sharey=True)
+    for axes, (name, (values, found)) in zip(drawn, panels.items(), strict=True):
         order = np.argsort(values)
         places = np.arange(len(values))
         for split in np.moveaxis(found[order], 1, 0):
@@ -174,9 +170,6 @@ def response_figure(
         axes.set_xticks(places, [f"{values[i]:g}" for i in order])
         axes.set_xlim(-0.3, len(values) - 0.7)  # also where the first or last value has no run
         axes.set_xlabel(name)
-        axes.grid(visible=True, color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
     for axes in drawn[::columns]:
         axes.set_ylabel(metric)
     n = max((found.shape[1] for _, found in panels.values()), default=1)
