@@ -127,8 +127,8 @@ def half_change(steps: Int[np.ndarray, " steps"], values: Float[np.ndarray, " st
       sign: 1 where the change in question is a rise, -1 where it is a fall.
 
     Returns:
-      A number in (0, 1); nan where the values do not change that way from first to last, or where the
-      first or last is not finite.
+      A number in (0, 1); nan for fewer than 3 values, where they do not change that way from first to last, or
+      where the first or last is not finite.
 
     Raises:
       ValueError: not one step for each value.
@@ -139,7 +139,7 @@ def half_change(steps: Int[np.ndarray, " steps"], values: Float[np.ndarray, " st
     """
     _check_alike("steps", steps, np.shape(values))
     x, y = np.asarray(steps, np.float64), sign * np.asarray(values, np.float64)
-    if not (np.isfinite(y[[0, -1]]).all() and y[-1] > y[0]) or np.isnan(y).any():
+    if y.size < 3 or not (np.isfinite(y[[0, -1]]).all() and y[-1] > y[0]) or np.isnan(y).any():
         return float("nan")
     half = 0.5 * y[0] + 0.5 * y[-1]
     after = int(np.argmax(y >= half))  # above 0, since the first value lies below half

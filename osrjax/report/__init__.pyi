@@ -18,6 +18,7 @@ from .claims import (
     CLAIM_FIGURES as CLAIM_FIGURES,
     CLAIM_TEXTS as CLAIM_TEXTS,
     ClaimTable as ClaimTable,
+    claim_entries as claim_entries,
     claim_figures as claim_figures,
     claim_tables as claim_tables,
 )

@@ -147,7 +147,7 @@ def _section(tables: Sequence[ClaimTable], letter: str) -> list[dict[str, object
         decisive = {record["effect"] for record in own if record["expected"]}
         own = [record for record in own if not _is_detector(record)]  # they have a table of their own
         full, brief = ((METHOD, BASELINE), found.probes) if letter == "n" else ((METHOD, DIFFERENCE), (BASELINE,))
-        shown = [r for r in own if r["arm"] in full or (r["arm"] in brief and r["effect"] in decisive)]
+        shown = [r for r in own if r["arm"] in full or (r["arm"] in brief and r["effect"] in decisive and r["n"])]
         rows += _without_claim(_changeable(found.name, shown, gate=gate, unit=unit), letter)
     return rows or [{"data": ", ".join(found.name for found in tables), "verdict": "no run"}]
 

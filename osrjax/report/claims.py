@@ -28,7 +28,7 @@ from osrjax.report.probes import (
 from osrjax.report.verdicts import LEVEL, gate_of, paired_verdicts
 from osrjax.run.entries import Entry, entry_probe
 
-__all__ = ["CLAIM_FIGURES", "CLAIM_TEXTS", "ClaimTable", "claim_figures", "claim_tables"]
+__all__ = ["CLAIM_FIGURES", "CLAIM_TEXTS", "ClaimTable", "claim_entries", "claim_figures", "claim_tables"]
 
 METHOD, BASELINE = "m-OvR", "softmax"
 DIFFERENCE = f"{METHOD} - {BASELINE}"
@@ -66,6 +66,32 @@ class ClaimTable(NamedTuple):
     def runs(self) -> int:
         """How many runs were probed."""
         return sum(probe is not None for rows in self.probes.values() for row in rows for probe in row)
+
+
+def claim_entries(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that answer the claims of every data set: of methods; where there are none, the methods among (h)'s arms.
+
+    Args:
+      entries: that were read.
+
+    Returns:
+      All without a study; m-OvR and softmax of the study "recipe" for each data set and family that has no other,
+      if one has a probe.
+    """
+    entries = list(entries)
+    own = [entry for entry in entries if not entry.manifest.get("study")]
+    answered = {_task(entry) for entry in own}
+    arms = [
+        entry
+        for entry in entries
+        if entry.manifest.get("study") == "recipe" and entry.manifest["label"] in (METHOD, BASELINE)
+    ]
+    probed = {_task(entry) for entry in arms if "probe.npz" in entry.manifest["files"]}
+    return own + [entry for entry in arms if _task(entry) in probed - answered]
+
+
+def _task(entry: Entry) -> tuple[str, str]:
+    return entry.manifest["dataset"], entry.manifest["family"]
 
 
 def claim_tables(entries: Iterable[Entry]) -> list[ClaimTable]:

@@ -107,14 +107,16 @@ def probe_arms_figure(arms: Mapping[str, Probes], *, names: Sequence[str] = PROB
     """Figure 8: metrics over training, a curve per arm.
 
     Args:
-      arms: probes by name, each with a run.
+      arms: probes by name, each with a run; one that was probed at other steps than the first is left out.
       names: of the metrics.
 
     Returns:
       The figure of :func:`osrjax.report.dynamics_figure`.
     """
-    panels = {metric_title(name): {arm: series(probes, name) for arm, probes in arms.items()} for name in names}
-    return dynamics_figure(probe_steps(next(iter(arms.values()))), panels, bounds=_bounds())
+    steps = probe_steps(next(iter(arms.values())))
+    alike = {arm: probes for arm, probes in arms.items() if np.array_equal(probe_steps(probes), steps)}
+    panels = {metric_title(name): {arm: series(probes, name) for arm, probes in alike.items()} for name in names}
+    return dynamics_figure(steps, panels, bounds=_bounds())
 
 
 def probe_embedding_figure(probes: Probes, *, class_names: list[str]) -> Figure:

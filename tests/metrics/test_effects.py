@@ -54,10 +54,11 @@ def test_a_norm_of_zero_moves_the_mean_of_the_peaks_and_not_their_median():
         ([0, 1, 2, 3, 4], -1, NAN),  # not the change that was asked for
         ([2, 5, 1, 0, 2], 1, NAN),
         ([1, 1, 1, 1, 2], 1, 0.875),
+        ([0, 1], 1, NAN),  # before and after alone say nothing of when
     ],
 )
 def test_half_change_by_hand(values, sign, expected):
-    steps = np.array([100, 110, 120, 130, 140])
+    steps = np.array([100, 110, 120, 130, 140])[: len(values)]
     assert effects.half_change(steps, np.array(values, float), sign=sign) == pytest.approx(expected, nan_ok=True)
 
 

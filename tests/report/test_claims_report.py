@@ -240,6 +240,21 @@ def test_the_script_draws_what_is_there_of_a_study(entries, tmp_path):
     assert "\n\nFigures: halves (i, i0), halves-steps (i, i0).\n\n" in (out / "claims.md").read_text()
 
 
+def test_the_recipe_answers_for_data_that_no_method_was_trained_on(entries):
+    methods = [read_entry(place) for place in sorted(entries.iterdir())]
+    arms = [entry._replace(manifest=entry.manifest | {"study": "recipe"}) for entry in methods]
+    assert report.claim_entries([*methods, *arms]) == methods
+    fashion = dict.fromkeys(("dataset", "unknown"), "fashion_mnist")
+    elsewhere = [entry._replace(manifest=entry.manifest | fashion) for entry in arms]
+    found = report.claim_entries([*elsewhere, *methods])
+    assert found[: len(methods)] == methods
+    assert {entry.manifest["label"] for entry in found[len(methods) :]} == {"m-OvR", "softmax"}
+    assert [table.name for table in report.claim_tables(found)] == ["fashion_mnist-neal", "mnist-neal"]
+    halves = [entry._replace(manifest=entry.manifest | {"study": "halves"}) for entry in elsewhere]
+    bare = [entry._replace(manifest=entry.manifest | {"files": {}}) for entry in elsewhere]
+    assert report.claim_entries([*methods, *halves, *bare]) == methods
+
+
 def test_what_would_change_a_verdict():
     def record(values, accuracy=0.95):
         values = np.array(values)[:, None]
