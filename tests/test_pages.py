@@ -42,7 +42,7 @@ def head(page: Path) -> list[tuple[str, str]]:
 
 def links(page: Path) -> list[str]:
     """Targets of the page's links and figures on this file system."""
-    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    targets = re.findall(r'(?:\]\(|src=")([^)\s"]+)[)"]', prose(page))
     return [target for target in targets if not re.match(r"\w+:", target)]
 
 
