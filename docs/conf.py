@@ -53,6 +53,11 @@ python_maximum_signature_line_length = 88
 
 html_theme = "sphinx_book_theme"
 html_title = f"osrjax {release}"
-html_theme_options = {"show_navbar_depth": 1, "use_download_button": False, "use_fullscreen_button": False}
+html_theme_options = {
+    "show_navbar_depth": 1,
+    "navigation_depth": 2,  # no page lies deeper; to walk on, down to headings, takes a fifth of the build
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+}
 html_static_path, html_css_files = ["static"], ["osrjax.css"]
 html_copy_source = False
