@@ -102,6 +102,10 @@ TABULATED = {
         *("leaderboard", ("studies/mixing-m-ovr",), ("claims/gradmix-m-ovr.md",)),
         *("--reference", "m-OvR GradMix +1"),
     ),
+    "mixing of softmax": (
+        *("leaderboard", ("studies/mixing-softmax",), ("claims/gradmix-softmax.md",)),
+        *("--reference", "softmax GradMix +1"),
+    ),
     "leaderboard": ("leaderboard", ("entries",), ("benchmark.md",)),
     "image scores": ("leaderboard", ("image-scores",), ("image-scores.md",)),
     "claims": (
