@@ -217,6 +217,7 @@ def known_classes_effects(
     *,
     arm: str,
     gate: float = ACCURACY,
+    reported: Mapping[str, Float[np.ndarray, "orders seeds counts"]] | None = None,
 ) -> list[dict[str, Any]]:
     """Claim (f): JND after training against the number of known classes.
 
@@ -229,21 +230,37 @@ def known_classes_effects(
         threshold.
       arm: name of the loss.
       gate: least mean accuracy that gives a verdict.
+      reported: what else was measured, such as the norms of which JND is the difference, by name.
 
     Returns:
-      Records of :func:`osrjax.metrics.effects.effect`: Spearman's rho, and the slope per class without a verdict.
+      Records of :func:`osrjax.metrics.effects.effect`: Spearman's rho of JND, and without a verdict slopes per class,
+      of JND and of all that is reported.
     """
-    rank, slope = (np.full(jnd.shape[:2], np.nan) for _ in range(2))
-    for position in np.ndindex(*jnd.shape[:2]):
+    rank = np.full(jnd.shape[:2], np.nan)
+    for position in np.ndindex(*rank.shape):
         if np.isfinite(jnd[position]).all():
             rank[position] = rank_correlation(counts.astype(np.float64), jnd[position])
-            slope[position] = np.polyfit(counts, jnd[position], 1)[0] if counts.size > 1 else np.nan
     finished = np.isfinite(accuracy.sum(axis=-1))  # a nan in the sum: one of the counts is missing
     parts = list(np.moveaxis(accuracy, -1, 0))
+    slopes = [
+        effect(slope, finished, parts, claim="f", name=f"slope of {name} per class", arm=arm, expected=0, gate=gate)
+        for name, values in {"JND": jnd, **(reported or {})}.items()
+        for slope in [_slopes(counts, values)]
+    ]
     return [
         bounded_effect(rank, finished, parts, claim="f", name="Spearman of JND and K", arm=arm, expected=1, gate=gate),
-        effect(slope, finished, parts, claim="f", name="slope of JND per class", arm=arm, expected=0, gate=gate),
+        *slopes,
     ]
+
+
+def _slopes(
+    counts: Int[np.ndarray, " counts"], values: Float[np.ndarray, "orders seeds counts"]
+) -> Float[np.ndarray, "orders seeds"]:
+    """By least squares; nan where a value is missing or not finite."""
+    if counts.size < 2:
+        return np.full(values.shape[:2], np.nan)
+    centred = counts - counts.mean()
+    return np.where(np.isfinite(values), values, np.nan) @ centred / (centred @ centred)
 
 
 def loss_effects(m_ovr: Probes, softmax: Probes, *, gate: float = ACCURACY) -> list[dict[str, Any]]:

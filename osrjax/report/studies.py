@@ -37,6 +37,7 @@ STUDY_CLAIMS = {"classes": ("f",), "recipe": ("h",), "halves": ("i", "i0")}
 PARTS = {"without A": 1, "without W": 1, "with S": -1, "without N": 1}
 HARMFUL = {"T 2": 1, "margin 1": 1, "weight decay 0.1": 1, "lambda_self 1": 1}
 FLAT = ("T 32", "T 64")
+LAST = ("jnd", "accuracy", "norm_known", "norm_unknown")  # of the last probe
 LARGEST_LOGIT = "AUROC of the largest logit"
 ARMS_TOGETHER = "Spearman of JND and AUROC"
 REPORTED = ("softmax", "T 8", "margin 0", "margin 0.25", "weight decay 0.01")
@@ -101,7 +102,7 @@ def _decided(study: str, name: str, unit: str, effects: list[dict[str, Any]], dr
 
 def _classes(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
     """Claim (f): of every class order and seed, JND after training for each number of known classes."""
-    last: dict[tuple[int, int, int], tuple[float, float]] = {}
+    last: dict[tuple[int, int, int], tuple[float, ...]] = {}
     where: dict[tuple[int, int, int], Entry] = {}
     for entry in entries:
         manifest, probe = entry.manifest, entry_probe(entry)
@@ -120,13 +121,16 @@ def _classes(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[int, 
             )
         where[position] = entry
         if probe is not None:
-            last[position] = float(probe["jnd"][-1]), float(probe["accuracy"][-1])
+            last[position] = tuple(float(probe[name][-1]) for name in LAST)
     orders, seeds, counts = (sorted({key[axis] for key in where}) for axis in range(3))
-    jnd, accuracy = (
-        np.array([[[last.get((i, j, k), (np.nan, np.nan))[axis] for k in counts] for j in seeds] for i in orders])
-        for axis in range(2)
+    missing = (np.nan,) * len(LAST)
+    jnd, accuracy, known, unknown = np.moveaxis(
+        np.array([[[last.get((i, j, k), missing) for k in counts] for j in seeds] for i in orders]), -1, 0
     )
-    effects = known_classes_effects(np.array(counts), jnd, accuracy, arm=METHOD, gate=STUDY_GATE)
+    # JND as a share of the known norm: does it grow more than norms do? A network that collapsed has none.
+    share = np.divide(jnd, known, out=np.full_like(jnd, np.nan), where=known > 0)
+    reported = {"the known norm": known, "the unknown norm": unknown, "JND over the known norm": share}
+    effects = known_classes_effects(np.array(counts), jnd, accuracy, arm=METHOD, gate=STUDY_GATE, reported=reported)
     return effects, dict(zip(counts, np.moveaxis(jnd, -1, 0), strict=True))
 
 

@@ -102,23 +102,32 @@ def test_each_half_of_the_loss_by_the_accuracy_of_both():
     assert halves(own, accuracy=0.89).verdicts == {"i": "no verdict: accuracy", "i0": "no run"}
 
 
-def classes(jnd_of_orders, accuracy=0.95):
+def classes(jnd_of_orders, accuracy=0.95, norm=1.0):
+    def probe(count, jnd):
+        last = {"jnd": jnd, "accuracy": 0.95 if count < 8 else accuracy, "norm_known": norm * count}
+        return {name: np.array([0.0, value]) for name, value in {**last, "norm_unknown": norm * count + jnd}.items()}
+
     return [
-        entry("classes", f"K {count}", order, known="abcdefgh"[:count], probe=probe)
+        entry("classes", f"K {count}", order, known="abcdefgh"[:count], probe=probe(count, jnd))
         for order, values in enumerate(jnd_of_orders)
         for count, jnd in zip((2, 4, 6, 8), values, strict=True)
-        for probe in [{"jnd": np.array([0.0, jnd]), "accuracy": np.array([0.1, 0.95 if count < 8 else accuracy])}]
     ]
 
 
 def test_jnd_against_the_number_of_known_classes():
     orders = ((1, 2, 3, 4), (1, 2, 4, 3), (2, 4, 6, 8))  # Spearman 1, 0.8, 1
     (table,) = report.study_tables(classes(orders))
-    rank, slope = table.effects
+    rank, slope, known, unknown, share = table.effects
     assert (table.name, table.verdicts) == ("mnist-orders", {"f": "holds"})
     assert rank["per_split"] == pytest.approx([1, 0.8, 1])
     assert rank["interval"] == pytest.approx([2.8 / 3 - 4.303 * 0.11547 / np.sqrt(3), 1], abs=1e-3)
     assert slope["per_split"] == pytest.approx([0.5, 0.4, 1])  # per class
+    assert known["per_split"] == pytest.approx([1, 1, 1])
+    assert unknown["per_split"] == pytest.approx([1.5, 1.4, 2])
+    # In the second order JND / known norm is 1/2, 2/4, 4/6, 3/8.
+    assert share["per_split"] == pytest.approx([0, (3 * (3 / 8 - 1 / 2) + (4 / 6 - 2 / 4)) / 20, 0])
+    assert {record["verdict"] for record in (slope, known, unknown, share)} == {"reported"}
+    assert report.study_tables(classes(orders, norm=0.0))[0].effects[4]["verdict"] == "undefined"  # collapsed
     assert report.study_tables(classes(orders, accuracy=0.89))[0].verdicts == {"f": "no verdict: accuracy"}
     missing = [found for found in classes(orders) if (found.manifest["split"], found.manifest["label"]) != (1, "K 4")]
     assert report.study_tables(missing)[0].effects[0]["n"] == 2
@@ -149,7 +158,7 @@ def test_studies_stand_on_the_page():
     assert found.markdown.startswith("## Studies")
     assert "| f | JND grows with the number of known classes | mnist-orders | holds |" in found.markdown
     assert "0.933 [0.646, 1.000]" in found.text
-    assert found.csv.count("\n") == 3
+    assert found.csv.count("\n") == 6
     assert found.numbers["studies"][0]["verdicts"] == {"f": "holds"}
     assert "\n\nFigures: figure-7 (f).\n\n" in found.markdown
     json.dumps(found.numbers)
