@@ -136,7 +136,8 @@ def with_all_passes(cost: costs.StepCost, passes: int, chunk: int) -> costs.Step
     """The cost of all passes, where the compiler counts what its loop does once.
 
     The loop makes ``chunk`` passes at a time; those that are left at its end are made outside of it. The linearisation
-    counts as one pass, which it is but for its element-wise part.
+    counts as one pass. So it is for operations, but for its element-wise part; of bytes it has those of several, which
+    are overstated where few passes of many are counted.
     """
     counted = min(passes, chunk + passes % chunk)
     share = (1 + passes) / (1 + counted)

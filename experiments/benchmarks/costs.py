@@ -9,12 +9,12 @@ Compiles the step that train.py and contrastive.py take with `--stream`, sharded
 compiler's cost analysis and the collectives of the optimised program; nothing is run, and no accelerator is needed.
 `weak`: every chip has as many images as the preset has in all; `strong`: the preset's batch is shared, down to one
 image a chip. With `--platform cpu` the compiler is that for CPUs: operations and collectives are those of any
-platform to a percent, but it fuses less than others, so that its bytes are an upper bound; `--platform v5e` and `v5p`
-have the compiler of TPUs, without a TPU: `pip install '.[tpu]'`, and two to three minutes for each program.
+platform to a percent, but it fuses less than others and counts more bytes; `--platform v5e` and `v5p` have the
+compiler of TPUs, without a TPU: `pip install '.[tpu]'`, and two to twenty minutes for each program.
 
 `norms:` and `estimate:` are exact Jacobian norms, or 8 projections, of 10 000 images at 20 checkpoints, each chip with
 its own images; `sweep:N` are 10 000 steps of N lanes of the small network, on no more chips than lanes. Passes that a
-program makes in a loop, which compilers count once, are counted by hand.
+program makes in a loop, which compilers count once, are counted by hand; bytes are overstated where few are counted.
 
 Times are of the chip's published figures (the library's module `costs` has the sources), as if each peak were reached.
 "hidden from" is the batch of a chip from which on arithmetic takes longer than communication, "a tenth" ten times as

@@ -241,7 +241,7 @@ def known_classes_effects(
         if np.isfinite(jnd[position]).all():
             rank[position] = rank_correlation(counts.astype(np.float64), jnd[position])
     finished = np.isfinite(accuracy.sum(axis=-1))  # a nan in the sum: one of the counts is missing
-    parts = list(np.moveaxis(accuracy, -1, 0))
+    parts = list(np.moveaxis(np.where(finished[..., None], accuracy, np.nan), -1, 0))
     slopes = [
         effect(slope, finished, parts, claim="f", name=f"slope of {name} per class", arm=arm, expected=0, gate=gate)
         for name, values in {"JND": jnd, **(reported or {})}.items()

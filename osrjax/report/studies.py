@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from osrjax.analysis.claims import CLAIMS, Probes, half_effects, known_classes_effects
-from osrjax.metrics.effects import claim_verdict, effect, rank_correlation
+from osrjax.metrics.effects import claim_verdict, effect, log_ratio, rank_correlation
 from osrjax.metrics.intervals import SIGNED
 from osrjax.report.claims import METHOD, compared_auroc, probes_of
 from osrjax.report.leaderboard import ResultTable, entry_tables
@@ -107,6 +107,13 @@ def _classes(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[int, 
     for entry in entries:
         manifest, probe = entry.manifest, entry_probe(entry)
         position = (int(manifest["split"]), int(manifest["seed"]), len(manifest["known_names"]))
+        first = next(iter(where.values()), entry)
+        options, others = manifest["config"], first.manifest["config"]
+        if unlike := [name for name in {**options, **others} if options.get(name) != others.get(name)]:
+            raise ValueError(
+                f"classes: {first.directory} and {entry.directory} were trained differently ({', '.join(unlike)}):"
+                " leave one out"
+            )
         for other in (where[key] for key in where if key[0] == position[0]):
             names = sorted((set(e.manifest["known_names"]) for e in (entry, other)), key=len)
             if not names[0] <= names[1] or set(manifest["unknown_names"]) != set(other.manifest["unknown_names"]):
@@ -127,9 +134,8 @@ def _classes(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[int, 
     jnd, accuracy, known, unknown = np.moveaxis(
         np.array([[[last.get((i, j, k), missing) for k in counts] for j in seeds] for i in orders]), -1, 0
     )
-    # JND as a share of the known norm: does it grow more than norms do? A network that collapsed has none.
-    share = np.divide(jnd, known, out=np.full_like(jnd, np.nan), where=known > 0)
-    reported = {"the known norm": known, "the unknown norm": unknown, "JND over the known norm": share}
+    relative = np.vectorize(log_ratio)(unknown, known)  # does JND grow more than norms do?
+    reported = {"the known norm": known, "the unknown norm": unknown, "log(unknown / known norm)": relative}
     effects = known_classes_effects(np.array(counts), jnd, accuracy, arm=METHOD, gate=STUDY_GATE, reported=reported)
     return effects, dict(zip(counts, np.moveaxis(jnd, -1, 0), strict=True))
 

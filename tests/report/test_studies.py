@@ -117,17 +117,16 @@ def classes(jnd_of_orders, accuracy=0.95, norm=1.0):
 def test_jnd_against_the_number_of_known_classes():
     orders = ((1, 2, 3, 4), (1, 2, 4, 3), (2, 4, 6, 8))  # Spearman 1, 0.8, 1
     (table,) = report.study_tables(classes(orders))
-    rank, slope, known, unknown, share = table.effects
+    rank, slope, known, unknown, relative = table.effects
     assert (table.name, table.verdicts) == ("mnist-orders", {"f": "holds"})
     assert rank["per_split"] == pytest.approx([1, 0.8, 1])
     assert rank["interval"] == pytest.approx([2.8 / 3 - 4.303 * 0.11547 / np.sqrt(3), 1], abs=1e-3)
     assert slope["per_split"] == pytest.approx([0.5, 0.4, 1])  # per class
     assert known["per_split"] == pytest.approx([1, 1, 1])
     assert unknown["per_split"] == pytest.approx([1.5, 1.4, 2])
-    # In the second order JND / known norm is 1/2, 2/4, 4/6, 3/8.
-    assert share["per_split"] == pytest.approx([0, (3 * (3 / 8 - 1 / 2) + (4 / 6 - 2 / 4)) / 20, 0])
-    assert {record["verdict"] for record in (slope, known, unknown, share)} == {"reported"}
-    assert report.study_tables(classes(orders, norm=0.0))[0].effects[4]["verdict"] == "undefined"  # collapsed
+    # In the second order unknown / known norm is 3/2, 3/2, 5/3, 11/8.
+    assert relative["per_split"] == pytest.approx([0, (3 * np.log(11 / 12) + np.log(10 / 9)) / 20, 0])
+    assert {record["verdict"] for record in (slope, known, unknown, relative)} == {"reported"}
     assert report.study_tables(classes(orders, accuracy=0.89))[0].verdicts == {"f": "no verdict: accuracy"}
     missing = [found for found in classes(orders) if (found.manifest["split"], found.manifest["label"]) != (1, "K 4")]
     assert report.study_tables(missing)[0].effects[0]["n"] == 2
@@ -135,7 +134,11 @@ def test_jnd_against_the_number_of_known_classes():
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({}, "seed 0, K 4 is in K 4-0 and in K 4-0: leave one out"), ({"known": "aqrs"}, "are of two class orders")],
+    [
+        ({}, "seed 0, K 4 is in K 4-0 and in K 4-0: leave one out"),
+        ({"known": "aqrs"}, "are of two class orders"),
+        ({"changed": {"steps": 5000}}, r"K 2-0 and K 4-0 were trained differently \(steps\): leave one out"),
+    ],
 )
 def test_entries_of_classes_that_contradict_each_other_are_refused(changed, message):
     found = classes(((1, 2, 3, 4),))
