@@ -212,20 +212,29 @@ def correlation_figure(
     return figure
 
 
-def known_classes_figure(counts: Int[np.ndarray, " counts"], jnd: Float[np.ndarray, "orders seeds counts"]) -> Figure:
+def known_classes_figure(
+    counts: Int[np.ndarray, " counts"],
+    jnd: Float[np.ndarray, "orders seeds counts"],
+    *,
+    labels: Sequence[str] = (),
+    title: str = "JND and the number of known classes",
+) -> Figure:
     """JND against the number of known classes: a thin line per class order, mean and 95 % interval.
 
     Args:
       counts: numbers of known classes, rising.
       jnd: after training, of one run or more; nan for a missing run.
+      labels: of the orders, one for each; without, all look the same.
+      title: above the axes.
 
     Returns:
       A figure with one pair of axes; seeds are averaged within an order.
     """
     figure, (axes,) = panel_axes(1, columns=1, width=6.0, height=4.4)
     for index, order in enumerate(jnd):
-        label = "one class order, seeds averaged" if index == 0 else None
-        axes.plot(counts, _mean(order), color="0.6", linewidth=1, marker=".", markersize=5, label=label)
+        label = labels[index] if labels else None if index else "one class order, seeds averaged"
+        marker, shade = ("os^vDPX*"[index % 8], str(0.35 + 0.08 * (index % 5))) if labels else (".", "0.6")
+        axes.plot(counts, _mean(order), color=shade, linewidth=1, marker=marker, markersize=5, label=label)
     found = [(k, t_interval(jnd[..., i])) for i, k in enumerate(counts) if not np.isnan(jnd[..., i]).all()]
     means = np.array([estimate.mean for _, estimate in found])
     half = np.array([(e.interval[1] - e.interval[0]) / 2 if e.n > 1 else 0.0 for _, e in found])
@@ -243,7 +252,7 @@ def known_classes_figure(counts: Int[np.ndarray, " counts"], jnd: Float[np.ndarr
     axes.set_xticks(counts)
     axes.set_xlabel("number K of known classes")
     axes.set_ylabel("JND after training")
-    axes.set_title("JND and the number of known classes")
+    axes.set_title(title)
     figure.legend(loc="outside lower center", frameon=False, ncols=2, fontsize="small")
     return figure
 

@@ -54,9 +54,9 @@ class StudyTable(NamedTuple):
       unit: what n counts.
       effects: records of :func:`osrjax.metrics.effect`.
       verdicts: by claim.
-      drawn: what its figures show beside the effects: of classes, by their number, JND after training of every order
-        and seed; of recipe, ``"values"``: by hyper-parameter, its values and their AUROC, ``"jnd"`` and ``"auroc"``: by
-        arm, those of every run; of halves, by arm, the probes.
+      drawn: what its figures show beside the effects: of classes, ``"counts"``, ``"jnd"`` at the end of every order,
+        seed and count, and the ``"unknown"`` classes of every order; of recipe, ``"values"``: by hyper-parameter, its
+        values and their AUROC, ``"jnd"`` and ``"auroc"``: by arm, those of every run; of halves, by arm, the probes.
     """
 
     study: str
@@ -64,7 +64,7 @@ class StudyTable(NamedTuple):
     unit: str
     effects: Sequence[Mapping[str, Any]]
     verdicts: Mapping[str, str]
-    drawn: Mapping[Any, Any]
+    drawn: Mapping[str, Any]
 
 
 def study_tables(entries: Iterable[Entry]) -> list[StudyTable]:
@@ -100,7 +100,7 @@ def _decided(study: str, name: str, unit: str, effects: list[dict[str, Any]], dr
     return StudyTable(study, name, unit, effects, verdicts, drawn)
 
 
-def _classes(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
+def _classes(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Claim (f): of every class order and seed, JND after training for each number of known classes."""
     last: dict[tuple[int, int, int], tuple[float, ...]] = {}
     where: dict[tuple[int, int, int], Entry] = {}
@@ -137,7 +137,8 @@ def _classes(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[int, 
     relative = np.vectorize(log_ratio)(unknown, known)  # does JND grow more than norms do?
     reported = {"the known norm": known, "the unknown norm": unknown, "log(unknown / known norm)": relative}
     effects = known_classes_effects(np.array(counts), jnd, accuracy, arm=METHOD, gate=STUDY_GATE, reported=reported)
-    return effects, dict(zip(counts, np.moveaxis(jnd, -1, 0), strict=True))
+    unknown_names = {key[0]: entry.manifest["unknown_names"] for key, entry in where.items()}
+    return effects, {"counts": np.array(counts), "jnd": jnd, "unknown": [unknown_names[order] for order in orders]}
 
 
 def _halves(table: ResultTable, entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[str, Probes]]:

@@ -98,8 +98,9 @@ def _side(record: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _known_classes(found: StudyTable) -> Figure | None:
-    jnd = np.stack(list(found.drawn.values()), axis=-1)
-    return None if np.isnan(jnd).all() else known_classes_figure(np.array(list(found.drawn)), jnd)
+    jnd, title = found.drawn["jnd"], f"JND and the number of known classes, {found.name}"
+    labels = [f"{', '.join(names)} unknown" for names in found.drawn["unknown"]]
+    return None if np.isnan(jnd).all() else known_classes_figure(found.drawn["counts"], jnd, labels=labels, title=title)
 
 
 def _values(found: StudyTable) -> Figure | None:

@@ -186,6 +186,9 @@ def test_known_classes_show_every_order_and_the_mean(tmp_path):
     assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
     only = jacobian_report.known_classes_figure(counts, RUNS[:1])
     assert "the only order" in legend_texts(only)
+    named = jacobian_report.known_classes_figure(counts, jnd, labels=["a", "b", "c"], title="its name")
+    assert legend_texts(named) == ["a", "b", "c", "mean and 95 % interval over 3 orders"]
+    assert len({line.get_marker() for line in named.axes[0].get_lines()[:3]}) == 3
 
 
 def test_the_heat_map_places_every_image_once_and_again_the_same(tmp_path):
