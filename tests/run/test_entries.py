@@ -559,7 +559,7 @@ def test_the_cells_of_a_study_are_shorter_and_take_their_options(study, capsys):
     for script, *options in found:
         name = script.removesuffix(".py")
         config = parse(scripts[name].Config, options, presets=scripts[name].PRESETS)
-        assert config.steps == steps
+        assert config.steps == (5000 if study == "classes" else steps)  # fewer are no verdict on this set
     assert len(found) == (arms * 5 if study == "classes" else arms)  # the class lists are part of the recipe
 
 
