@@ -102,10 +102,10 @@ def test_each_half_of_the_loss_by_the_accuracy_of_both():
     assert halves(own, accuracy=0.89).verdicts == {"i": "no verdict: accuracy", "i0": "no run"}
 
 
-def classes(jnd_of_orders, accuracy=0.95, norm=1.0):
+def classes(jnd_of_orders, accuracy=0.95):
     def probe(count, jnd):
-        last = {"jnd": jnd, "accuracy": 0.95 if count < 8 else accuracy, "norm_known": norm * count}
-        return {name: np.array([0.0, value]) for name, value in {**last, "norm_unknown": norm * count + jnd}.items()}
+        last = {"jnd": jnd, "accuracy": 0.95 if count < 8 else accuracy, "norm_known": count}
+        return {name: np.array([0.0, value]) for name, value in {**last, "norm_unknown": count + jnd}.items()}
 
     return [
         entry("classes", f"K {count}", order, known="abcdefgh"[:count], probe=probe(count, jnd))
