@@ -239,7 +239,7 @@ PROBED = {
     "recipe": dict.fromkeys(STUDIES["recipe"], 1) | {"m-OvR": MOMENTS},
     "classes": dict.fromkeys(STUDIES["classes"], 1),
 }
-LONGER = {("classes", "fashion_mnist"): "steps=5000"}  # 500 tell eight classes apart at 0.836, no verdict
+LONGER = {("classes", "fashion_mnist"): ("steps=5000",)}  # 500 tell eight classes apart at 0.836, no verdict
 ORDERS = tuple(range(5))
 CORRUPTED = "--images 50 --severities 1 3 5 --resamples 0"  # of each known class; options of corruption.py
 
@@ -319,8 +319,8 @@ def recipe_of(config: Config, label: str, split: int) -> str:
         found = nested_split(split, int(label.removeprefix("K ")), classes_of(config))
         known, unknown = (" ".join(map(str, classes)) for classes in (found.known, found.unknown))
         arm += f" --known {known} --unknown {unknown}"
-    longer = LONGER.get((config.study, config.protocol))
-    options = {text.split("=")[0]: text for text in (*([longer] if longer else []), *config.options)}
+    longer = LONGER.get((config.study, config.protocol), ())
+    options = {text.split("=")[0]: text for text in (*longer, *config.options)}
     more = " ".join(f"--{text.replace('=', ' ', 1)}" for text in options.values())
     return " ".join(f"{script} {common} {arm} {more}".split())
 
